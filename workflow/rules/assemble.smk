@@ -1,0 +1,30 @@
+rule assemble:
+    input:
+        index=f"{RESULTS}/index.parquet",
+        parts=parts_of_backbone,
+    output:
+        features=f"{RESULTS}/{{backbone}}/{SETTINGS.dataset}_features.npy",
+        frame_index=f"{RESULTS}/{{backbone}}/frame_index.parquet",
+        manifest=f"{RESULTS}/{{backbone}}/feature_manifest.json",
+    log:
+        f"{LOGS}/assemble/{{backbone}}.log",
+    benchmark:
+        f"{BENCHMARKS}/assemble/{{backbone}}.tsv"
+    message:
+        "Assembling the matrix of {wildcards.backbone}"
+    params:
+        algorithm=ALGORITHM["assemble"],
+        geometry=lambda wildcards: BACKBONES[wildcards.backbone].geometry,
+        spec=lambda wildcards: BACKBONES[wildcards.backbone].spec_json,
+        options=options(
+            dataset=SETTINGS.dataset,
+            alignment=SETTINGS.alignment,
+            decoder=SETTINGS.decoder,
+            on_bad_frames=SETTINGS.on_bad_frames,
+        ),
+    resources:
+        mem_mb=1000,
+        runtime=120,
+    shell:
+        "framefeat assemble {RESULTS:q} --geometry {params.geometry:q} --spec {params.spec:q} {params.options}"
+        " 2> {log:q}"

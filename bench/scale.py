@@ -170,6 +170,12 @@ def snakemake(*arguments: str) -> list[str]:
             "scale.yaml", "--nocolor", *arguments]  # fmt: skip
 
 
+def touch_all() -> list[str]:
+    """``snakemake --touch --forceall`` without its pause of 0.1 s for each job."""
+    code = "from snakemake import cli; from snakemake.executors import touch; touch.Executor.SLEEPING_TIME = 0; cli.main()"
+    return [sys.executable, "-c", code, *snakemake("--touch", "--forceall", "--quiet", "all")[3:]]
+
+
 # --- results without decoding
 @dataclass(frozen=True)
 class Sample:
@@ -236,7 +242,7 @@ def measure_videos(parent: Path, videos: int, rows: int, sample: Sample, clip: b
         note("merge_index, first time", snakemake("--until", "merge_index"))
         note("dry run, everything to do", snakemake("--dry-run"), "extract_features")
         stand_in(folder / RESULTS, sample)
-        note("touch", snakemake("--touch", "--forceall"))
+        note("touch", touch_all())
         note("assemble and report", snakemake(), "assemble")
         note("dry run, nothing to do", snakemake("--dry-run"), "Nothing to be done")
         note("no-op run", snakemake(), "Nothing to be done")

@@ -23,7 +23,8 @@ def pictures(count: int, height: int = 224, width: int = 224, seed: int = 0) -> 
             wave = np.sin(kx * x + ky * y + phase)
             wave = np.sign(wave) if generator.random() < 0.4 else wave
             image += wave[..., None] * generator.normal(0, 35, 3)
-        image += generator.uniform(60, 190, 3) + generator.normal(0, 8, image.shape)
+        image *= generator.uniform(40, 60) / image.std()  # one contrast for all: no picture is far from the others
+        image += generator.uniform(80, 170, 3) + generator.normal(0, 15, image.shape)
         frame[:] = image.clip(0, 255)
     return frames
 
@@ -58,7 +59,7 @@ def live(build: Callable[[], Any], size: int = 224, passes: int = 2, batch: int 
     for module, momentum in zip(norms, momenta, strict=True):
         module.momentum = momentum
         # a channel that hardly moved on these few pictures would be blown up on others, as no trained network does
-        module.running_var.clamp_(min=0.1 * float(module.running_var.median()))
+        module.running_var.clamp_(min=0.0 * float(module.running_var.median()))
     return model.eval()
 
 

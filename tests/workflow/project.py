@@ -15,8 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
-_JOB = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w+):$")
-_WILDCARDS = re.compile(r"^    wildcards: (.*)$")
+_JOB = re.compile(r"^Job \d+: (\w+) of (\S+)")
 
 
 @dataclass(frozen=True)
@@ -88,15 +87,9 @@ def environment() -> dict[str, str]:
 
 
 def started_jobs(output: str) -> list[str]:
-    """``rule`` or ``rule:video`` of each job that Snakemake announced."""
+    """``rule:what`` of each job that Snakemake announced (the rules' messages are ``rule of what``)."""
     jobs: list[str] = []
     for line in output.splitlines():
-        if found := _JOB.match(line.strip()) if not line.startswith("    ") else None:
-            jobs.append(found[1])
-        elif (found := _WILDCARDS.match(line)) and jobs:
-            values = dict(part.split("=", 1) for part in found[1].split(", "))
-            if "video" in values:
-                jobs[-1] += ":" + values["video"]
-            elif "backbone" in values:
-                jobs[-1] += ":" + values["backbone"]
-    return [job for job in jobs if job != "all"]
+        if found := _JOB.match(line):
+            jobs.append(f"{found[1]}:{found[2]}")
+    return jobs

@@ -70,7 +70,7 @@ def assemble(
                 pts[rows] = np.asarray([np.nan if p is None else p for p in seen["pts_sec"]], dtype=float)[places]
                 status[rows] = np.asarray(seen["status"], dtype=object)[places]
                 videos.append(_video_entry(rows, places, evidence, record, features, index, pts, status))
-                weights_sha256.add(record["key"]["weights_sha256"])
+                weights_sha256.add(record["weights_sha256"])
                 precisions.add(record["key"]["precision"])
                 versions = record["versions"] | evidence.get("versions", {})
                 if videos[-1]["counts"]["bad"]:

@@ -45,7 +45,7 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _sample(options: argparse.Namespace) -> None:
-    from framefeat import sampling
+    from framefeat import quick_sampling as sampling
     from framefeat.files import read_json
 
     record = read_json(options.video)

@@ -1,92 +1,180 @@
-"""Which presented frame each sample means, and what has to be decoded to get it. Pure: nothing here reads a file."""
+"""Which frame each sample means, and what must be decoded to get it: pure functions of a container's packets."""
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
-from framefeat.container import Container
+from framefeat.container import Container, Packets
 
-OK, CLAMPED, BAD = "ok", "clamped", "bad"
+#: Codecs whose non-reference frames FFmpeg can leave out packet by packet, with the same bytes for all other frames.
+SKIPPABLE_CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"})
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``native``: int64 [T], number of the presented frame, -1 where the time is past the end; ``status``: T strings."""
+    """``native`` int64 [T] (-1: none), ``status`` per row (``ok``, ``clamped``, ``bad``) and, for bad rows, why."""
 
     native: np.ndarray
     status: list[str]
+    reasons: dict[int, str]
+
+    @property
+    def past_end(self) -> list[int]:
+        """Rows whose time is more than one frame past the end."""
+        return [row for row, reason in self.reasons.items() if reason.startswith(PAST_END)]
 
 
-def plan_samples(container: Container, times: Sequence[float] | np.ndarray, fps: float, alignment: str) -> Plan:
-    """The frame that each of ``times`` (float64 seconds) means. ``alignment``: ``index`` or ``pts`` (docs/alignment.md)."""
-    if alignment == "index":
-        return plan_by_index(np.asarray(times, dtype=np.float64), fps, container.frames)
-    start = int(container.pts[0])
-    ticks = [int(pts) - start for pts in container.pts]
-    return plan_by_pts([float(t) for t in times], ticks, container.time_base, container.interval)
+PAST_END = "past the end"
+LOST = "missing in the file"
 
 
-def plan_by_index(times: np.ndarray, fps: float, frames: int) -> Plan:
-    """Frame ``round(t * fps)``, half to even, in float64 as Python's ``round`` has it; one past the last is clamped."""
-    wanted = np.rint(times * fps).astype(np.int64)
-    status = [OK if n < frames else CLAMPED if n == frames else BAD for n in wanted.tolist()]
-    return Plan(np.where(wanted < frames, wanted, np.where(wanted == frames, frames - 1, -1)), status)
+def plan_samples(container: Container, timestamps: Sequence[float] | np.ndarray, fps: float, alignment: str) -> Plan:
+    """The presented frame of each time (seconds, float64 [T]).
 
-
-def plan_by_pts(times: Sequence[float], ticks: Sequence[int], time_base: Fraction, interval: Fraction) -> Plan:
-    """The frame nearest in presentation time, a tie to the even frame number, in exact arithmetic.
-
-    ``ticks``: presentation times from the first frame, ascending integers in units of ``time_base``; ``interval``: the
-    median distance of frames in the same units. A time means the decimal fraction that it is written as. Past
-    last + interval/2 the last frame stands in (clamped), past last + 1.5 interval there is none.
+    ``index``: frame ``round(t * fps)``, half to even, in float64: as the labels were made. ``pts``: the frame whose
+    presentation time is nearest, by exact arithmetic on the time's shortest decimal form; ties go to the even frame.
+    A sample at most one frame past the end takes the last frame (``clamped``). Frames that a file cut short declares
+    but does not hold are ``bad``, never replaced.
     """
-    native, status = [], []
-    last = ticks[-1]
-    for time in times:
-        at = Fraction(repr(time)) / time_base
-        if at > last + interval * 3 / 2:
-            native.append(-1)
-            status.append(BAD)
+    times = np.asarray(timestamps, dtype=np.float64)
+    if alignment == "index":
+        wanted = np.rint(times * float(fps)).astype(np.int64)
+    elif alignment == "pts":
+        wanted = _nearest(container, times)
+    else:
+        raise ValueError(f"alignment {alignment!r} is neither index nor pts")
+    return _resolve(container, times, wanted)
+
+
+def _resolve(container: Container, times: np.ndarray, wanted: np.ndarray) -> Plan:
+    found, expected = container.n_presented, container.expected_frames
+    native = wanted.copy()
+    status = ["ok"] * len(wanted)
+    reasons: dict[int, str] = {}
+    ending = container.times()[-1] if found else 0.0
+    for row in np.flatnonzero((wanted >= found) | (wanted < 0)):
+        number = int(wanted[row])
+        if number == expected == found:
+            native[row], status[row] = found - 1, "clamped"
             continue
-        left = max(0, bisect_right(ticks, at) - 1)
-        right = min(left + 1, len(ticks) - 1)
-        before, after = abs(at - ticks[left]), abs(ticks[right] - at)
-        nearer_right = after < before or (after == before and right % 2 == 0)
-        native.append(right if nearer_right else left)
-        status.append(CLAMPED if at > last + interval / 2 else OK)
-    return Plan(np.array(native, dtype=np.int64), status)
+        native[row], status[row] = -1, "bad"
+        if number > expected or number < 0:
+            reasons[int(row)] = (
+                f"{PAST_END}: {times[row]:g} s means frame {number}, the video has {expected} frames, "
+                f"the last at {ending:.3f} s"
+            )
+        else:
+            reasons[int(row)] = (
+                f"{LOST}: {times[row]:g} s means frame {number}, {expected} frames were expected and {found} found, "
+                f"the last at {ending:.3f} s"
+            )
+    return Plan(native, status, reasons)
+
+
+def _nearest(container: Container, times: np.ndarray) -> np.ndarray:
+    """Presented frame nearest to each time; n for at most one frame past the end, more for what is beyond."""
+    count = container.n_presented
+    exact = container.pts - container.start_pts
+    seconds = container.times()
+    after = np.searchsorted(seconds, times, side="left")
+    result = np.empty(len(times), dtype=np.int64)
+    last = Fraction(int(exact[-1])) * container.time_base
+    interval = container.median_interval * container.time_base
+    for row, right in enumerate(after):
+        time = float(times[row])
+        if right >= count - 1 and time > seconds[-1]:
+            result[row] = _past_last(container, Fraction(repr(time)), last, interval)
+            continue
+        # The float search may be one off where a time is a frame's own: look at both neighbours of both.
+        low, high = max(0, int(right) - 1), min(count - 1, int(right))
+        left_gap, right_gap = abs(time - seconds[low]), abs(seconds[high] - time)
+        if abs(left_gap - right_gap) > 1e-6 or low == high:
+            result[row] = low if left_gap < right_gap else high
+            continue
+        moment = Fraction(repr(time))
+        result[row] = min(
+            range(max(0, low - 1), min(count, high + 2)),
+            key=lambda k: (abs(moment - int(exact[k]) * container.time_base), k % 2, k),
+        )
+    return result
+
+
+def _past_last(container: Container, moment: Fraction, last: Fraction, interval: Fraction) -> int:
+    """Frame number of a time after the last frame: the last, one more, or what the rate gives."""
+    beyond = (moment - last) / interval
+    count = container.n_presented
+    if beyond <= Fraction(1, 2):
+        return count - 1
+    if beyond <= Fraction(3, 2):
+        return count
+    return max(count + 1, count - 1 + round(beyond))
+
+
+def check_times(
+    container: Container, timestamps: Sequence[float] | np.ndarray, fps: float, alignment: str
+) -> list[str]:
+    """A sentence for every time that is more than one frame past the end."""
+    plan = plan_samples(container, timestamps, fps, alignment)
+    return [f"row {row} is {plan.reasons[row]}" for row in plan.past_end]
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Packets ``first`` (a key frame) to ``last`` (inclusive, in file order) go to the decoder, which is then drained."""
+class DecodePlan:
+    """What one forward pass feeds to the decoder, by packet position (all arrays [m], file order).
 
-    first: int
-    last: int
-
-
-def decode_segments(container: Container, wanted: Sequence[int]) -> list[Segment]:
-    """The least that has to be decoded, in one forward pass, for the presented frames ``wanted`` (ascending).
-
-    A frame's decoding begins at the last key frame that is shown no later than it: pictures that follow a key frame in
-    the file and precede it in time (open GOPs) need the key frame before. Groups without a wanted frame are left out.
+    ``feed`` bool; ``restart`` bool: drain and reset the decoder before this packet; ``wanted`` bool: its frame is
+    asked for; ``leading`` bool: follows a restart's key frame but is shown before it, so that it may fail harmlessly.
+    ``start`` int64: for a wanted packet the key packet that it is decoded from, else -1. ``end``: nothing at or after
+    this position is needed.
     """
-    packet_of = {int(pts): place for place, pts in enumerate(container.packet_pts) if container.packet_shown[place]}
-    keys = np.flatnonzero(container.packet_key)
-    key_pts = np.maximum.accumulate(container.packet_pts[keys]) if len(keys) else keys
-    segments: list[Segment] = []
-    for number in wanted:
-        pts = int(container.pts[number])
-        last = packet_of[pts]
-        before = int(np.searchsorted(key_pts, pts, side="right")) - 1
-        first = int(keys[before]) if before >= 0 else 0
-        if first > last:  # a key frame of a later place with an earlier time: not to be trusted
-            first = 0
-        if segments and first <= segments[-1].last + 1:
-            segments[-1] = Segment(segments[-1].first, max(last, segments[-1].last))
-        else:
-            segments.append(Segment(first, last))
-    return segments
+
+    feed: np.ndarray
+    restart: np.ndarray
+    wanted: np.ndarray
+    leading: np.ndarray
+    start: np.ndarray
+    end: int
+
+    @property
+    def decoded_packets(self) -> int:
+        return int(self.feed.sum())
+
+
+def decode_plan(packets: Packets, wanted: Sequence[int] | np.ndarray) -> DecodePlan:
+    """The least that gives the frames of the packets at positions ``wanted``, from key frames on, without a seek.
+
+    A frame is decoded from the last key packet before it that is not shown after it: the pictures that an open group
+    leads with are decoded from the key frame of the group before.
+    """
+    count = len(packets)
+    is_wanted = np.zeros(count, dtype=bool)
+    is_wanted[np.asarray(wanted, dtype=np.int64)] = True
+    start = np.full(count, -1, dtype=np.int64)
+    edges = np.zeros(count + 1, dtype=np.int64)
+    keys = np.flatnonzero(packets.key)
+    for position in np.flatnonzero(is_wanted):
+        first = start_of(packets, keys, int(position))
+        start[position] = first
+        edges[first] += 1
+        edges[position + 1] -= 1
+    feed = np.cumsum(edges[:-1]) > 0
+    begins = feed & ~np.r_[False, feed[:-1]]
+    leading = np.zeros(count, dtype=bool)
+    for first in np.flatnonzero(begins):
+        if packets.key[first]:
+            position = first + 1
+            while position < count and feed[position] and packets.pts[position] < packets.pts[first]:
+                leading[position] = True
+                position += 1
+    end = int(np.flatnonzero(feed)[-1]) + 1 if feed.any() else 0
+    return DecodePlan(feed, begins, is_wanted, leading & ~is_wanted, start, end)
+
+
+def start_of(packets: Packets, keys: np.ndarray, position: int) -> int:
+    """Position of the key packet that the packet at ``position`` is decoded from (0 if there is none)."""
+    place = int(np.searchsorted(keys, position, side="right")) - 1
+    while place >= 0 and packets.pts[keys[place]] > packets.pts[position]:
+        place -= 1
+    return int(keys[place]) if place >= 0 else 0

@@ -177,9 +177,9 @@ def _redecode(
     rows_per_video: int,
     video: Video,
 ) -> None:
-    from framefeat.container import read_container
-    from framefeat.plan import plan_samples
-    from framefeat.readers import second_opinion
+    from framefeat.quick_container import read_container
+    from framefeat.quick_plan import plan_samples
+    from framefeat.quick_readers import second_opinion
 
     record = read_json(folder.parent / "videos" / f"{video_key(entry['video_id'])}.json")
     path = record["path"]

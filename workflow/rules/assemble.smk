@@ -11,7 +11,7 @@ rule assemble:
     benchmark:
         f"{BENCHMARKS}/assemble/{{backbone}}.tsv"
     message:
-        "Assembling the matrix of {wildcards.backbone}"
+        "assemble of {wildcards.backbone}"
     params:
         algorithm=ALGORITHM["assemble"],
         geometry=lambda wildcards: BACKBONES[wildcards.backbone].geometry,

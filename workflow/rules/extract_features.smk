@@ -10,7 +10,7 @@ rule extract_features:
     benchmark:
         f"{BENCHMARKS}/extract_features/{{backbone}}/{{video}}.tsv"
     message:
-        "Extracting {wildcards.backbone} features of {wildcards.video}"
+        "extract_features of {wildcards.video} with {wildcards.backbone}"
     params:
         algorithm=ALGORITHM["extract"],
         spec=lambda wildcards: BACKBONES[wildcards.backbone].spec_json,

@@ -8,7 +8,7 @@ rule fetch_weights:
     wildcard_constraints:
         file="|".join(map(re.escape, FETCHED)) or "(?!)",
     message:
-        "Fetching the weights {wildcards.file}"
+        "fetch_weights of {wildcards.file}"
     params:
         source=weights_source,
     resources:

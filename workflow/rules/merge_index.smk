@@ -10,7 +10,7 @@ checkpoint merge_index:
     benchmark:
         f"{BENCHMARKS}/merge_index/merge_index.tsv"
     message:
-        "Merging and checking the indexes of {SETTINGS.dataset}"
+        "merge_index of {SETTINGS.dataset}"
     params:
         collection=collection,
         options=options(

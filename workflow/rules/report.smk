@@ -13,7 +13,7 @@ rule report:
     benchmark:
         f"{BENCHMARKS}/report/report.tsv"
     message:
-        "Drawing the report of {SETTINGS.dataset}"
+        "report of {SETTINGS.dataset}"
     params:
         backbones=list(BACKBONES),
     resources:

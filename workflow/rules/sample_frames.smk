@@ -11,7 +11,7 @@ rule sample_frames:
     benchmark:
         f"{BENCHMARKS}/sample_frames/{{geometry}}/{{video}}.tsv"
     message:
-        "Sampling frames of {wildcards.video}"
+        "sample_frames of {wildcards.video}"
     params:
         algorithm=ALGORITHM["sample"],
         alignment=SETTINGS.alignment,

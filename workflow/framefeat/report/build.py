@@ -345,7 +345,7 @@ def _verdict(backbone: Backbone) -> dict[str, Any]:
 def _words(video: Video, place: int, sheets: Sheets) -> dict[str, Any]:
     container = video.container
     counts = video.counts
-    size = container.get("pix_size") or _size(container)
+    size = _size(container)
     facts = [
         _many(int(video.entry.get("rows", len(video.rows))), "row"),
         _duration(float(container["duration_sec"])) if container.get("duration_sec") else "",

@@ -1,0 +1,198 @@
+"""kill -9 at random moments: the same command afterwards finishes with the bytes of an undisturbed run.
+
+The schedule is seeded. Two indexes of the same videos take turns, so that every run has all videos to do and finds the
+complete results of the other index in its way: what is stale or half written has every chance to be taken for a result.
+"""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from tests.kill import processes
+from tests.workflow.conftest import FPS, write_clip
+from tests.workflow.project import Project, environment
+
+BACKBONE = "mobilenet_v3_large"
+VIDEOS = ("a", "b", "b-a", "c", "d", "e")
+ROWS = 6
+#: Who is killed: Snakemake alone (its jobs go on for a while), Snakemake with its jobs, a job, its decoder, the embedder.
+TARGETS = ("snakemake", "decoder", "embedder", "session", "sample")
+DRAWS = 6
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill that hit: how long after its start the run was, and what was running then."""
+
+    target: str
+    after: float
+    phase: str
+    status: int
+    unlocked: bool
+
+    def __str__(self) -> str:
+        end = "its lock was removed" if self.unlocked else f"the run ended with status {self.status}"
+        return f"{self.target:9} after {self.after:5.2f} s, during {self.phase}; {end}"
+
+
+def digests(project: Project) -> dict[str, str]:
+    """sha256 of the three results."""
+    folder = project.results / BACKBONE
+    names = ("toy_features.npy", "frame_index.parquet", "feature_manifest.json")
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+def use_index(project: Project, shift: int) -> None:
+    """Rows of every video, interleaved; ``shift`` (frames) makes all of them other rows."""
+    rows = [(video, number, (7 * number + shift) / FPS) for number in range(ROWS) for video in VIDEOS]
+    project.write_index(
+        pd.DataFrame(rows, columns=["video_id", "frame_idx", "timestamp_sec"]),
+        pd.DataFrame({"video_id": VIDEOS, "video_path": [f"{video}.mp4" for video in VIDEOS], "fps": FPS}),
+    )
+
+
+@pytest.fixture(scope="module")
+def project(new_project: Callable[..., Project]) -> Project:
+    project = new_project(name="kill")
+    for seed, video in enumerate(VIDEOS):
+        write_clip(project.videos / f"{video}.mp4", seed)
+    return project
+
+
+@pytest.fixture(scope="module")
+def undisturbed(project: Project) -> dict[int, dict[str, str]]:
+    """By shift: the results of runs that nothing disturbed."""
+    found = {}
+    for shift in (0, 3):
+        use_index(project, shift)
+        project.run()
+        found[shift] = digests(project)
+    assert found[0] != found[3]
+    return found
+
+
+def start(project: Project) -> subprocess.Popen[bytes]:
+    with open(project.folder / "killed.log", "wb") as log:
+        return subprocess.Popen(
+            project.command(), cwd=project.folder, env=environment(), stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def candidates(target: str, run: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    if target in ("snakemake", "session"):
+        return [psutil.Process(run.pid)]
+    find = {"sample": processes.samplers, "decoder": processes.decoders, "embedder": processes.embedders}[target]
+    return find(run.pid)
+
+
+def phase(pid: int) -> str:
+    running = sorted(Counter(processes.jobs(pid).values()).items())
+    return " + ".join(f"{count} {name}" if count > 1 else name for name, count in running) or "no job"
+
+
+def kill_once(project: Project, target: str, moment: random.Random, length: float) -> Kill | None:
+    """Run the workflow and kill ``target`` once; None where the run was over before it could be hit.
+
+    Snakemake is hit at any time of a run of ``length`` seconds; a job, decoder or embedder soon after one is seen, of
+    which there are several in a run: one of the first is chosen.
+    """
+    run = start(project)
+    began = time.monotonic()
+    first_look = moment.uniform(0.5, length) if target in ("snakemake", "session") else moment.uniform(0.5, 0.6 * length)
+    pause = {"sample": 0.4, "decoder": 0.3, "embedder": 1.5}.get(target, 0.0) * moment.random()
+    hit = None
+    try:
+        while run.poll() is None and hit is None:
+            if time.monotonic() - began < first_look or not (found := candidates(target, run)):
+                time.sleep(0.005)
+                continue
+            victim = moment.choice(found)
+            time.sleep(pause)
+            where, after = phase(run.pid), time.monotonic() - began
+            if run.poll() is not None or not victim.is_running():
+                continue
+            hit = (after, where)
+            if target == "session":
+                # As a batch system or the kernel ends a job: everything in it at once.
+                below = processes.descendants(run.pid)
+                for process in (victim, *below):
+                    _kill(process)
+            else:
+                _kill(victim)
+        status = run.wait(timeout=120)
+    finally:
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+    locked = target in ("snakemake", "session")
+    return Kill(target, *hit, status, locked) if hit else None
+
+
+def _kill(process: psutil.Process) -> None:
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return
+
+
+@pytest.fixture(scope="module")
+def kills(request: pytest.FixtureRequest) -> Iterator[list[Kill]]:
+    """What was killed, told at the end whatever ``-q`` or captured output."""
+    done: list[Kill] = []
+    yield done
+    lines = [f"{len(done)} runs killed, {sum(kill.status != 0 for kill in done)} of them ended early:"]
+    lines += [f"  {kill}" for kill in done]
+    lines += ["by target: " + ", ".join(f"{name} {n}" for name, n in sorted(Counter(k.target for k in done).items()))]
+    lines += ["by phase: " + ", ".join(f"{name} {n}" for name, n in sorted(Counter(k.phase for k in done).items()))]
+    if done and not request.session.testsfailed:
+        lines += ["differences from the undisturbed runs: 0"]
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("\n" + "\n".join(lines), file=sys.stderr)
+
+
+def test_killed_runs_finish_with_the_same_bytes(
+    project: Project, undisturbed: dict[int, dict[str, str]], kills: list[Kill], pytestconfig: pytest.Config
+) -> None:
+    count, seed = pytestconfig.getoption("--kills"), pytestconfig.getoption("--kill-seed")
+    began = time.monotonic()
+    project.run()  # nothing to do: how long Snakemake itself takes, to find the length of a whole run
+    length = (time.monotonic() - began) * 2.5
+    for number in range(count):
+        target = TARGETS[number % len(TARGETS)]
+        shift = 3 * ((number + 1) % 2) + 0
+        shift = 0 if number % 2 == 0 else 3
+        for draw in range(DRAWS):
+            use_index(project, shift)
+            kill = kill_once(project, target, random.Random(f"{seed} {number} {draw}"), length)
+            if kill is not None:
+                break
+            length *= 0.8
+            use_index(project, 3 - shift)
+            project.run()
+        else:
+            pytest.fail(f"{target} could not be hit in {DRAWS} runs")
+        kills.append(kill)
+        if kill.unlocked:
+            assert kill.status == -signal.SIGKILL
+            if (project.folder / ".snakemake" / "locks").is_dir() and any((project.folder / ".snakemake" / "locks").iterdir()):
+                refused = project.run(check=False)
+                assert refused.status != 0
+                assert "--unlock" in refused.output, refused.output
+                project.run("--unlock")
+        finished = project.run()
+        assert digests(project) == undisturbed[shift], f"{kill}\n{finished.output}"
+        assert not [path for path in (project.results / "frames").rglob("*.npy") if not path.name.startswith(".")]
+        assert project.run("--dry-run").jobs == [], str(kill)
+    assert processes.left_in(project.folder) == []

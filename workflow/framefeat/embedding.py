@@ -1,0 +1,157 @@
+"""One video's frames to features: the part of the extract stage that needs torch, in the embedder or in the job itself."""
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from framefeat.errors import UserError
+from framefeat.files import atomic_path, read_json, write_json
+
+SCHEMA = 1
+#: A row decoded and embedded a second time: cosine at least this, where the second decoder's pixels are the same ...
+SAME_PIXELS = 0.99999
+#: ... and where they differ by rounding.
+NEAR_PIXELS = 0.999
+_VERSIONED = ("torch", "torchvision", "timm", "numpy")
+
+
+class Models:
+    """Loaded backbones by everything that decides them, so that a changed configuration never meets a stale one."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._models: dict[str, tuple[Any, str]] = {}
+        self._guard = threading.Lock()
+
+    def get(self, message: Mapping[str, Any]) -> tuple[Any, str]:
+        """The network and the sha256 of its weights file. The first to ask loads it; others wait."""
+        path = Path(message["weights"])
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise UserError(f"weights: {str(path)!r} cannot be read: {error.strerror}.") from error
+        key = json.dumps(
+            [message["spec"], message["precision"], str(path), found.st_size, found.st_mtime_ns, message["weights_identity"]]
+        )
+        with self._guard:
+            if key not in self._models:
+                self._models[key] = self._load(message, path)
+            return self._models[key]
+
+    def _load(self, message: Mapping[str, Any], path: Path) -> tuple[Any, str]:
+        from framefeat.backbone import BackboneSpec, load_model
+        from framefeat.fingerprints import file_sha256
+        from framefeat.weights import published_digest
+
+        spec = BackboneSpec.from_json(json.loads(message["spec"]))
+        sha256 = file_sha256(path)
+        identity = message["weights_identity"]
+        if spec.kind == "file":
+            if len(identity) == 64 and sha256 != identity:
+                raise UserError(f"weights: {str(path)!r} has changed since the run began; run again.")
+        else:
+            digest = published_digest(path.name)
+            if digest and not sha256.startswith(digest):
+                raise UserError(f"weights: the content of {str(path)!r} is not what its name says; delete it and run again.")
+        return load_model(spec, str(path), device=self.device, precision=message["precision"]), sha256
+
+
+def embed_video(message: Mapping[str, Any], models: Models) -> dict[str, Any]:
+    """Write one video's features (float32 [T, D], NaN in bad rows) and their record; returns the record.
+
+    ``message`` names the files (``frames`` uint8 [T, h, w, 3], ``recheck`` uint8 [K, h, w, 3], ``evidence``), the backbone
+    and what else decides the result. The rows of ``recheck`` are embedded too and compared with the features as they
+    were written. Raises ``UserError`` where a good row's features are not finite.
+    """
+    from framefeat.network import AUTO_BATCH, embed
+
+    network, weights_sha256 = models.get(message)
+    evidence = read_json(message["evidence"])
+    frames = np.load(message["frames"], mmap_mode="r")
+    again = np.load(message["recheck"])
+    kind = network.device.type
+    batch = AUTO_BATCH[kind] if message["batch_size"] == "auto" else int(message["batch_size"])
+    bad = np.asarray(evidence["rows"]["status"], dtype=object) == "bad"
+    if len(bad) != len(frames):
+        raise UserError(f"{message['video']}: {len(frames)} frames, but evidence for {len(bad)} rows; sample it again.")
+    if bad.all():
+        features, used = np.full((len(frames), network.spec.dim), np.nan, np.float32), batch
+    else:
+        features, used = embed(network, frames, batch, workers=int(message["threads"]))
+        features[bad] = np.nan
+    if not np.isfinite(features[~bad]).all():
+        row = int(np.flatnonzero(~bad)[np.flatnonzero(~np.isfinite(features[~bad]).all(axis=1))[0]])
+        raise UserError(
+            f"{message['video']}: the features of row {row} are not finite; with precision: fp16 try bf16 or float32, "
+            "else the weights do not fit the backbone."
+        )
+    with atomic_path(message["features"]) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, features, allow_pickle=False)
+    written = np.load(message["features"])
+    rows = evidence["recheck"]["rows"] if len(again) else []
+    second = embed(network, again, max(1, len(again)))[0] if len(again) else np.zeros((0, features.shape[1]))
+    cosines = [_cosine(vector, written[row]) for vector, row in zip(second, rows, strict=True)]
+    needed = [SAME_PIXELS if d == 0 else NEAR_PIXELS for d in evidence["recheck"]["mean_abs_diff"]]
+    if message["precision"] != "float32":
+        needed = [min(value, NEAR_PIXELS) for value in needed]
+    agrees = bool(rows) and all(cosine >= least for cosine, least in zip(cosines, needed, strict=True))
+    record = {
+        "schema": SCHEMA,
+        "video_id": evidence["video_id"],
+        "key": message["key"],
+        "weights_sha256": weights_sha256,
+        "features_sha256": hashlib.sha256(written.tobytes()).hexdigest(),
+        "file_sha256": _file_sha256(message["features"]),
+        "rows": len(frames),
+        "dim": int(features.shape[1]),
+        "device": kind,
+        "batch_size": used,
+        "batch_halved": used != batch,
+        "recheck": {"rows": rows, "cosine": [round(value, 7) for value in cosines], "agrees": agrees},
+        "verified": agrees and bool(evidence["recheck"]["agrees"]) and not bad.any(),
+        "warnings": _warnings(written, evidence, bad),
+        "versions": {name: version(name) for name in _VERSIONED},
+    }
+    if rows and not agrees:
+        raise UserError(
+            f"{message['video']}: frames decoded and embedded a second time give other features (cosine {min(cosines):.5f}); "
+            "the frames or the model cannot be trusted."
+        )
+    write_json(message["record"], record)
+    return record
+
+
+def _file_sha256(path: str | os.PathLike[str]) -> str:
+    from framefeat.fingerprints import file_sha256
+
+    return file_sha256(path)
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norms if norms else float(np.array_equal(a, b))
+
+
+def _warnings(features: np.ndarray, evidence: Mapping[str, Any], bad: np.ndarray) -> list[str]:
+    """What looks odd and need not be wrong: still scenes and black openings exist."""
+    native = np.asarray(evidence["rows"]["native_idx"])
+    good = features[~bad]
+    warnings = []
+    if len(good) > 1 and len(np.unique(native[~bad])) > 1:
+        if (good == good[0]).all():
+            warnings.append("all rows have the same features")
+        else:
+            same = (np.diff(features, axis=0) == 0).all(axis=1) & (np.diff(native) != 0)
+            if same.any():
+                warnings.append(f"{int(same.sum())} neighbouring rows of different frames have equal features")
+    if len(good) and np.abs(good).max() == 0:
+        warnings.append("all features are zero")
+    return warnings

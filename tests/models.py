@@ -24,7 +24,7 @@ def pictures(count: int, height: int = 224, width: int = 224, seed: int = 0) -> 
             wave = np.sign(wave) if generator.random() < 0.4 else wave
             image += wave[..., None] * generator.normal(0, 35, 3)
         image *= generator.uniform(40, 60) / image.std()  # one contrast for all: no picture is far from the others
-        image += generator.uniform(80, 170, 3) + generator.normal(0, 15, image.shape)
+        image += generator.uniform(80, 170, 3) + generator.normal(0, 10, image.shape)
         frame[:] = image.clip(0, 255)
     return frames
 
@@ -43,6 +43,9 @@ def live(build: Callable[[], Any], size: int = 224, passes: int = 2, batch: int 
                     if parameter.std() < 1e-3:  # those that begin near zero would hide what they belong to
                         parameter.data.add_(torch.randn_like(parameter), alpha=0.3)
         norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:  # as training leaves them: a channel is not centred, so that no frame is far from the others
+            norm.weight.data.uniform_(0.7, 1.3)
+            norm.bias.data.normal_(0, 0.6)
         if not norms and not any("LayerNorm" in type(module).__name__ for module in model.modules()):
             for module in model.modules():  # nothing would keep the signal from fading from layer to layer
                 if isinstance(module, nn.Conv2d | nn.Linear):
@@ -58,8 +61,6 @@ def live(build: Callable[[], Any], size: int = 224, passes: int = 2, batch: int 
             model((torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255 - 0.45) / 0.225)
     for module, momentum in zip(norms, momenta, strict=True):
         module.momentum = momentum
-        # a channel that hardly moved on these few pictures would be blown up on others, as no trained network does
-        module.running_var.clamp_(min=0.0 * float(module.running_var.median()))
     return model.eval()
 
 

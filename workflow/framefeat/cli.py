@@ -153,6 +153,20 @@ def _controls(options: argparse.Namespace) -> None:
     controls.run(options.features, options.out, seed=options.seed, kinds=tuple(options.kinds))
 
 
+def _report(options: argparse.Namespace) -> None:
+    from framefeat.report import build
+
+    build.build(
+        options.results, options.out, backbones=options.backbones, benchmarks=options.benchmarks, logs=options.logs
+    )
+
+
+def _show(options: argparse.Namespace) -> None:
+    from framefeat import show
+
+    show.run(options.results, options.video)
+
+
 def _proof(options: argparse.Namespace) -> int:
     from framefeat import proof
 
@@ -228,6 +242,19 @@ def _parser() -> argparse.ArgumentParser:
     part.add_argument("--weights", type=Path, metavar="FILE", help="if not in resources/weights or torch's cache")
     part.add_argument("--json", action="store_true", help="print JSON instead of tables")
     part.set_defaults(run=_verify)
+
+    part = commands.add_parser("report", help="draw results/{dataset}/report.html, one page without a network")
+    part.add_argument("results", type=Path, metavar="RESULTS", help="results/{dataset}")
+    part.add_argument("--backbones", nargs="+", metavar="FOLDER", help="of them; default: all")
+    part.add_argument("--benchmarks", type=Path, metavar="FOLDER", help="benchmarks/{dataset}, for the time per stage")
+    part.add_argument("--logs", type=Path, metavar="FOLDER", help="logs/{dataset}")
+    part.add_argument("--out", type=Path, required=True, metavar="FILE")
+    part.set_defaults(run=_report)
+
+    part = commands.add_parser("show", help="what came out, as a table in the terminal")
+    part.add_argument("results", type=Path, metavar="RESULTS", help="results/{dataset}, or one backbone's folder in it")
+    part.add_argument("video", nargs="?", metavar="VIDEO", help="one video's rows")
+    part.set_defaults(run=_show)
 
     part = commands.add_parser("plan", help="which videos the next run will recompute, and why")
     part.add_argument("--configfile", type=Path, metavar="FILE", help="laid over config/config.yaml, as for Snakemake")

@@ -388,22 +388,21 @@ def _doubt(name: str, source: Any, stream: Any, packets: Packets, tick: Callable
         return f"{int((shown == NO_PTS).sum())} of {len(shown)} have no presentation time"
     if len(np.unique(shown)) < len(shown):
         return f"{len(shown) - len(np.unique(shown))} presentation times occur twice"
-    first_key = int(np.argmax(packets.key)) if packets.key.any() else 0
-    before = packets.shown.copy()
-    before[: first_key + 1] = False
-    if packets.shown[:first_key].any() and not packets.key[:first_key].any():
-        return "the stream does not begin with a key frame"
-    if (packets.pts[before] < packets.pts[first_key]).any() and packets.shown[first_key]:
-        return "frames come before the first key frame"
+    first_key = int(np.argmax(packets.key)) if packets.key.any() else len(packets) - 1
+    early = packets.shown & (packets.pts < packets.pts[first_key])
+    early[:first_key] |= packets.shown[:first_key]
+    if early.any():  # they may or may not be decodable
+        return _doubt_by_trial(name, int(np.flatnonzero(early)[-1]) + 1 + _TRIED_PACKETS, tick)
     if not _TIMED_FORMATS & set(source.format.name.split(",")):
-        return _doubt_by_trial(name)
+        return _doubt_by_trial(name, _TRIED_PACKETS, tick)
     return None
 
 
-def _doubt_by_trial(name: str) -> str | None:
-    """Decode the first packets: their frames must come out in order, one for each packet, at the packets' times."""
+def _doubt_by_trial(name: str, most: int, tick: Callable[[], None]) -> str | None:
+    """Decode the first ``most`` packets: a frame for each that is shown must come out, in order, at the packet's time."""
     import av
 
+    count = 0
     given: list[int] = []
     taken: list[int | None] = []
     with av.open(name, metadata_errors="replace") as source:
@@ -412,9 +411,12 @@ def _doubt_by_trial(name: str) -> str | None:
         stream.thread_type = "NONE"
         try:
             for packet in source.demux(stream):
-                if packet.size == 0 or len(given) == _TRIED_PACKETS:
+                if packet.size == 0 or count == most:
                     break
-                given.append(packet.pts)
+                tick()
+                count += 1
+                if not packet.is_discard:
+                    given.append(packet.pts)
                 taken += [frame.pts for frame in stream.codec_context.decode(packet)]
             taken += [frame.pts for frame in stream.codec_context.decode(None)]
         except av.FFmpegError:
@@ -528,7 +530,7 @@ def _damage(
     declared = 0
     if "avi" in source.format.name:  # counts slots, the empty ones too
         slots = stream.frames
-        held = len(seen.pts) if index_source == "rate" else int(pts[-1]) + 1
+        held = len(seen.pts) if index_source == "rate" else int(pts[-1] - pts[0]) + 1
         if slots and held < slots - max(1, slots // 50):
             cut.append(f"the index declares {slots} frames")
             declared = found + slots - held

@@ -61,7 +61,7 @@ def _nothing() -> None:
     return None
 
 
-def same_pixels(a: np.ndarray, b: np.ndarray) -> float:
+def mean_difference(a: np.ndarray, b: np.ndarray) -> float:
     """Mean absolute difference (of 255) of two frames uint8 [H, W, 3]; infinite where their shapes differ."""
     if a.shape != b.shape:
         return float("inf")
@@ -388,7 +388,7 @@ class DecordReader:
     def compare_pixels(self, reference: Decoded) -> None:
         """Refuse a decord whose pixels are not those of PyAV's frame."""
         own = self._take(reference.native)
-        difference = same_pixels(own, reference.rgb)
+        difference = mean_difference(own, reference.rgb)
         if difference > TOLERANCE:
             what = (
                 f"has shape {tuple(own.shape)} and not {tuple(reference.rgb.shape)}"
@@ -404,6 +404,8 @@ class DecordReader:
             except Exception as error:
                 raise ReaderMistake(f"decord fails at frame {number} ({_first_line(error)})") from None
             self._watch.check()
+        if rgb.ndim != 3 or rgb.shape[2] != 3:
+            raise ReaderMistake(f"decord's frame {number} has shape {tuple(rgb.shape)}")
         return rgb
 
     def frames(self, wanted: Sequence[int]) -> Iterator[Decoded]:
@@ -427,7 +429,7 @@ class DecordReader:
     def compare_with(self, number: int, rgb: np.ndarray) -> None:
         reader = PyavReader(self.container, self.tick)
         other = next(iter(list(reader.frames([number]))), None)
-        if other is None or reader.problems or same_pixels(rgb, other.rgb) > TOLERANCE:
+        if other is None or reader.problems or mean_difference(rgb, other.rgb) > TOLERANCE:
             raise ReaderMistake(f"decord repeats the frame before frame {number}")
 
 
@@ -492,22 +494,26 @@ def choose_reader(
     ``decord`` a file that it misreads is a ``UserError``.
     """
     if decoder == "pyav":
-        return _pyav(container, tick), "asked for"
+        return pyav_reader(container, tick), "asked for"
     try:
         reader = DecordReader(container, tick)
         _compare_first(container, reader, wanted, tick)
     except ReaderMistake as mistake:
         if decoder == "decord":
-            raise UserError(
-                f"{container.path!r}: decord misreads this file: {mistake}; set decoder: auto (or pyav)."
-            ) from None
-        return _pyav(container, tick), str(mistake)
+            raise UserError(misread(container, mistake)) from None
+        return pyav_reader(container, tick), str(mistake)
     if decoder == "decord":
         return reader, "asked for; its count, times, shape and pixels agree with PyAV's"
     return reader, "count, times, shape and pixels agree with PyAV's"
 
 
-def _pyav(container: Container, tick: Tick) -> Reader:
+def misread(container: Container, mistake: ReaderMistake) -> str:
+    """The sentence for a forced decord that cannot serve."""
+    return f"{container.path!r}: decord misreads this file: {mistake}; set decoder: auto (or pyav)."
+
+
+def pyav_reader(container: Container, tick: Tick = _nothing) -> Reader:
+    """The PyAV reader that can serve ``container``."""
     return PyavReader(container, tick) if container.index_source == "packets" else SequentialReader(container, tick)
 
 
@@ -520,16 +526,18 @@ def _compare_first(container: Container, reader: DecordReader, wanted: Sequence[
     reader.compare_pixels(frames[0])
 
 
-def other_reader(container: Container, used: str, tick: Tick = _nothing) -> Reader:
+def other_reader(container: Container, used: str, tick: Tick = _nothing, decord_serves: bool = True) -> Reader:
     """A reader that decodes independently of ``used`` (a reader's name): decord where it can serve, else strictly in order."""
     if used == "decord":
         return PyavReader(container, tick)
     if used == "pyav":
+        if not decord_serves:
+            return SequentialReader(container, tick)
         try:
             return DecordReader(container, tick)
         except ReaderMistake:
             return SequentialReader(container, tick)
-    return PyavReader(container, tick) if container.index_source == "packets" else SequentialReader(container, tick)
+    return pyav_reader(container, tick)
 
 
 def own_reader(container: Container, used: str, tick: Tick = _nothing) -> Reader:
@@ -563,7 +571,7 @@ def second_opinion(
     other = other_reader(container, used)
     try:
         again, more = take(other, wanted)
-        disagree = any(same_pixels(own[number], again[number]) > TOLERANCE for number in own if number in again)
+        disagree = any(mean_difference(own[number], again[number]) > TOLERANCE for number in own if number in again)
         if other.name == "decord" and disagree:
             raise ReaderMistake("pixels")
     except ReaderMistake:

@@ -4,7 +4,10 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +90,7 @@ def verify_folder(folder: Path, *, rows_per_video: int, weights: Path | None, re
     if manifest["counts"] != {name: int((status == name).sum()) for name in ("ok", "clamped", "bad")}:
         failures.append("the manifest's counts are not those of frame_index.parquet")
 
-    model = _Model(folder, manifest, weights) if redecode else None
+    model = _Model(manifest, weights) if redecode else None
     videos = []
     covered = np.zeros(len(matrix), dtype=bool)
     for entry in manifest["videos"]:
@@ -179,7 +182,6 @@ def _redecode(
 ) -> None:
     from framefeat.quick_container import read_container
     from framefeat.quick_plan import plan_samples
-    from framefeat.quick_readers import second_opinion
 
     record = read_json(folder.parent / "videos" / f"{video_key(entry['video_id'])}.json")
     path = record["path"]
@@ -202,13 +204,12 @@ def _redecode(
     chosen = choose_rows(np.flatnonzero(good), rows_per_video, entry["fingerprint"])
     video.redecoded = len(chosen)
     wanted = sorted({int(native[place]) for place in chosen})
-    own, other, _ = second_opinion(container, wanted, entry["decoder"])
-    for number in wanted:
-        difference = float(np.abs(own[number].astype(np.int16) - other[number]).mean())
+    differences, other = model.decode_again(path, wanted, entry["decoder"])
+    for number, difference in differences.items():
         video.pixel_difference = max(video.pixel_difference, difference)
         if difference > PIXEL_TOLERANCE:
             video.failures.append(f"frame {number}: the two readers differ by {difference:.1f}/255 in the mean")
-    again = model.embed([other[int(native[place])] for place in chosen])
+    again = model.embed(np.stack([other[int(native[place])] for place in chosen]))
     for place, vector in zip(chosen, again, strict=True):
         cosine = _cosine(vector, features[place])
         video.cosine = min(video.cosine, cosine)
@@ -231,27 +232,56 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b) / norms if norms else float(np.array_equal(a, b))
 
 
-class _Model:
-    """The backbone that made the matrix, found by the sha256 of its weights and loaded when first needed."""
+def _decode_again(
+    path: str, wanted: Sequence[int], decoder: str, geometry: str
+) -> tuple[dict[int, float], dict[int, np.ndarray]]:
+    """Frames through the reader that served them and through another: mean pixel differences, and the other's, resized."""
+    from framefeat.preprocess import Geometry
+    from framefeat.quick_container import read_container
+    from framefeat.quick_readers import pixel_difference, second_opinion
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any], weights: Path | None) -> None:
+    own, other, _ = second_opinion(read_container(path), wanted, decoder)
+    shape = Geometry.from_name(geometry)
+    return (
+        {number: pixel_difference(own[number], other[number]) for number in wanted},
+        {number: shape.apply(other[number]) for number in wanted},
+    )
+
+
+class _Model:
+    """The backbone that made the matrix, found by the sha256 of its weights and loaded when first needed; and a process
+    of its own for the decoders, which do not share one with torch in peace."""
+
+    def __init__(self, manifest: Mapping[str, Any], weights: Path | None) -> None:
         self.manifest = manifest
         self.weights = weights
         self._loaded: Any = None
+        self._decoding: ProcessPoolExecutor | None = None
 
-    def embed(self, frames: Sequence[np.ndarray]) -> np.ndarray:
+    def decode_again(
+        self, path: str, wanted: Sequence[int], decoder: str
+    ) -> tuple[dict[int, float], dict[int, np.ndarray]]:
+        if self._decoding is None:
+            self._decoding = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        try:
+            return self._decoding.submit(
+                _decode_again, path, list(wanted), decoder, self.manifest["spec"]["geometry"]
+            ).result()
+        except BrokenProcessPool as error:
+            self._decoding = None
+            raise UserError(f"decoding {path!r} again killed the decoder") from error
+
+    def embed(self, frames: np.ndarray) -> np.ndarray:
+        """Features float32 [K, D] of resized frames uint8 [K, h, w, 3]."""
         from framefeat import backbone
         from framefeat.network import embed
-        from framefeat.preprocess import Geometry
 
-        spec = backbone.BackboneSpec.from_json(self.manifest["spec"])
         if self._loaded is None:
+            spec = backbone.BackboneSpec.from_json(self.manifest["spec"])
             self._loaded = backbone.load_model(
-                spec, self._find_weights(), device="cpu", precision=self.manifest["precision"]
+                spec, str(self._find_weights()), device="cpu", precision=self.manifest["precision"]
             )
-        geometry = Geometry.from_name(spec.geometry)
-        ready = np.stack([geometry.apply(frame) for frame in frames])
-        return embed(self._loaded, ready, 16)[0]
+        return embed(self._loaded, frames, 16)[0]
 
     def _find_weights(self) -> Path:
         wanted = self.manifest["weights_sha256"]

@@ -1,0 +1,162 @@
+"""Run a function in a forked process that may crash or hang: its signs of life and its answer come through a pipe."""
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from framefeat.errors import UserError
+
+_SIGN_OF_LIFE_SECONDS = 0.5
+
+
+class ChildLost(Exception):
+    """The child ended without an answer: ``how``, and the last ``state`` that it told."""
+
+    def __init__(self, how: str, state: dict[str, Any]) -> None:
+        super().__init__(how)
+        self.how, self.state = how, state
+
+
+class Line:
+    """The child's end of the pipe. A write fails when the parent is gone, and that ends the child."""
+
+    def __init__(self, writing: int) -> None:
+        self._writing = writing
+        self._last = 0.0
+
+    def say(self, **state: Any) -> None:
+        """A sign of life, and what the parent should know if it was the last one."""
+        self.send({"state": state})
+
+    def tick(self) -> None:
+        """A sign of life, if the last one is some time ago."""
+        if time.monotonic() - self._last > _SIGN_OF_LIFE_SECONDS:
+            self.say()
+
+    def send(self, message: dict[str, Any]) -> None:
+        data = json.dumps(message).encode() + b"\n"
+        while data:
+            data = data[os.write(self._writing, data) :]
+        self._last = time.monotonic()
+
+
+def run_in_child(
+    work: Callable[[Line], Any], timeout: float, progress: Callable[[dict[str, Any]], None] | None = None
+) -> Any:
+    """``work(line)``'s answer (JSON-able), computed in a fork of this process.
+
+    ``UserError`` passes through. Raises ``ChildLost`` where the child crashes, or is silent for ``timeout`` seconds
+    and is then killed. ``progress`` is called with everything the child has told so far.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent = os.getpid()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _be_child(work, writing, parent)  # never returns
+    os.close(writing)
+    state: dict[str, Any] = {}
+    answer: dict[str, Any] = {}
+    silent = False
+    try:
+        for message in _messages(reading, timeout):
+            if message is None:
+                silent = True
+                break
+            state |= message.get("state", {})
+            if progress is not None:
+                progress(state)
+            answer |= {name: value for name, value in message.items() if name != "state"}
+    finally:
+        with suppress(ProcessLookupError):
+            if not answer:
+                os.kill(child, signal.SIGKILL)
+        os.close(reading)
+        _, status = os.waitpid(child, 0)
+    if "user_error" in answer:
+        raise UserError(answer["user_error"])
+    if "error" in answer:
+        raise RuntimeError(answer["error"])
+    if "answer" in answer:
+        return answer["answer"]
+    if silent:
+        raise ChildLost(f"made no progress for {timeout:g} s", state)
+    code = os.waitstatus_to_exitcode(status)
+    raise ChildLost(
+        f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with status {code}", state
+    )
+
+
+def _messages(reading: int, timeout: float) -> Iterator[dict[str, Any] | None]:
+    """Each message of the child until it closes its end; None where it is silent for too long."""
+    waiting = b""
+    while True:
+        ready, _, _ = select.select([reading], [], [], timeout)
+        if not ready:
+            yield None
+            return
+        part = os.read(reading, 1 << 16)
+        if not part:
+            return
+        *lines, waiting = (waiting + part).split(b"\n")
+        for line in lines:
+            yield json.loads(line)
+
+
+def _be_child(work: Callable[[Line], Any], writing: int, parent: int) -> None:
+    status = 1
+    try:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        _end_with(parent)
+        line = Line(writing)
+        try:
+            line.send({"answer": work(line)})
+            status = 0
+        except UserError as error:
+            line.send({"user_error": str(error)})
+        except Exception:
+            line.send({"error": traceback.format_exc()})
+    finally:
+        with suppress(Exception):
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _end_with(parent: int) -> None:
+    """On Linux: a parent that is killed outright takes its child with it, even one that hangs."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+@contextmanager
+def polite_end() -> Iterator[None]:
+    """SIGTERM and SIGHUP unwind the stack, so that a child is ended and no temporary file stays."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {}
+    with suppress(ValueError):  # not in the main thread
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            before[number] = signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

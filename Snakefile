@@ -28,3 +28,13 @@ include: "workflow/rules/extract_features.smk"
 include: "workflow/rules/assemble.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/targets.smk"
+
+
+onsuccess:
+    if RUNS_JOBS_HERE:
+        print_outcome()
+
+
+onerror:
+    if RUNS_JOBS_HERE:
+        print_failures()

@@ -173,7 +173,7 @@ def snakemake(*arguments: str) -> list[str]:
 def touch_all() -> list[str]:
     """``snakemake --touch --forceall`` without its pause of 0.1 s for each job."""
     code = "from snakemake import cli; from snakemake.executors import touch; touch.Executor.SLEEPING_TIME = 0; cli.main()"
-    return [sys.executable, "-c", code, *snakemake("--touch", "--forceall", "--quiet", "all")[3:]]
+    return [sys.executable, "-c", code, *snakemake("--touch", "--forceall", "--quiet", "all", "--scheduler-subsample", "20")[3:]]
 
 
 # --- results without decoding

@@ -9,22 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 
 def pictures(count: int, height: int = 224, width: int = 224, seed: int = 0) -> np.ndarray:
-    """uint8 [count, height, width, 3]: smooth colour fields, edges and some noise; each picture is another one."""
+    """uint8 [count, height, width, 3]: blobs of colour at several scales and some noise; each picture is another one.
+
+    All have much the same statistics: a network with random weights blows up a picture that is far from those on which
+    its BatchNorm was estimated, and with it the rounding.
+    """
     generator = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width] / max(height, width)
     frames = np.empty((count, height, width, 3), np.uint8)
     for frame in frames:
-        image = np.zeros((height, width, 3))
-        for _ in range(6):
-            kx, ky, phase = generator.normal(0, 12, 2).tolist() + [generator.uniform(0, 6.3)]
-            wave = np.sin(kx * x + ky * y + phase)
-            wave = np.sign(wave) if generator.random() < 0.4 else wave
-            image += wave[..., None] * generator.normal(0, 35, 3)
-        image *= generator.uniform(40, 60) / image.std()  # one contrast for all: no picture is far from the others
-        image += generator.uniform(80, 170, 3) + generator.normal(0, 10, image.shape)
+        image = generator.normal(0, 8, (height, width, 3)) + generator.uniform(100, 155, 3)
+        for cells in (4, 9, 28):
+            blobs = Image.fromarray(generator.integers(0, 256, (cells, cells, 3), np.uint8))
+            image += (
+                np.asarray(blobs.resize((width, height), Image.Resampling.BICUBIC), float) - 127.5
+            ) * 0.4
         frame[:] = image.clip(0, 255)
     return frames
 
@@ -39,13 +41,17 @@ def live(build: Callable[[], Any], size: int = 224, passes: int = 2, batch: int 
         model = build().eval()
         for module in model.modules():
             if not isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.LayerNorm):
-                for parameter in module.parameters(recurse=False):  # layer scales, class tokens, position embeddings:
+                for parameter in module.parameters(
+                    recurse=False
+                ):  # layer scales, class tokens, position embeddings:
                     if parameter.std() < 1e-3:  # those that begin near zero would hide what they belong to
                         parameter.data.add_(torch.randn_like(parameter), alpha=0.3)
         norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-        for norm in norms:  # as training leaves them: a channel is not centred, so that no frame is far from the others
+        for norm in (
+            norms
+        ):  # as training leaves them: a channel is not centred, so that no frame is far from the others
             norm.weight.data.uniform_(0.7, 1.3)
-            norm.bias.data.normal_(0, 0.6)
+            norm.bias.data.normal_(0, 0.2)
         if not norms and not any("LayerNorm" in type(module).__name__ for module in model.modules()):
             for module in model.modules():  # nothing would keep the signal from fading from layer to layer
                 if isinstance(module, nn.Conv2d | nn.Linear):
@@ -64,11 +70,17 @@ def live(build: Callable[[], Any], size: int = 224, passes: int = 2, batch: int 
     return model.eval()
 
 
-def live_mobilenet(path: str | Path, seed: int = 0) -> Path:
-    """The full state dict of a live ``mobilenet_v3_large`` at ``path``, as the notebook would have saved it."""
+def live_model(name: str, path: str | Path, seed: int = 0) -> Path:
+    """The full state dict of a live torchvision model at ``path``."""
     import torch
 
     from framefeat.libraries import torchvision_models
 
-    torch.save(live(lambda: torchvision_models().mobilenet_v3_large(weights=None), seed=seed).state_dict(), path)
+    model = live(lambda: torchvision_models().get_model(name, weights=None), seed=seed)
+    torch.save(model.state_dict(), path)
     return Path(path)
+
+
+def live_mobilenet(path: str | Path, seed: int = 0) -> Path:
+    """The full state dict of a live ``mobilenet_v3_large``, as the notebook would have saved it."""
+    return live_model("mobilenet_v3_large", path, seed)

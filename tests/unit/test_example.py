@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
 from framefeat import example
 from framefeat.errors import UserError
 from framefeat.weights import file_sha256
+from PIL import Image
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,6 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def frames(folder: Path) -> torch.Tensor:
     """float32 [6, 3, 224, 224], normalised as the weights want it: two frames of each clip."""
     import av
-
     from framefeat.preprocess import Geometry
 
     geometry = Geometry("short", (256, 256), (224, 224), "bicubic")

@@ -1,12 +1,13 @@
 """Geometries against the libraries' own transforms on PIL images, byte for byte."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from framefeat.preprocess import SQUASH224, Geometry
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-
-from framefeat.preprocess import SQUASH224, Geometry
 
 FILTERS = ("bilinear", "bicubic", "nearest", "lanczos")
 sides = st.integers(1, 400)
@@ -41,7 +42,9 @@ def test_the_default_has_the_notebooks_name() -> None:
     assert Geometry("short", (256, 256), (224, 224), "bicubic").name == "short256-crop224-bicubic"
 
 
-@pytest.mark.parametrize("name", ["", "squash", "squash0", "stretch224", "short232", "squash224-cubic", "../x"])
+@pytest.mark.parametrize(
+    "name", ["", "squash", "squash0", "stretch224", "short232", "squash224-cubic", "../x"]
+)
 def test_what_names_no_geometry_is_refused(name: str) -> None:
     with pytest.raises(ValueError):
         Geometry.from_name(name)
@@ -84,7 +87,11 @@ def test_short_is_torchvisions_preset(height: int, width: int, resize: int, crop
     from torchvision.transforms._presets import ImageClassification
 
     preset = ImageClassification(
-        crop_size=crop, resize_size=resize, interpolation=InterpolationMode(method), mean=(0,) * 3, std=(1,) * 3
+        crop_size=crop,
+        resize_size=resize,
+        interpolation=InterpolationMode(method),
+        mean=(0,) * 3,
+        std=(1,) * 3,
     )
     rgb = frame(height, width)
     theirs = (preset(Image.fromarray(rgb)) * 255).round().byte().permute(1, 2, 0).numpy()
@@ -101,13 +108,19 @@ def test_short_is_torchvisions_preset(height: int, width: int, resize: int, crop
     st.sampled_from(("bilinear", "bicubic")),
 )
 @settings(max_examples=80, deadline=None)
-def test_every_mode_is_timms(height, width, size, mode, crop_pct, method) -> None:
+def test_every_mode_is_timms(
+    height: int, width: int, size: int | tuple[int, int], mode: str, crop_pct: float, method: str
+) -> None:
+    from framefeat.backbone import timm_geometry
     from timm.data import create_transform
 
-    from framefeat.backbone import timm_geometry
-
     square = (3, size, size) if isinstance(size, int) else (3, *size)
-    config = {"input_size": square, "crop_mode": mode, "crop_pct": crop_pct, "interpolation": method}
+    config: dict[str, Any] = {
+        "input_size": square,
+        "crop_mode": mode,
+        "crop_pct": crop_pct,
+        "interpolation": method,
+    }
     mean = (0.48, 0.45, 0.4)
     theirs = create_transform(**config, mean=mean, std=(1, 1, 1), normalize=False)
     rgb = frame(height, width)

@@ -6,17 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-
 from framefeat import weights
 from framefeat.errors import UserError
 from framefeat.weights import WeightsRef, fetch, file_sha256, read_state, weights_for
+from safetensors.torch import save_file
 
 STATE = {"layer.weight": torch.arange(6.0).view(2, 3), "layer.bias": torch.ones(2)}
 
 
 def test_one_enum_serves_torchvision_and_leaves_timm_to_its_tag() -> None:
-    assert weights_for("IMAGENET1K_V2", ["resnet50", "timm:resnet50.a1_in1k", "timm:vit_tiny_patch16_224"]) == {
+    assert weights_for(
+        "IMAGENET1K_V2", ["resnet50", "timm:resnet50.a1_in1k", "timm:vit_tiny_patch16_224"]
+    ) == {
         "resnet50": WeightsRef("enum", "IMAGENET1K_V2"),
         "timm:resnet50.a1_in1k": WeightsRef("tag", "a1_in1k"),
         "timm:vit_tiny_patch16_224": WeightsRef("tag", None),
@@ -75,7 +76,12 @@ class Harmful:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "cannot be read"), (b"no weights", "cannot be read"), (Harmful(), "cannot be read"), ({"epoch": 3}, "no state dict")],
+    [
+        (b"", "cannot be read"),
+        (b"no weights", "cannot be read"),
+        (Harmful(), "cannot be read"),
+        ({"epoch": 3}, "no state dict"),
+    ],
 )
 def test_what_is_no_weights_file_is_refused_and_never_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: Any, words: str
@@ -120,7 +126,8 @@ def test_a_damaged_cache_is_not_believed(hub: Path, tmp_path: Path, monkeypatch:
     hub.write_bytes(b"half of it")
 
     def download(url: str, dst: str, hash_prefix: str, progress: bool) -> None:
-        assert hash_prefix and url.endswith("mobilenet_v3_large-8738ca79.pth")
+        assert hash_prefix
+        assert url.endswith("mobilenet_v3_large-8738ca79.pth")
         Path(dst).write_bytes(b"published")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
@@ -128,7 +135,9 @@ def test_a_damaged_cache_is_not_believed(hub: Path, tmp_path: Path, monkeypatch:
     assert (tmp_path / "w.pth").read_bytes() == b"published"
 
 
-@pytest.mark.parametrize("error", [urllib.error.URLError("no route"), TimeoutError("timed out"), RuntimeError("invalid hash")])
+@pytest.mark.parametrize(
+    "error", [urllib.error.URLError("no route"), TimeoutError("timed out"), RuntimeError("invalid hash")]
+)
 def test_without_a_network_one_sentence_says_what_to_do(
     hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -142,7 +151,12 @@ def test_without_a_network_one_sentence_says_what_to_do(
         fetch("mobilenet_v3_large", "IMAGENET1K_V1", tmp_path / "out" / "w.pth")
     assert len(str(caught.value).splitlines()) == 1
     if not isinstance(error, RuntimeError):
-        for words in (str(tmp_path / "out" / "w.pth"), str(hub), "key weights", "mobilenet_v3_large-8738ca79.pth"):
+        for words in (
+            str(tmp_path / "out" / "w.pth"),
+            str(hub),
+            "key weights",
+            "mobilenet_v3_large-8738ca79.pth",
+        ):
             assert words in str(caught.value)
     assert not list((tmp_path / "out").iterdir())
 

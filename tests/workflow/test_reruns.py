@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.workflow.conftest import write_clip
@@ -29,6 +30,10 @@ def settled(project: Project) -> Iterator[None]:
     """Each test leaves a complete state behind, so that the next one starts from one."""
     yield
     project.run()
+
+
+def appended(table: pd.DataFrame, **row: object) -> pd.DataFrame:
+    return pd.concat([table, pd.DataFrame([row])], ignore_index=True)
 
 
 def matrix(project: Project) -> np.ndarray:
@@ -57,7 +62,7 @@ def test_one_time_edited_one_row_added_one_removed(project: Project) -> None:
     rows.loc[rows["video_id"] == "b", "timestamp_sec"] += [0, 0.04, 0, 0]
     project.write_index(rows, project.video_table())
     assert project.run().of(*HEAVY) == ["extract_features:b", "sample_frames:b"]
-    rows.loc[len(rows)] = ["a", 4, 2.0, "new"]
+    rows = appended(rows, video_id="a", frame_idx=4, timestamp_sec=2.0, label="new")
     project.write_index(rows, project.video_table())
     assert project.run().of(*HEAVY) == ["extract_features:a", "sample_frames:a"]
     assert matrix(project).shape == (13, 960)
@@ -112,11 +117,8 @@ def test_collection_moved_and_files_renamed(project: Project) -> None:
 def test_video_added_then_removed(project: Project) -> None:
     rows, videos = project.rows(), project.video_table()
     write_clip(project.videos / "d.mp4", seed=9)
-    more_videos = videos.copy()
-    more_videos.loc[len(videos)] = ["d", "d.mp4", 25]
-    more_rows = rows.copy()
-    more_rows.loc[len(rows)] = ["d", 0, 1.0, "x"]
-    project.write_index(more_rows, more_videos)
+    more_rows = appended(rows, video_id="d", frame_idx=0, timestamp_sec=1.0, label="x")
+    project.write_index(more_rows, appended(videos, video_id="d", video_path="d.mp4", fps=25))
     done = project.run()
     assert done.of(*HEAVY) == ["extract_features:d", "sample_frames:d"]
     assert f"assemble:{BACKBONE}" in done.jobs

@@ -17,6 +17,8 @@ from framefeat.errors import UserError, complain
 from framefeat.files import atomic_path, read_json, write_json
 from framefeat.merge import KEY, SLICE_ROW
 
+#: A change of the numbers that this stage gives must change it.
+ALGORITHM = 1
 MANIFEST_SCHEMA = 1
 ORDER = "row i of the matrix is row i of frame_index.parquet"
 _CHUNK_BYTES = 8 << 20

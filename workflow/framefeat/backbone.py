@@ -51,7 +51,9 @@ def folder_name(name: str) -> str:
     return name.replace(":", "_").replace("/", "_")
 
 
-def resolve(name: str, weights: WeightsRef | str | None = None, preprocess: str = "squash224") -> BackboneSpec:
+def resolve(
+    name: str, weights: WeightsRef | str | None = None, preprocess: str = "squash224"
+) -> BackboneSpec:
     """What ``name`` stands for; ``UserError`` with the nearest known names where it stands for nothing.
 
     ``preprocess``: ``squash224``, or ``weights`` for the weights' own resize and crop. Mean and standard deviation are
@@ -96,7 +98,9 @@ def _dim(name: str, source: str, arch: str, geometry: Geometry) -> int:
     for device in ("meta", "cpu"):
         try:
             with torch.device(device), torch.inference_mode():
-                shape = tuple(build(source, arch, geometry.output).eval()(torch.zeros(1, 3, *geometry.output)).shape)
+                shape = tuple(
+                    build(source, arch, geometry.output).eval()(torch.zeros(1, 3, *geometry.output)).shape
+                )
             break
         except UserError:
             raise
@@ -107,7 +111,9 @@ def _dim(name: str, source: str, arch: str, geometry: Geometry) -> int:
                     "try preprocess: weights, or another backbone."
                 ) from error
     if len(shape) != 2:
-        raise UserError(f"{name} gives features of shape {shape[1:]}, not one row per frame: choose another backbone.")
+        raise UserError(
+            f"{name} gives features of shape {shape[1:]}, not one row per frame: choose another backbone."
+        )
     return shape[1]
 
 
@@ -120,7 +126,9 @@ def _torchvision(name: str, weights: WeightsRef) -> tuple[str, str, str, Geometr
         raise UserError(_unknown(name, builders))
     known = models.get_model_weights(name)
     if weights.kind == "tag":
-        raise UserError(f"weights: {name} is a torchvision backbone and has no tags; it has {', '.join(known.__members__)}.")
+        raise UserError(
+            f"weights: {name} is a torchvision backbone and has no tags; it has {', '.join(known.__members__)}."
+        )
     if weights.kind == "enum":
         if weights.value not in known.__members__:
             names = [member.name for member in known]
@@ -131,13 +139,21 @@ def _torchvision(name: str, weights: WeightsRef) -> tuple[str, str, str, Geometr
             )
         member = known[str(weights.value)]
         if member.name.endswith("_FEATURES"):
-            raise UserError(f"weights: {name} {member.name} holds no layers after the convolutions: use {DEFAULT}.")
+            raise UserError(
+                f"weights: {name} {member.name} holds no layers after the convolutions: use {DEFAULT}."
+            )
     else:
         member = published(name, str(weights.value)) or next(iter(known))
     transform = member.transforms()
     resize, crop = transform.resize_size[0], transform.crop_size[0]
     geometry = Geometry("short", (resize, resize), (crop, crop), transform.interpolation.value)
-    return name, member.name, Path(member.url).name, geometry, Normalise(_three(transform.mean), _three(transform.std))
+    return (
+        name,
+        member.name,
+        Path(member.url).name,
+        geometry,
+        Normalise(_three(transform.mean), _three(transform.std)),
+    )
 
 
 def published(builder: str, path: str, sha256: str | None = None) -> Any:
@@ -159,7 +175,10 @@ def _timm(name: str, weights: WeightsRef) -> tuple[str, str, str, Geometry, Norm
     arch, _, tag = wanted.partition(".")
     if not library.is_model(arch):
         raise UserError(_unknown(name, [f"timm:{known}" for known in library.list_models()]))
-    tags = [known.partition(".")[2] for known in library.list_pretrained(f"{arch}.*") + library.list_pretrained(arch)]
+    tags = [
+        known.partition(".")[2]
+        for known in library.list_pretrained(f"{arch}.*") + library.list_pretrained(arch)
+    ]
     if tag and tag not in tags:
         raise UserError(_unknown(name, [f"timm:{arch}.{known}" for known in tags]))
     config = library.get_pretrained_cfg(wanted, allow_unregistered=False)
@@ -168,7 +187,9 @@ def _timm(name: str, weights: WeightsRef) -> tuple[str, str, str, Geometry, Norm
     record = {} if config is None else config.to_dict()
     tag = tag or record.get("tag", "")
     full = f"{arch}.{tag}" if tag else arch
-    normalise = Normalise(_three(record.get("mean", Normalise.mean)), _three(record.get("std", Normalise.std)))
+    normalise = Normalise(
+        _three(record.get("mean", Normalise.mean)), _three(record.get("std", Normalise.std))
+    )
     return full, tag, folder_name(full) + ".safetensors", timm_geometry(record), normalise
 
 
@@ -182,7 +203,9 @@ def timm_geometry(config: Mapping[str, Any]) -> Geometry:
         mode = "short" if scaled[0] == scaled[1] else "cover"
     fill = tuple(round(255 * value) for value in config["mean"]) if mode == "fit" else (0, 0, 0)
     crop = None if mode == "squash" and scaled == (height, width) else (height, width)
-    return Geometry(mode, scaled, crop, config.get("interpolation") or "bilinear", (fill[0], fill[1], fill[2]))
+    return Geometry(
+        mode, scaled, crop, config.get("interpolation") or "bilinear", (fill[0], fill[1], fill[2])
+    )
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:

@@ -16,8 +16,7 @@ from typing import Any
 
 import yaml
 
-from framefeat import extract, merge, settings
-from framefeat import quick_sampling as sampling
+from framefeat import extract, merge, sampling, settings
 from framefeat.backbone_plan import BackbonePlan, backbone_plans
 from framefeat.files import read_json
 

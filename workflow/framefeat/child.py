@@ -92,7 +92,10 @@ def run_in_child(
         raise ChildLost(f"made no progress for {timeout:g} s", state)
     code = os.waitstatus_to_exitcode(status)
     raise ChildLost(
-        f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with status {code}", state
+        f"was killed by signal {-code} ({signal.Signals(-code).name})"
+        if code < 0
+        else f"ended with status {code}",
+        state,
     )
 
 

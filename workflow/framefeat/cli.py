@@ -45,7 +45,7 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _sample(options: argparse.Namespace) -> None:
-    from framefeat import quick_sampling as sampling
+    from framefeat import sampling
     from framefeat.files import read_json
 
     record = read_json(options.video)
@@ -59,6 +59,16 @@ def _sample(options: argparse.Namespace) -> None:
             )
     if options.path is not None:
         record["path"] = str(options.path)
+    if "FRAMEFEAT_PREWARM" in os.environ:
+        import json
+
+        from framefeat import extract
+
+        extract.prewarm(json.loads(os.environ["FRAMEFEAT_PREWARM"]))
+    if options.backlog:
+        from framefeat import backlog
+
+        backlog.wait_for_room(options.frames.parent, options.backlog)
     sampling.sample_video(
         record,
         geometry=options.geometry,
@@ -202,6 +212,9 @@ def _parser() -> argparse.ArgumentParser:
     part.add_argument("--decoder", choices=["auto", "decord", "pyav"], default="auto")
     part.add_argument("--on-bad-frames", choices=["fail", "mask"], default="fail")
     part.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="without a frame (default: %(default)s)")
+    part.add_argument(
+        "--backlog", type=int, default=0, metavar="N", help="wait while a device is at work and N videos' frames lie on the disk"
+    )
     for name in ("frames", "recheck", "evidence", "thumbnails"):
         part.add_argument(f"--{name}", type=Path, required=True, metavar="FILE", help="output")
     part.set_defaults(run=_sample)

@@ -7,6 +7,7 @@ presented frame of the video stream that FFmpeg calls best: not the container's 
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -159,6 +160,7 @@ def read_container(path: str | os.PathLike[str], tick: Callable[[], None] | None
     name = str(path)
     _check_file(name)
     av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)
     try:
         with av.logging.Capture(local=False) as logs:
             with av.open(name, metadata_errors="replace") as source:
@@ -182,9 +184,8 @@ def _cause(error: Exception) -> str:
 
 def _check_file(name: str) -> None:
     try:
-        size = os.stat(name).st_size
-        with open(name, "rb"):
-            pass
+        with Path(name).open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
     except OSError as error:
         raise UserError(
             f"{name!r}: the video cannot be opened ({error.strerror}); correct its path or put it there."
@@ -311,7 +312,9 @@ def _vp9_frame_shown(first: int) -> bool:
 _SHOWN: dict[str, Callable[[Any], bool]] = {"vp8": _vp8_shown, "vp9": _vp9_shown}
 
 
-def _build(name: str, source: Any, stream: Any, seen: _Seen, logs: list[Any], tick: Callable[[], None]) -> Container:
+def _build(
+    name: str, source: Any, stream: Any, seen: _Seen, logs: list[Any], tick: Callable[[], None]
+) -> Container:
     context = stream.codec_context
     count = len(seen.pts)
     if count == 0:
@@ -336,7 +339,9 @@ def _build(name: str, source: Any, stream: Any, seen: _Seen, logs: list[Any], ti
     else:
         pts, key, index_source = _decoded_index(name, tick)
         packet = np.full(len(pts), -1, dtype=np.int64)
-        warnings.append(f"the packets do not tell the frames ({doubt}); the file was decoded in order to count them")
+        warnings.append(
+            f"the packets do not tell the frames ({doubt}); the file was decoded in order to count them"
+        )
     if len(pts) == 0:
         raise UserError(
             f"{name!r}: {count} packets of {context.codec.canonical_name} video, but no frame of them can be shown; fetch the file again."
@@ -456,10 +461,8 @@ def decode_in_order(name: str, tick: Callable[[], None]) -> Any:
             except av.FFmpegError:
                 packet = None
             ending = packet is None or (packet.size == 0 and packet.pts is None)
-            try:
+            with suppress(av.FFmpegError, EOFError):
                 yield from stream.codec_context.decode(None if ending else packet)
-            except (av.FFmpegError, EOFError):
-                pass
             if ending:
                 return
             count += 1
@@ -550,8 +553,3 @@ def _damage(
         f"{name!r}: {expected}: the file is cut short after {last:.3f} s ({reason}); fetch it again.",
         declared,
     )
-
-
-def display_name(path: str) -> str:
-    """The file's own name, for progress lines."""
-    return Path(path).name

@@ -44,11 +44,15 @@ def _packaged(package: str, name: str) -> Path:
     try:
         files = distribution(package).files or []
     except PackageNotFoundError as error:
-        raise UserError(f"The package {package}, which carries {name}, is not installed: run make env.") from error
+        raise UserError(
+            f"The package {package}, which carries {name}, is not installed: run make env."
+        ) from error
     for file in files:
         if file.name == name:
             return Path(str(file.locate()))
-    raise UserError(f"The package {package} does not carry {name}: run make env to install the pinned version.")
+    raise UserError(
+        f"The package {package} does not carry {name}: run make env to install the pinned version."
+    )
 
 
 def convert(source: Path, target: Path) -> None:
@@ -61,15 +65,25 @@ def convert(source: Path, target: Path) -> None:
     if not file_sha256(source).startswith(source.stem.rpartition("-")[2]):
         raise UserError(f"{source} is damaged (its sha256 is not the one in its name): run make env again.")
     model = timm().create_model(ARCH)
-    state = translate(torch.load(source, map_location="cpu", weights_only=True), [len(stage) for stage in model.blocks])
+    state = translate(
+        torch.load(source, map_location="cpu", weights_only=True), [len(stage) for stage in model.blocks]
+    )
     model.load_state_dict(state, strict=True)
     with atomic_path(target) as temporary:
         save_file({key: value.contiguous() for key, value in sorted(state.items())}, temporary)
         if file_sha256(temporary) != WEIGHTS_SHA256:
-            raise UserError(f"{target.name} came out with other bytes than expected: run make env to install the pinned versions.")
+            raise UserError(
+                f"{target.name} came out with other bytes than expected: run make env to install the pinned versions."
+            )
 
 
-_OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_OUTER = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
 _FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 _INNER = {
     "_expand_conv": "conv_pw",

@@ -50,7 +50,7 @@ def _write(memory: Path, files: Mapping[str, Any]) -> None:
 
 def examine(path: str) -> dict[str, Any]:
     """Read one video: ``{"sha256", "facts", "error"}``; ``facts`` is None and ``error`` a sentence where it is damaged."""
-    from framefeat.quick_container import probe
+    from framefeat.container import probe
 
     found = os.stat(path)
     return {"stamp": [found.st_size, found.st_mtime_ns], "sha256": file_sha256(path), **probe(path)}

@@ -224,10 +224,12 @@ def join(ids: Sequence[str], videos: Sequence[Video], frame_index: str, video_in
     """Position of each row's video (int64 [N]), many to one. Lists every id that has rows and no video."""
     positions = pd.Index([video.video_id for video in videos], dtype=object).get_indexer(pd.Index(ids, dtype=object))
     if (positions < 0).any():
-        rows = pd.Series(np.flatnonzero(positions < 0)).groupby([ids[row] for row in np.flatnonzero(positions < 0)])
+        lost: dict[str, list[int]] = {}
+        for row in np.flatnonzero(positions < 0).tolist():
+            lost.setdefault(ids[row], []).append(row)
         raise complain(
             f"frame_index: {frame_index!r} has rows of videos that the video index {video_index!r} does not have:",
-            [f"{video_id!r}: {len(group)} row(s), the first is row {group.iloc[0]}" for video_id, group in rows],
+            [f"{video_id!r}: {len(rows)} row(s), the first is row {rows[0]}" for video_id, rows in lost.items()],
             "Add them to the video index or remove these rows.",
         )
     return np.asarray(positions, dtype=np.int64)

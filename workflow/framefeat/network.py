@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AUTO_BATCH = {"cpu": 16, "cuda": 64}
-_TOLERANCE = 1e-4  # between the folded and the plain model, in units of the largest feature where that is above 1
+_TOLERANCE = (
+    1e-4  # between the folded and the plain model, in units of the largest feature where that is above 1
+)
 _log = logging.getLogger(__name__)
 
 # ---------------------------------------------------------------------------------------------- the library's model
@@ -36,7 +38,12 @@ _log = logging.getLogger(__name__)
 # Pooled features are what enters the classifier: removing the module below leaves them. Where the classifier is more
 # than one linear layer on a vector, its last layer alone goes (VGG and AlexNet: 4096 numbers, the field's fc7).
 _HEADS = ("fc", "classifier", "head", "heads")
-_LAST_LAYERS = {"AlexNet": "classifier.6", "VGG": "classifier.6", "ConvNeXt": "classifier.2", "MaxVit": "classifier.5"}
+_LAST_LAYERS = {
+    "AlexNet": "classifier.6",
+    "VGG": "classifier.6",
+    "ConvNeXt": "classifier.2",
+    "MaxVit": "classifier.5",
+}
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # classifiers used in training only
 
 
@@ -77,7 +84,10 @@ def _build_timm(arch: str, size: Size, state: dict[str, Any] | None = None) -> n
     if config is not None and config.fixed_input_size and tuple(config.input_size[1:]) != size:
         options["img_size"] = size
     if state is not None:  # timm's own way in: its key conversion, its resampling of position embeddings
-        options |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": dict(state), "custom_load": False}}
+        options |= {
+            "pretrained": True,
+            "pretrained_cfg_overlay": {"state_dict": dict(state), "custom_load": False},
+        }
     try:
         model = library.create_model(arch, num_classes=0, **options)
     except TypeError as error:
@@ -133,7 +143,9 @@ def _fit(model: nn.Module, state: dict[str, Any]) -> list[str]:
     try:
         missing, unexpected = model.load_state_dict(kept, strict=False)
     except RuntimeError as error:
-        mismatched = re.findall(r"size mismatch for (.*?)\.?$", str(error), flags=re.MULTILINE) or [str(error)]
+        mismatched = re.findall(r"size mismatch for (.*?)\.?$", str(error), flags=re.MULTILINE) or [
+            str(error)
+        ]
         names = set(model.state_dict())
         missing, unexpected = sorted(names - set(kept)), sorted(set(kept) - names)
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
@@ -148,9 +160,13 @@ def _fit(model: nn.Module, state: dict[str, Any]) -> list[str]:
 def _torchvision_keys(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
     """Older keys and other image sizes, as torchvision's own loaders treat them."""
     if type(model).__name__ == "DenseNet":  # norm.1.weight: a dot too many in the published files
-        renamed = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): state[key] for key in state}
+        renamed = {
+            re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): state[key] for key in state
+        }
         return type(state)(renamed)
-    if type(model).__name__ == "MNASNet" and not hasattr(state, "_metadata"):  # safetensors: its present format
+    if type(model).__name__ == "MNASNet" and not hasattr(
+        state, "_metadata"
+    ):  # safetensors: its present format
         state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
     embedding = state.get("encoder.pos_embedding")
     if type(model).__name__ == "VisionTransformer" and embedding is not None:
@@ -158,14 +174,16 @@ def _torchvision_keys(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]
         if embedding.shape != wanted and embedding.shape[-1] == wanted[-1]:
             from torchvision.models.vision_transformer import interpolate_embeddings
 
-            resampled = interpolate_embeddings(model.image_size, model.patch_size, state)  # type: ignore[arg-type]
+            resampled = interpolate_embeddings(model.image_size, model.patch_size, state)
             state["encoder.pos_embedding"] = resampled["encoder.pos_embedding"]
     return state
 
 
 # ------------------------------------------------------------------------------------------------------- speed
 
-_FUSED = {  # activations that oneDNN applies inside a convolution: name, numbers, algorithm
+_FUSED: dict[
+    type[nn.Module], tuple[str, list[float], str]
+] = {  # activations that oneDNN applies inside a convolution: name, numbers, algorithm
     nn.ReLU: ("relu", [], ""),
     nn.ReLU6: ("hardtanh", [0.0, 6.0], ""),
     nn.Hardswish: ("hardswish", [], ""),
@@ -178,7 +196,9 @@ _FUSED = {  # activations that oneDNN applies inside a convolution: name, number
 class PackedConv(nn.Module):
     """A convolution and the activation after it as one oneDNN call, its weight in the layout that oneDNN likes best."""
 
-    def __init__(self, conv: nn.Conv2d, activation: tuple[str, list[float], str], input_shape: list[int]) -> None:
+    def __init__(
+        self, conv: nn.Conv2d, activation: tuple[str, list[float], str], input_shape: list[int]
+    ) -> None:
         super().__init__()
         self.geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
         self.activation = activation
@@ -204,45 +224,52 @@ def fold(model: nn.Module, example: torch.Tensor) -> nn.Module:
         return model
     plain = copy.deepcopy(model)
     _plain_layers(plain, example)
-    return fuse(fx.symbolic_trace(plain.eval().double()), inplace=True, no_trace=True).float()  # folded in double: rounded once
+    return fuse(
+        fx.symbolic_trace(plain.eval().double()), inplace=True, no_trace=True
+    ).float()  # folded in double: rounded once
 
 
 def _plain_layers(model: nn.Module, example: torch.Tensor) -> None:
     """timm's layers that are several of torch's in one (BatchNorm + activation, SAME padding + Conv), taken apart."""
     sizes = _input_shapes(model, example)
-    for name, module in list(model.named_modules()):
-        kind = type(module).__name__
+    layers: list[tuple[str, Any]] = list(model.named_modules())
+    for name, layer in layers:
+        kind = type(layer).__name__
         if kind == "BatchNormAct2d":
-            norm = nn.BatchNorm2d(module.num_features, module.eps)  # type: ignore[arg-type]
-            norm.load_state_dict({k: v for k, v in module.state_dict().items() if k in norm.state_dict()})
-            model.set_submodule(name, nn.Sequential(norm, module.drop, module.act))  # type: ignore[arg-type]
-        elif kind == "Conv2dSame" and isinstance(module, nn.Conv2d) and name in sizes:
-            from timm.layers.padding import pad_same_arg
+            norm = nn.BatchNorm2d(layer.num_features, layer.eps)
+            norm.load_state_dict({k: v for k, v in layer.state_dict().items() if k in norm.state_dict()})
+            model.set_submodule(name, nn.Sequential(norm, layer.drop, layer.act))
+        elif kind == "Conv2dSame" and name in sizes:
+            model.set_submodule(name, _padded(layer, sizes[name]))
 
-            border = pad_same_arg(sizes[name][-2:], module.kernel_size, module.stride, module.dilation)  # type: ignore[arg-type]
-            conv = nn.Conv2d(
-                module.in_channels,
-                module.out_channels,
-                module.kernel_size,  # type: ignore[arg-type]
-                module.stride,  # type: ignore[arg-type]
-                0,
-                module.dilation,  # type: ignore[arg-type]
-                module.groups,
-                module.bias is not None,
-            )
-            conv.load_state_dict(module.state_dict())
-            if border[0] == border[1] and border[2] == border[3]:
-                conv.padding = (border[2], border[0])
-                model.set_submodule(name, conv)
-            else:
-                model.set_submodule(name, nn.Sequential(nn.ZeroPad2d(tuple(border)), conv))  # type: ignore[arg-type]
+
+def _padded(same: Any, shape: list[int]) -> nn.Module:
+    """timm's ``Conv2dSame`` for inputs of ``shape`` alone."""
+    from timm.layers.padding import pad_same_arg
+
+    left, right, top, bottom = pad_same_arg(shape[-2:], same.kernel_size, same.stride, same.dilation)
+    even = (left, top) == (right, bottom)
+    conv = nn.Conv2d(
+        same.in_channels,
+        same.out_channels,
+        same.kernel_size,
+        same.stride,
+        (top, left) if even else 0,
+        same.dilation,
+        same.groups,
+        same.bias is not None,
+    )
+    conv.load_state_dict(same.state_dict())
+    return conv if even else nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), conv)
 
 
 def _input_shapes(model: nn.Module, example: torch.Tensor) -> dict[str, list[int]]:
     """For each convolution that runs: the shape of its input."""
     shapes: dict[str, list[int]] = {}
     hooks = [
-        module.register_forward_pre_hook(lambda _, args, name=name: shapes.__setitem__(name, list(args[0].shape)))
+        module.register_forward_pre_hook(
+            lambda _, args, name=name: shapes.__setitem__(name, list(args[0].shape))
+        )
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d)
     ]
@@ -282,7 +309,9 @@ def _scale_in_place(graph: fx.GraphModule) -> None:
         if node.op != "call_function" or node.target is not operator.mul:
             continue
         for image, scale in (node.args, node.args[::-1]):
-            readers = [] if not isinstance(image, fx.Node) else [user for user in image.users if user is not node]
+            readers = (
+                [] if not isinstance(image, fx.Node) else [user for user in image.users if user is not node]
+            )
             if (
                 readers
                 and all(order[reader] < order[node] and _is_pooling(graph, reader) for reader in readers)
@@ -304,7 +333,7 @@ def _is_pooling(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 def _activation(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, list[float], str] | None:
     if node.op == "call_module":
-        return _FUSED.get(type(modules[str(node.target)]))  # type: ignore[arg-type]
+        return _FUSED.get(type(modules[str(node.target)]))
     if node.op == "call_function" and node.target is nn.functional.relu:
         return _FUSED[nn.ReLU]
     return None
@@ -337,7 +366,9 @@ def _fast(model: nn.Module, size: Size, device: torch.device, dtype: torch.dtype
 class Network(nn.Module):
     """uint8 frames ``[B, h, w, 3]`` (RGB, on ``device``) to pooled features, float32 ``[B, D]``."""
 
-    def __init__(self, spec: "BackboneSpec", body: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, spec: "BackboneSpec", body: nn.Module, device: torch.device, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self.spec = spec
         self.device = device
@@ -369,7 +400,9 @@ def choose_device(device: str = "auto") -> torch.device:
     except RuntimeError as error:
         raise UserError(f"device: {device!r} is no device: use auto, cpu or cuda.") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device: {device} was asked for, but torch finds no CUDA device here: use auto or cpu.")
+        raise UserError(
+            f"device: {device} was asked for, but torch finds no CUDA device here: use auto or cpu."
+        )
     return chosen
 
 
@@ -394,7 +427,9 @@ def load(
         network = Network(spec, model.to(device=where, dtype=dtype), where, dtype).eval()
         found = network(torch.zeros((1, *size, 3), dtype=torch.uint8, device=where)).shape[1]
     if found != spec.dim:
-        raise UserError(f"{spec.name} gives {found} features, not the {spec.dim} expected: is the library another version?")
+        raise UserError(
+            f"{spec.name} gives {found} features, not the {spec.dim} expected: is the library another version?"
+        )
     return network
 
 
@@ -428,13 +463,17 @@ def embed(network: Network, frames: np.ndarray, batch_size: int, workers: int = 
     own: their number changes no byte. Where memory does not suffice the batch is halved and all rows are done again.
     """
     if frames.shape[1:] != (*network.size, 3) or frames.dtype != np.uint8:
-        raise ValueError(f"frames are {frames.dtype} {frames.shape}, not uint8 [T, {network.size[0]}, {network.size[1]}, 3]")
+        raise ValueError(
+            f"frames are {frames.dtype} {frames.shape}, not uint8 [T, {network.size[0]}, {network.size[1]}, 3]"
+        )
     run = _embed_cuda if network.device.type == "cuda" else _embed_cpu
     while True:
         try:
             return run(network, frames, batch_size, workers), batch_size
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            if not isinstance(
+                error, torch.OutOfMemoryError | MemoryError
+            ) and "can't allocate memory" not in str(error):
                 raise
             if batch_size == 1:
                 raise UserError(

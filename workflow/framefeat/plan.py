@@ -30,7 +30,9 @@ PAST_END = "past the end"
 LOST = "missing in the file"
 
 
-def plan_samples(container: Container, timestamps: Sequence[float] | np.ndarray, fps: float, alignment: str) -> Plan:
+def plan_samples(
+    container: Container, timestamps: Sequence[float] | np.ndarray, fps: float, alignment: str
+) -> Plan:
     """The presented frame of each time (seconds, float64 [T]).
 
     ``index``: frame ``round(t * fps)``, half to even, in float64: as the labels were made. ``pts``: the frame whose
@@ -162,7 +164,7 @@ def decode_plan(packets: Packets, wanted: Sequence[int] | np.ndarray) -> DecodeP
     feed = np.cumsum(edges[:-1]) > 0
     begins = feed & ~np.r_[False, feed[:-1]]
     leading = np.zeros(count, dtype=bool)
-    for first in np.flatnonzero(begins):
+    for first in np.flatnonzero(begins).tolist():
         if packets.key[first]:
             position = first + 1
             while position < count and feed[position] and packets.pts[position] < packets.pts[first]:

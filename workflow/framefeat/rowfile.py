@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class RowFile:
         from numpy.lib import format as npy
 
         self._shape = (*size, 3)
-        self._stream = open(path, "w+b", buffering=0)  # noqa: SIM115
+        self._stream = Path(path).open("w+b", buffering=0)
         npy.write_array_header_1_0(
             self._stream, {"descr": "|u1", "fortran_order": False, "shape": (rows, *self._shape)}
         )

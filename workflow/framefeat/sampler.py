@@ -60,7 +60,9 @@ class Sampler:
                 raise
             return self._nothing(str(error))
         self.warnings += [*([container.damage] if container.damage else []), *container.warnings]
-        self.sample_aspect = container.sample_aspect if container.rotation % 180 == 0 else 1 / container.sample_aspect
+        self.sample_aspect = (
+            container.sample_aspect if container.rotation % 180 == 0 else 1 / container.sample_aspect
+        )
         plan = plan_samples(container, self.times, float(self.record["fps"]), self.job["alignment"])
         if plan.reasons and not self.masked:
             raise complain(
@@ -81,14 +83,18 @@ class Sampler:
         reader, reason = self._decode(container, wanted)
         problems = self._judge(container, reader, wanted)
         decord_serves = self.job["decoder"] == "pyav" or reader.name == "decord"
-        recheck = self._look_again(container, reader.name, [n for n in wanted if n not in problems], decord_serves)
+        recheck = self._look_again(
+            container, reader.name, [n for n in wanted if n not in problems], decord_serves
+        )
         if not recheck["agrees"] and reader.name != SequentialReader.name and self.job["decoder"] != "decord":
             # decord is replaced by PyAV, and PyAV that skips by PyAV that does not.
             reason = f"a second decode gave other pixels than {reader.name}'s"
             reader = self._instead_of(container, reader)
             self._take(reader, wanted)
             problems = self._judge(container, reader, wanted)
-            recheck = self._look_again(container, reader.name, [n for n in wanted if n not in problems], False)
+            recheck = self._look_again(
+                container, reader.name, [n for n in wanted if n not in problems], False
+            )
         if not recheck["agrees"]:
             self._disagreement(recheck)
         if problems and not self.masked:
@@ -138,13 +144,13 @@ class Sampler:
             self._keep(frame)
         for number in reader.problems:
             for kept in (self.pts, self.thumbnails, self.full):
-                kept.pop(number, None)  # type: ignore[attr-defined]
+                kept.pop(number, None)
 
     def _keep(self, frame: Decoded) -> None:
         number = frame.native
         if self.frame_size is None or self.thumbnail_size is None:
             self.frame_size = [*frame.rgb.shape[:2]]
-            self.thumbnail_size = thumbnail_size(*frame.rgb.shape[:2], self.sample_aspect)
+            self.thumbnail_size = thumbnail_size(frame.rgb.shape[0], frame.rgb.shape[1], self.sample_aspect)
         pixels = self.geometry.apply(frame.rgb)
         for row in self.rows_of[number]:
             self.rows.write(row, pixels)
@@ -192,12 +198,16 @@ class Sampler:
         try:
             other = readers.other_reader(container, used, tick, decord_serves and bool(clean))
             strict = other.name == SequentialReader.name
-            found = self._compare(other, self._draw(self._within_budget(container, clean) if strict else clean))
+            found = self._compare(
+                other, self._draw(self._within_budget(container, clean) if strict else clean)
+            )
         except ReaderMistake:
             found = None
         if found is None or (found["reader"] == "decord" and not found["agrees"]):
             # decord is no judge: PyAV in order is.
-            found = self._compare(SequentialReader(container, tick), self._draw(self._within_budget(container, clean)))
+            found = self._compare(
+                SequentialReader(container, tick), self._draw(self._within_budget(container, clean))
+            )
         return found
 
     def _compare(self, other: Reader, chosen: list[int]) -> dict[str, Any]:
@@ -220,7 +230,9 @@ class Sampler:
             "reader": other.name,
             "rows": [self.rows_of[number][0] for number in chosen],
             "mean_abs_diff": differences,
-            "agrees": not problems and all(difference <= readers.TOLERANCE for difference in differences),
+            "agrees": bool(chosen)
+            and not problems
+            and all(difference <= readers.TOLERANCE for difference in differences),
         }
 
     def _disagreement(self, recheck: Mapping[str, Any]) -> None:

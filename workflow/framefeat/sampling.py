@@ -60,7 +60,7 @@ def sample_video(
     ``timeout``: seconds without a sign of life after which the decoder is taken for hung. With ``on_bad_frames`` =
     ``fail`` anything that is not clean raises ``UserError``; with ``mask`` it becomes rows with status ``bad``.
     """
-    job = {
+    job: dict[str, Any] = {
         "record": dict(record),
         "geometry": geometry,
         "alignment": alignment,
@@ -84,7 +84,10 @@ def sample_video(
         print(f"{record['video_id']}: {warning}", file=sys.stderr)
     bad = evidence["rows"]["status"].count("bad")
     if bad:
-        print(f"{record['video_id']}: {bad} rows are bad: {'; '.join(evidence['problems'][:5])}", file=sys.stderr)
+        print(
+            f"{record['video_id']}: {bad} rows are bad: {'; '.join(evidence['problems'][:5])}",
+            file=sys.stderr,
+        )
     return evidence
 
 
@@ -102,7 +105,9 @@ def _attempts(job: Mapping[str, Any], timeout: float) -> dict[str, Any]:
             print(f"{record['path']!r}: {reason}; trying PyAV", file=sys.stderr, flush=True)
             return run_in_child(partial(_work, {**job, "not_decord": reason}), timeout, progress)
     except ChildLost as lost:
-        problem = f"{record['path']!r}: the decoder {lost.how}{_after(lost)}; the file is damaged: fetch it again."
+        problem = (
+            f"{record['path']!r}: the decoder {lost.how}{_after(lost)}; the file is damaged: fetch it again."
+        )
         if job["on_bad_frames"] == "fail":
             raise UserError(problem) from None
         return run_in_child(partial(_work, {**job, "hopeless": problem}), timeout, progress)

@@ -180,8 +180,8 @@ def _redecode(
     rows_per_video: int,
     video: Video,
 ) -> None:
-    from framefeat.quick_container import read_container
-    from framefeat.quick_plan import plan_samples
+    from framefeat.container import read_container
+    from framefeat.plan import plan_samples
 
     record = read_json(folder.parent / "videos" / f"{video_key(entry['video_id'])}.json")
     path = record["path"]
@@ -237,13 +237,13 @@ def _decode_again(
 ) -> tuple[dict[int, float], dict[int, np.ndarray]]:
     """Frames through the reader that served them and through another: mean pixel differences, and the other's, resized."""
     from framefeat.preprocess import Geometry
-    from framefeat.quick_container import read_container
-    from framefeat.quick_readers import pixel_difference, second_opinion
+    from framefeat.container import read_container
+    from framefeat.readers import mean_difference, second_opinion
 
     own, other, _ = second_opinion(read_container(path), wanted, decoder)
     shape = Geometry.from_name(geometry)
     return (
-        {number: pixel_difference(own[number], other[number]) for number in wanted},
+        {number: mean_difference(own[number], other[number]) for number in wanted},
         {number: shape.apply(other[number]) for number in wanted},
     )
 

@@ -46,7 +46,9 @@ def weights_for(config: str | Mapping[str, Any], backbones: Sequence[str]) -> di
         entry = config if isinstance(config, str) else config.get(name)
         if isinstance(entry, Mapping):
             if not entry.get("file"):
-                raise UserError(f"weights: the entry of {name} has no file: give {{file: PATH, sha256: DIGEST}}.")
+                raise UserError(
+                    f"weights: the entry of {name} has no file: give {{file: PATH, sha256: DIGEST}}."
+                )
             digest = entry.get("sha256")
             if digest is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", str(digest)):
                 raise UserError(f"weights: the sha256 of {name} is not 64 hexadecimal digits: {digest}")
@@ -109,7 +111,9 @@ def _fetch_torchvision(spec: Any, dest: Path) -> None:
         with atomic_path(dest) as temporary:
             torch.hub.download_url_to_file(url, str(temporary), prefix, progress=False)
     except RuntimeError as error:  # the digest
-        raise UserError(f"The download of {url} is not what its name says ({error}): try again later.") from error
+        raise UserError(
+            f"The download of {url} is not what its name says ({error}): try again later."
+        ) from error
     except OSError as error:  # no network, no such host, refused, time-out, disk
         reason = getattr(error, "reason", error)
         raise _by_hand(spec.name, f"{file} (from {url}) at {dest} or {cached}", reason) from error
@@ -207,7 +211,9 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
             break
     tensors = isinstance(state, Mapping) and all(isinstance(value, torch.Tensor) for value in state.values())
     if not tensors or not state:
-        raise UserError(f"Weights file {file} holds no state dict (a map from names to tensors): save model.state_dict().")
+        raise UserError(
+            f"Weights file {file} holds no state dict (a map from names to tensors): save model.state_dict()."
+        )
     metadata = getattr(state, "_metadata", None)  # versions of the modules' own formats
     for prefix in _PREFIXES:
         if all(key.startswith(prefix) for key in state):

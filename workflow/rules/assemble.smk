@@ -13,7 +13,7 @@ rule assemble:
     message:
         "assemble of {wildcards.backbone}"
     params:
-        algorithm=ALGORITHM["assemble"],
+        algorithm=assemble.ALGORITHM,
         geometry=lambda wildcards: BACKBONES[wildcards.backbone].geometry,
         spec=lambda wildcards: BACKBONES[wildcards.backbone].label_json,
         options=options(

@@ -1,16 +1,18 @@
 # Configuration and input functions, and nothing else.
+import json
 import os
 import re
 import shlex
 import sys
+import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from framefeat import devices, index, settings as _settings
-from framefeat.errors import UserError
-from framefeat.names import video_key
+from framefeat import assemble, devices, extract, index, sampling
+from framefeat import settings as configuration
 from framefeat.backbone_plan import backbone_plans
+from framefeat.errors import UserError
 
 
 def checked(function, *arguments):
@@ -21,27 +23,42 @@ def checked(function, *arguments):
         raise WorkflowError(str(error)) from None
 
 
-SETTINGS = checked(_settings.resolve, config)
+SETTINGS = checked(configuration.resolve, config)
 BACKBONES = {plan.folder: plan for plan in checked(backbone_plans, SETTINGS)}
 
 RESULTS = f"results/{SETTINGS.dataset}"
 LOGS = f"logs/{SETTINGS.dataset}"
 BENCHMARKS = f"benchmarks/{SETTINGS.dataset}"
 REPORT = f"{RESULTS}/report.html"
-# A new version of an algorithm (not of the code around it) makes earlier results stale.
-ALGORITHM = {"sample": 1, "extract": 1, "assemble": 1}
+
+RUN_BEGAN = time.time()
+RUNS_JOBS_HERE = workflow.is_main_process and workflow.local_exec
+# Where this machine runs the jobs and has no CUDA device, extraction is CPU work and must not wait for a GPU.
+HAS_GPU = not RUNS_JOBS_HERE or bool(checked(devices.wanted, SETTINGS.device))
+GPU_PER_JOB = int(SETTINGS.device != "cpu" and HAS_GPU)
+if RUNS_JOBS_HERE and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", 1)
+# Videos whose temporary frames may wait on the disk for the device.
+BACKLOG = 4 * (workflow.global_resources["_cores"].value or 8) if RUNS_JOBS_HERE else 0
 
 # Embedders that the jobs of this process share end with it.
 os.environ["FRAMEFEAT_OWNER"] = devices.process_identity(os.getpid())
+# Where this process runs the jobs itself, the first of them lets the embedder load while videos are decoded.
+if RUNS_JOBS_HERE:
+    first = next(iter(BACKBONES.values()))
+    os.environ["FRAMEFEAT_PREWARM"] = json.dumps(
+        {
+            "device": SETTINGS.device,
+            "gpus": GPU_PER_JOB,
+            "logs": f"{LOGS}/embedder",
+            "spec": first.spec_json,
+            "weights": os.path.abspath(first.weights_file),
+            "weights_identity": first.weights_identity,
+            "precision": SETTINGS.precision,
+        }
+    )
 # The environment's own commands come first, however snakemake itself was found.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-
-# Where this machine runs the jobs and has no CUDA device, extraction is CPU work and must not wait for a GPU.
-GPU_PER_JOB = 0 if SETTINGS.device == "cpu" or (
-    workflow.is_main_process and workflow.local_exec and not devices.wanted(SETTINGS.device)
-) else 1
-if workflow.is_main_process and workflow.local_exec and "gpu" not in workflow.global_resources:
-    workflow.register_resource("gpu", 1)
 
 
 wildcard_constraints:
@@ -119,3 +136,17 @@ def weights_source(wildcards):
     """Options of fetch-weights for one file of resources/weights."""
     spec = FETCHED[wildcards.file].spec
     return shlex.quote(spec["name"]) + " " + options(weights=spec["weights"] if spec["kind"] == "enum" else None)
+
+
+def print_outcome():
+    """What a person wants to know at the end of a run, the rows that are bad first of all."""
+    from framefeat import outcome
+
+    print("\n".join(outcome.lines(Path(RESULTS), list(BACKBONES))), file=sys.stderr)
+
+
+def print_failures():
+    """Which videos failed, why, and how to go on."""
+    from framefeat import outcome
+
+    print("\n".join(outcome.failures(Path(LOGS), RUN_BEGAN)), file=sys.stderr)

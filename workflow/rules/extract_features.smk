@@ -12,7 +12,7 @@ rule extract_features:
     message:
         "extract_features of {wildcards.video} with {wildcards.backbone}"
     params:
-        algorithm=ALGORITHM["extract"],
+        algorithm=extract.ALGORITHM,
         spec=lambda wildcards: BACKBONES[wildcards.backbone].spec_json,
         weights=lambda wildcards: BACKBONES[wildcards.backbone].weights_identity,
         precision=SETTINGS.precision,

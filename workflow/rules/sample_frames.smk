@@ -13,7 +13,7 @@ rule sample_frames:
     message:
         "sample_frames of {wildcards.video}"
     params:
-        algorithm=ALGORITHM["sample"],
+        algorithm=sampling.ALGORITHM,
         alignment=SETTINGS.alignment,
         decoder=SETTINGS.decoder,
     resources:
@@ -22,6 +22,6 @@ rule sample_frames:
     shell:
         "framefeat sample --video {RESULTS:q}/videos/{wildcards.video:q}.json --slice {input.slice:q}"
         " --geometry {wildcards.geometry:q} --alignment {params.alignment} --decoder {params.decoder}"
-        " --on-bad-frames {SETTINGS.on_bad_frames} --timeout {SETTINGS.decoder_timeout}"
+        " --on-bad-frames {SETTINGS.on_bad_frames} --timeout {SETTINGS.decoder_timeout} --backlog {BACKLOG}"
         " --frames {output.frames:q} --recheck {output.recheck:q} --evidence {output.evidence:q}"
         " --thumbnails {output.thumbnails:q} 2> {log:q}"

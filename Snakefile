@@ -15,10 +15,10 @@ include: "workflow/rules/common.smk"
 
 
 rule all:
+    default_target: True
     input:
         matrices(),
         REPORT,
-    default_target: True
 
 
 include: "workflow/rules/merge_index.smk"

@@ -56,7 +56,9 @@ def folder_bytes(folder: Path) -> int:
     return total
 
 
-def measure(command: list[str], cwd: Path, watched: Path | None = None, env: dict[str, str] | None = None) -> Figures:
+def measure(
+    command: list[str], cwd: Path, watched: Path | None = None, env: dict[str, str] | None = None
+) -> Figures:
     started, cpu_before = time.time(), busy_seconds()
     peak = {"rss": 0, "disk": 0}
     done = threading.Event()
@@ -73,7 +75,9 @@ def measure(command: list[str], cwd: Path, watched: Path | None = None, env: dic
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     clock = time.perf_counter()
-    finished = subprocess.run(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
+    finished = subprocess.run(
+        command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env
+    )
     wall = time.perf_counter() - clock
     done.set()
     watcher.join()
@@ -83,7 +87,16 @@ def measure(command: list[str], cwd: Path, watched: Path | None = None, env: dic
 
 
 def baseline(method: str, folder: Path, weights: Path, *extra: str) -> Figures:
-    command = [sys.executable, "-m", "bench.baselines", method, "--folder", str(folder), "--weights", str(weights)]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.baselines",
+        method,
+        "--folder",
+        str(folder),
+        "--weights",
+        str(weights),
+    ]
     return measure([*command, *extra], ROOT)
 
 
@@ -112,10 +125,16 @@ def workflow(folder: Path, weights: Path, gpu: int, **config: Any) -> Figures:
 
 def machine() -> str:
     model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.processor(),
     )
-    return f"{model}, {CORES} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, Linux {platform.release()}"
+    return (
+        f"{model}, {CORES} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, Linux {platform.release()}"
+    )
 
 
 def run(sets: list[int], rounds: int, clips: int, slow_clips: int, gpu: int, weights: Path) -> dict[str, Any]:
@@ -142,7 +161,9 @@ def run(sets: list[int], rounds: int, clips: int, slow_clips: int, gpu: int, wei
                 ("process per video", "per_process"),
                 ("notebook", "notebook"),
             ):
-                runs[f"{name} ({slow_clips} clips)"].append(baseline(method, folder, weights, "--videos", *few))
+                runs[f"{name} ({slow_clips} clips)"].append(
+                    baseline(method, folder, weights, "--videos", *few)
+                )
             for name, figures in runs.items():
                 print(f"  {name}: {figures[-1].wall:.1f} s wall, {figures[-1].cpu:.1f} s CPU", flush=True)
         results["sets"][str(seconds)] = {
@@ -186,7 +207,9 @@ def main() -> None:
     parser.add_argument("--sets", type=int, nargs="+", default=[60, 240], metavar="SECONDS")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clips", type=int, default=inputs.CLIPS)
-    parser.add_argument("--slow-clips", type=int, default=2, help="clips for the slow baselines, whose time is scaled")
+    parser.add_argument(
+        "--slow-clips", type=int, default=2, help="clips for the slow baselines, whose time is scaled"
+    )
     parser.add_argument("--gpu", type=int, default=1)
     options = parser.parse_args()
     DATA.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ def notebook(rows: pd.DataFrame, paths: dict[str, str], fps: dict[str, float], w
 
     for row in rows.itertuples():
         capture = cv2.VideoCapture(paths[row.video_id])
-        capture.set(cv2.CAP_PROP_POS_FRAMES, int(round(row.timestamp_sec * fps[row.video_id])))
+        capture.set(cv2.CAP_PROP_POS_FRAMES, round(row.timestamp_sec * fps[row.video_id]))
         found, frame = capture.read()
         capture.release()
         if not found:
@@ -97,7 +97,9 @@ def _loop(
     return np.concatenate(features)
 
 
-def decord_loop(rows: pd.DataFrame, paths: dict[str, str], fps: dict[str, float], weights: Path) -> np.ndarray:
+def decord_loop(
+    rows: pd.DataFrame, paths: dict[str, str], fps: dict[str, float], weights: Path
+) -> np.ndarray:
     """One process, one video after the other: decord random access, all cores to decord and to torch in turn."""
     import decord
 
@@ -109,7 +111,9 @@ def decord_loop(rows: pd.DataFrame, paths: dict[str, str], fps: dict[str, float]
     return _loop(rows, weights, frames_of, fps)
 
 
-def torchcodec_loop(rows: pd.DataFrame, paths: dict[str, str], fps: dict[str, float], weights: Path) -> np.ndarray:
+def torchcodec_loop(
+    rows: pd.DataFrame, paths: dict[str, str], fps: dict[str, float], weights: Path
+) -> np.ndarray:
     """The same with torchcodec."""
     from torchcodec.decoders import VideoDecoder
 
@@ -121,7 +125,9 @@ def torchcodec_loop(rows: pd.DataFrame, paths: dict[str, str], fps: dict[str, fl
     return _loop(rows, weights, frames_of, fps)
 
 
-def per_process(rows: pd.DataFrame, paths: dict[str, str], fps: dict[str, float], weights: Path) -> np.ndarray:
+def per_process(
+    rows: pd.DataFrame, paths: dict[str, str], fps: dict[str, float], weights: Path
+) -> np.ndarray:
     """One Python process for each video, as a workflow without a warm embedder does; as many at once as cores."""
     from concurrent.futures import ThreadPoolExecutor
     from os import cpu_count
@@ -154,10 +160,11 @@ def decode_cpu(rows: pd.DataFrame, paths: dict[str, str], fps: dict[str, float],
     return np.zeros((0, 960), np.float32)
 
 
-def forward_cpu(rows: pd.DataFrame, paths: dict[str, str], fps: dict[str, float], weights: Path) -> np.ndarray:
+def forward_cpu(
+    rows: pd.DataFrame, paths: dict[str, str], fps: dict[str, float], weights: Path
+) -> np.ndarray:
     """Part of the limit: the forward passes alone, on frames in memory, model loading not counted."""
     import torch
-
     from framefeat import backbone, network
 
     torch.set_num_threads(1)

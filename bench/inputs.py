@@ -32,7 +32,9 @@ def _write_clip(source: Path, target: Path, seconds: int, number: int) -> None:
     temporary = target.with_suffix(".part.mp4")
     frames = islice(_endless(source), number * 37, None)
     with av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "crf": "23", "bf": "3"})
+        stream = container.add_stream(
+            "libx264", rate=FPS, options={"preset": "veryfast", "crf": "23", "bf": "3"}
+        )
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
         stream.codec_context.thread_count = 1
         for place, image in enumerate(islice(frames, seconds * FPS)):
@@ -52,7 +54,11 @@ def build(folder: Path, sources: list[Path], seconds: int, clips: int = CLIPS) -
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
             jobs = [
                 pool.submit(
-                    _write_clip, sources[number % len(sources)], folder / f"clip{number:03}.mp4", seconds, number
+                    _write_clip,
+                    sources[number % len(sources)],
+                    folder / f"clip{number:03}.mp4",
+                    seconds,
+                    number,
                 )
                 for number in missing
             ]

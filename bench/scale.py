@@ -10,17 +10,16 @@ import argparse
 import json
 import os
 import re
+import resource
 import shutil
-import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,9 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from framefeat.index import times_digest
+
+from bench.__main__ import machine
 
 ROOT = Path(__file__).parents[1]
 DATASET, BACKBONE, GEOMETRY = "scale", "mobilenet_v3_large", "squash224"
@@ -40,25 +42,29 @@ CORES = len(os.sched_getaffinity(0))
 
 @dataclass
 class Figures:
-    """One command: wall seconds, the largest resident size (bytes) of its first process and of any other in its tree."""
+    """One command: wall and CPU seconds (of its children too), and the largest resident size in bytes of its first process
+    and of any process below that."""
 
     wall: float
+    cpu: float
     peak: int
     peak_child: int
-    output: str
-    status: int
+    output: str = ""
 
 
 def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FRAMEFEAT_", "SNAKEMAKE_"))}
+    """The environment's own commands first; nothing of a surrounding run, and modules compiled once as for any user."""
+    dropped = ("FRAMEFEAT_", "SNAKEMAKE_", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     return kept | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
 
 
-def measure(command: list[str], cwd: Path, check: bool = True) -> Figures:
+def measure(command: list[str], cwd: Path) -> Figures:
     """Run ``command``; the kernel's own high-water marks are read while it runs."""
     peaks = {"first": 0, "child": 0}
     done = threading.Event()
     with tempfile.TemporaryFile("w+") as output:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         clock = time.perf_counter()
         process = subprocess.Popen(
             command, cwd=cwd, env=environment(), text=True, stdout=output, stderr=subprocess.STDOUT
@@ -81,11 +87,13 @@ def measure(command: list[str], cwd: Path, check: bool = True) -> Figures:
         wall = time.perf_counter() - clock
         done.set()
         watcher.join()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         output.seek(0)
         text = output.read()
-    if check and process.returncode:
+    if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{text[-4000:]}")
-    return Figures(wall, peaks["first"], peaks["child"], text, process.returncode)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Figures(wall, cpu, peaks["first"], peaks["child"], text)
 
 
 def high_water(pid: int) -> int:
@@ -104,12 +112,16 @@ def write_clip(path: Path) -> bytes:
     random = np.random.default_rng(1)
     coarse = random.integers(0, 256, (6, 8, 3)).astype(np.uint8)
     with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "bf": "2", "g": "20"})
+        stream = container.add_stream(
+            "libx264", rate=FPS, options={"preset": "veryfast", "bf": "2", "g": "20"}
+        )
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for number in range(FRAMES):
             image = np.kron(np.roll(coarse, number // 4, axis=1), np.ones((8, 8, 1), np.uint8))
             image[: 4 + number % 40, :8] = 255 - image[: 4 + number % 40, :8]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24"))
+            )
         container.mux(stream.encode())
     return path.read_bytes()
 
@@ -173,7 +185,12 @@ def snakemake(*arguments: str) -> list[str]:
 def touch_all() -> list[str]:
     """``snakemake --touch --forceall`` without its pause of 0.1 s for each job."""
     code = "from snakemake import cli; from snakemake.executors import touch; touch.Executor.SLEEPING_TIME = 0; cli.main()"
-    return [sys.executable, "-c", code, *snakemake("--touch", "--forceall", "--quiet", "all", "--scheduler-subsample", "20")[3:]]
+    return [
+        sys.executable,
+        "-c",
+        code,
+        *snakemake("--touch", "--forceall", "--quiet", "all", "--scheduler-subsample", "20")[3:],
+    ]
 
 
 # --- results without decoding
@@ -185,6 +202,7 @@ class Sample:
     record: dict[str, Any]
     features: np.ndarray
     thumbnails: bytes
+    spec: dict[str, Any]
 
 
 def real_sample(parent: Path, clip: bytes, rows: int, weights: Path) -> Sample:
@@ -199,6 +217,7 @@ def real_sample(parent: Path, clip: bytes, rows: int, weights: Path) -> Sample:
             json.loads((results / BACKBONE / "features" / f"{key}.json").read_text()),
             np.load(results / BACKBONE / "features" / f"{key}.npy"),
             (results / "thumbnails" / GEOMETRY / f"{key}.jpg").read_bytes(),
+            json.loads((results / BACKBONE / "feature_manifest.json").read_text())["spec"],
         )
 
 
@@ -219,37 +238,45 @@ def stand_in(results: Path, sample: Sample) -> None:
         (evidence_folder / f"{path.stem}.json").write_text(json.dumps(evidence, ensure_ascii=False) + "\n")
         (features_folder / f"{path.stem}.json").write_text(json.dumps(record, ensure_ascii=False) + "\n")
         (thumbnail_folder / f"{path.stem}.jpg").write_bytes(sample.thumbnails)
-        np.save(features_folder / f"{path.stem}.npy", sample.features + np.float32(number % 1000) * np.float32(1e-3))
+        np.save(
+            features_folder / f"{path.stem}.npy",
+            sample.features + np.float32(number % 1000) * np.float32(1e-3),
+        )
 
 
 # --- the measurements
-def measure_videos(parent: Path, videos: int, rows: int, sample: Sample, clip: bytes, weights: Path) -> dict[str, Figures]:
-    """Every figure of one size of collection."""
+def measure_videos(
+    parent: Path, videos: int, rows: int, sample: Sample, clip: bytes, weights: Path
+) -> dict[str, Figures]:
+    """Every figure of one size of collection, by name."""
     figures: dict[str, Figures] = {}
 
-    def note(name: str, command: list[str], expect: str = "", check: bool = True) -> Figures:
-        figures[name] = found = measure(command, folder, check)
-        if os.environ.get("SCALE_DEBUG"):
-            Path(os.environ["SCALE_DEBUG"], name.replace(" ", "_") + ".log").write_text(found.output)
-        print(f"{videos} videos: {name}: {found.wall:.1f} s, {found.peak / 1e6:.0f} MB, children {found.peak_child / 1e6:.0f} MB", flush=True)
-        if expect and expect not in found.output:
+    def note(name: str, command: list[str], expect: str = "") -> None:
+        figures[name] = found = measure(command, folder)
+        print(
+            f"{videos} videos: {name}: {found.wall:.1f} s, {found.cpu:.1f} s of CPU, {found.peak / 1e6:.0f} MB, "
+            f"its jobs {found.peak_child / 1e6:.0f} MB",
+            flush=True,
+        )
+        if expect not in found.output:
             raise SystemExit(f"{name}: {expect!r} was not printed:\n{found.output[-4000:]}")
-        return found
 
     with workspace(parent) as folder:
         collect(folder, clip, videos, rows)
         configure(folder, weights)
-        note("merge_index, first time", snakemake("--until", "merge_index"))
+        note("first `merge_index` (every file read)", snakemake("--until", "merge_index"))
         note("dry run, everything to do", snakemake("--dry-run"), "extract_features")
         stand_in(folder / RESULTS, sample)
-        note("touch", touch_all())
-        note("assemble and report", snakemake(), "assemble")
+        measure(touch_all(), folder)
+        note("`assemble` and `report`", snakemake(), "assemble")
         note("dry run, nothing to do", snakemake("--dry-run"), "Nothing to be done")
         note("no-op run", snakemake(), "Nothing to be done")
         edit_one_time(folder, videos // 2)
-        note("one row edited", snakemake(), "assemble")
-        note("no-op run again", snakemake(), "Nothing to be done")
-        note("framefeat assemble", assemble_command(folder))
+        note("one time edited", snakemake(), "assemble")
+        if len(re.findall("^Job .*sample_frames", figures["one time edited"].output, re.M)) != 1:
+            raise SystemExit("one edited time sampled more than one video")
+        note("`framefeat assemble` alone", job_command(folder, "assemble"))
+        note("`framefeat report` alone", job_command(folder, "report"))
     return figures
 
 
@@ -260,20 +287,149 @@ def edit_one_time(folder: Path, number: int) -> None:
     table.to_parquet(folder / "frames.parquet", index=False)
 
 
-def assemble_command(folder: Path) -> list[str]:
-    """What the rule runs, out of what Snakemake says it would run."""
-    listed = measure(snakemake("--dry-run", "--forcerun", "assemble", "--printshellcmds"), folder).output
-    found = re.search(r"(framefeat assemble .*?) 2> \S+$", listed, re.M)
+def job_command(folder: Path, rule: str) -> list[str]:
+    """What ``rule`` runs, out of what Snakemake says it would run."""
+    listed = measure(snakemake("--dry-run", "--forcerun", rule, "--printshellcmds"), folder).output
+    found = re.search(rf"(framefeat {rule} .*?) 2> \S+$", listed, re.M)
     if found is None:
-        raise SystemExit(f"no assemble command in:\n{listed[-3000:]}")
+        raise SystemExit(f"no command of {rule} in:\n{listed[-3000:]}")
     return ["bash", "-c", "exec " + found[1]]
+
+
+def measure_assemble(
+    parent: Path, rows: int, videos: int, sample: Sample, interleaved: bool
+) -> dict[str, float | Figures]:
+    """``framefeat assemble`` of ``rows`` rows of ``videos`` videos, and a plain write of as many bytes, each with a sync."""
+    from framefeat.extract import evidence_digest
+    from framefeat.merge import KEY, SLICE_ROW
+
+    each = rows // videos
+    folder = Path(tempfile.mkdtemp(prefix="framefeat-assemble-", dir=parent))
+    try:
+        results = folder / RESULTS
+        for name in (f"evidence/{GEOMETRY}", f"{BACKBONE}/features", "slices"):
+            (results / name).mkdir(parents=True)
+        times = [number / FPS for number in range(each)]
+        seen = {
+            "timestamp_sec": times,
+            "native_idx": list(range(each)),
+            "pts_sec": times,
+            "status": ["ok"] * each,
+        }
+        block = np.random.default_rng(0).standard_normal((each, sample.features.shape[1]), dtype=np.float32)
+        times_sha256 = times_digest(np.asarray(times))
+        for number in range(videos):
+            key = sample.evidence["key"] | {"fingerprint": f"{number:064x}", "times_sha256": times_sha256}
+            evidence = sample.evidence | {"video_id": video_id(number), "rows": seen, "key": key}
+            evidence["recheck"] = evidence["recheck"] | {"rows": [0, each - 1]}
+            record_key = sample.record["key"] | {"evidence_sha256": evidence_digest(evidence)}
+            slice_ = {name: key[name] for name in ("fingerprint", "times_sha256", "fps")}
+            slice_ |= {"schema": 1, "video_id": video_id(number), "rows": each}
+            (results / "slices" / f"{video_id(number)}.json").write_text(json.dumps(slice_))
+            (results / "evidence" / GEOMETRY / f"{video_id(number)}.json").write_text(json.dumps(evidence))
+            record = sample.record | {"video_id": video_id(number), "key": record_key, "rows": each}
+            (results / BACKBONE / "features" / f"{video_id(number)}.json").write_text(json.dumps(record))
+            block[:, 0] = number
+            np.save(results / BACKBONE / "features" / f"{video_id(number)}.npy", block)
+        ids, places = [video_id(number) for number in range(videos)], np.arange(each)
+        columns = (
+            {"video_id": np.tile(ids, each), SLICE_ROW: np.repeat(places, videos)}
+            if interleaved
+            else {"video_id": np.repeat(ids, each), SLICE_ROW: np.tile(places, videos)}
+        )
+        columns |= {KEY: columns["video_id"], "timestamp_sec": columns[SLICE_ROW] / FPS}
+        names = ["video_id", "timestamp_sec"]
+        table = pa.table({name: columns[name] for name in (*names, KEY, SLICE_ROW)})
+        pq.write_table(
+            table.replace_schema_metadata({"framefeat.columns": "\n".join(names)}), results / "index.parquet"
+        )
+        del table, columns
+
+        matrix = results / BACKBONE / f"{DATASET}_features.npy"
+        spec = sample.spec | {"folder": BACKBONE}
+        os.sync()
+        clock = time.perf_counter()
+        plain_write(matrix.with_suffix(".plain"), block.nbytes * videos)
+        plain = time.perf_counter() - clock
+        matrix.with_suffix(".plain").unlink()
+        os.sync()
+        command = ["framefeat", "assemble", str(results), "--geometry", GEOMETRY, "--spec", json.dumps(spec),
+                   "--dataset", DATASET]  # fmt: skip
+        clock = time.perf_counter()
+        figures = measure(command, folder)
+        sync(matrix)
+        whole = time.perf_counter() - clock
+        if not np.array_equal(np.load(matrix, mmap_mode="r")[-1, 1:], block[-1, 1:]):
+            raise SystemExit("the assembled matrix is wrong")
+        found: dict[str, float | Figures] = {
+            "bytes": block.nbytes * videos, "plain": plain, "whole": whole, "assemble": figures
+        }  # fmt: skip
+        print(
+            f"{rows} rows of {videos} videos{', interleaved' * interleaved}: assemble {whole:.1f} s ({figures.cpu:.1f} s of "
+            f"CPU, {figures.peak / 1e6:.0f} MB), a plain write {plain:.1f} s",
+            flush=True,
+        )
+        return found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def plain_write(path: Path, size: int) -> None:
+    block = np.random.default_rng(0).bytes(8 << 20)
+    with path.open("wb", buffering=0) as stream:
+        for first in range(0, size, len(block)):
+            stream.write(block[: size - first])
+        os.fsync(stream.fileno())
+
+
+def sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+# --- the tables
+def table(figures: dict[int, dict[str, Figures]]) -> str:
+    """Markdown: one line per command, three columns for each number of videos."""
+    sizes = list(figures)
+    lines = [
+        "| | " + " | ".join(f"{size:,} videos: s | CPU s | MB (largest job)" for size in sizes) + " |",
+        "|---|" + "---|" * (3 * len(sizes)),
+    ]
+    for name in figures[sizes[0]]:
+        cells = [figures[size][name] for size in sizes]
+        shown = [
+            f"{cell.wall:.1f} | {cell.cpu:.1f} | {cell.peak / 1e6:.0f}"
+            + (f" ({cell.peak_child / 1e6:.0f})" if cell.peak_child else "")
+            for cell in cells
+        ]
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def assemble_table(found: dict[str, dict[str, float | Figures]]) -> str:
+    lines = [
+        "| rows | GB | assemble, synced: s | MB/s | CPU s | memory MB | plain write, synced: s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, part in found.items():
+        figures = part["assemble"]
+        assert isinstance(figures, Figures)
+        lines.append(
+            f"| {name} | {part['bytes'] / 1e9:.2f} | {part['whole']:.1f} | {part['bytes'] / part['whole'] / 1e6:.0f} | "
+            f"{figures.cpu:.1f} | {figures.peak / 1e6:.0f} | {part['plain']:.1f} |"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__)
-    parser.add_argument("--videos", type=int, nargs="*", default=[1000, 10000])
-    parser.add_argument("--rows", type=int, default=20)
-    parser.add_argument("--folder", type=Path, default=ROOT / "bench" / "data")
+    parser.add_argument("--videos", type=int, nargs="*", default=[1000, 10000], metavar="N")
+    parser.add_argument(
+        "--rows", type=int, default=20, metavar="N", help="of each video (default: %(default)s)"
+    )
+    parser.add_argument("--matrix-rows", type=int, default=1_000_000, metavar="N", help="0: leave this out")
+    parser.add_argument("--folder", type=Path, default=ROOT / "bench" / "data", help="where the work is done")
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the tables there too")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     weights = options.folder / "mobilenet_v3_large.pth"
@@ -283,8 +439,23 @@ def main() -> None:
         make_weights(weights)
     clip = write_clip(options.folder / "tiny.mp4")
     sample = real_sample(options.folder, clip, options.rows, weights)
-    for videos in options.videos:
-        measure_videos(options.folder, videos, options.rows, sample, clip, weights)
+    parts = [f"Machine: {machine()}."]
+    if options.videos:
+        figures = {
+            videos: measure_videos(options.folder, videos, options.rows, sample, clip, weights)
+            for videos in options.videos
+        }
+        parts.append(table(figures))
+    if options.matrix_rows:
+        found = {}
+        for videos, interleaved in ((1000, False), (10_000, False), (1000, True)):
+            name = f"{options.matrix_rows:,} of {videos:,} videos{', rows interleaved' * interleaved}"
+            found[name] = measure_assemble(options.folder, options.matrix_rows, videos, sample, interleaved)
+        parts.append(assemble_table(found))
+    text = "\n\n".join(parts) + "\n"
+    print(text)
+    if options.out:
+        options.out.write_text(text)
 
 
 if __name__ == "__main__":

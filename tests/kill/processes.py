@@ -1,11 +1,27 @@
 """The processes of a Snakemake run, seen from outside."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
+import yaml
+
+from tests.workflow.project import Project, environment
 
 STAGES = ("merge", "sample", "extract", "assemble", "report", "fetch-weights")
+
+
+def start(project: Project, *arguments: str, log: str = "background.log") -> subprocess.Popen[bytes]:
+    """What ``project.run`` runs, in the background and in a session of its own; its output goes to ``log``."""
+    (project.folder / "run.yaml").write_text(yaml.safe_dump(project.config), encoding="utf-8")
+    with open(project.folder / log, "wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "snakemake", "--cores", "2", "--resources", "gpu=1", "--configfile", "run.yaml",
+             "--nocolor", *arguments],
+            cwd=project.folder, env=environment(), stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
 
 
 def command(process: psutil.Process) -> list[str]:

@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import psutil
@@ -22,7 +21,7 @@ import pytest
 
 from tests.kill import processes
 from tests.workflow.conftest import FPS, write_clip
-from tests.workflow.project import Project, environment
+from tests.workflow.project import Project
 
 BACKBONE = "mobilenet_v3_large"
 VIDEOS = ("a", "b", "b-a", "c", "d", "e")
@@ -83,17 +82,12 @@ def undisturbed(project: Project) -> dict[int, dict[str, str]]:
     return found
 
 
-def start(project: Project) -> subprocess.Popen[bytes]:
-    with open(project.folder / "killed.log", "wb") as log:
-        return subprocess.Popen(
-            project.command(), cwd=project.folder, env=environment(), stdout=log, stderr=log, start_new_session=True
-        )
-
-
 def candidates(target: str, run: subprocess.Popen[bytes]) -> list[psutil.Process]:
     if target in ("snakemake", "session"):
         return [psutil.Process(run.pid)]
-    find = {"sample": processes.samplers, "decoder": processes.decoders, "embedder": processes.embedders}[target]
+    find = {"sample": processes.samplers, "decoder": processes.decoders, "embedder": processes.embedders}[
+        target
+    ]
     return find(run.pid)
 
 
@@ -108,9 +102,13 @@ def kill_once(project: Project, target: str, moment: random.Random, length: floa
     Snakemake is hit at any time of a run of ``length`` seconds; a job, decoder or embedder soon after one is seen, of
     which there are several in a run: one of the first is chosen.
     """
-    run = start(project)
+    run = processes.start(project)
     began = time.monotonic()
-    first_look = moment.uniform(0.5, length) if target in ("snakemake", "session") else moment.uniform(0.5, 0.6 * length)
+    first_look = (
+        moment.uniform(0.5, length)
+        if target in ("snakemake", "session")
+        else moment.uniform(0.5, 0.6 * length)
+    )
     pause = {"sample": 0.4, "decoder": 0.3, "embedder": 1.5}.get(target, 0.0) * moment.random()
     hit = None
     try:
@@ -154,8 +152,13 @@ def kills(request: pytest.FixtureRequest) -> Iterator[list[Kill]]:
     yield done
     lines = [f"{len(done)} runs killed, {sum(kill.status != 0 for kill in done)} of them ended early:"]
     lines += [f"  {kill}" for kill in done]
-    lines += ["by target: " + ", ".join(f"{name} {n}" for name, n in sorted(Counter(k.target for k in done).items()))]
-    lines += ["by phase: " + ", ".join(f"{name} {n}" for name, n in sorted(Counter(k.phase for k in done).items()))]
+    lines += [
+        "by target: "
+        + ", ".join(f"{name} {n}" for name, n in sorted(Counter(k.target for k in done).items()))
+    ]
+    lines += [
+        "by phase: " + ", ".join(f"{name} {n}" for name, n in sorted(Counter(k.phase for k in done).items()))
+    ]
     if done and not request.session.testsfailed:
         lines += ["differences from the undisturbed runs: 0"]
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
@@ -171,7 +174,6 @@ def test_killed_runs_finish_with_the_same_bytes(
     length = (time.monotonic() - began) * 2.5
     for number in range(count):
         target = TARGETS[number % len(TARGETS)]
-        shift = 3 * ((number + 1) % 2) + 0
         shift = 0 if number % 2 == 0 else 3
         for draw in range(DRAWS):
             use_index(project, shift)
@@ -186,13 +188,17 @@ def test_killed_runs_finish_with_the_same_bytes(
         kills.append(kill)
         if kill.unlocked:
             assert kill.status == -signal.SIGKILL
-            if (project.folder / ".snakemake" / "locks").is_dir() and any((project.folder / ".snakemake" / "locks").iterdir()):
+            if (project.folder / ".snakemake" / "locks").is_dir() and any(
+                (project.folder / ".snakemake" / "locks").iterdir()
+            ):
                 refused = project.run(check=False)
                 assert refused.status != 0
                 assert "--unlock" in refused.output, refused.output
                 project.run("--unlock")
         finished = project.run()
         assert digests(project) == undisturbed[shift], f"{kill}\n{finished.output}"
-        assert not [path for path in (project.results / "frames").rglob("*.npy") if not path.name.startswith(".")]
+        assert not [
+            path for path in (project.results / "frames").rglob("*.npy") if not path.name.startswith(".")
+        ]
         assert project.run("--dry-run").jobs == [], str(kill)
     assert processes.left_in(project.folder) == []

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
-
 from framefeat.names import video_key
+from PIL import Image
 
 Features = Callable[[np.ndarray], np.ndarray]
 

@@ -5,18 +5,30 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
 from framefeat import index
 from framefeat.errors import UserError
 from framefeat.settings import Settings, resolve
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "tvsum"
-HARD_IDS = ["007", "1e5", "NA", "-esJrBWj2d8", "with space", "ünï", "null", "True", "a/b", "'; rm -rf ~", "nan"]
+HARD_IDS = [
+    "007",
+    "1e5",
+    "NA",
+    "-esJrBWj2d8",
+    "with space",
+    "ünï",
+    "null",
+    "True",
+    "a/b",
+    "'; rm -rf ~",
+    "nan",
+]
 
 
 def settings(tmp_path: Path, **change: object) -> Settings:
     return resolve(
-        {"dataset": "t", "frame_index": str(tmp_path / "f.csv"), "video_index": str(tmp_path / "v.csv")} | change
+        {"dataset": "t", "frame_index": str(tmp_path / "f.csv"), "video_index": str(tmp_path / "v.csv")}
+        | change
     )
 
 
@@ -64,17 +76,26 @@ def test_paths_of_another_machine_are_found_by_name_below_video_root(tmp_path: P
     (tmp_path / "deep" / "er" / "x.mp4").touch()
     (tmp_path / "y.mp4").touch()
     pd.DataFrame(
-        {"video_id": ["x", "y"], "video_path": ["/kaggle/input/t/video/x.mp4", "C:\\videos\\y.mp4"], "fps": 25}
+        {
+            "video_id": ["x", "y"],
+            "video_path": ["/kaggle/input/t/video/x.mp4", "C:\\videos\\y.mp4"],
+            "fps": 25,
+        }
     ).to_csv(tmp_path / "v.csv", index=False)
     videos, _ = index.find_videos(settings(tmp_path, video_root=str(tmp_path)))
-    assert [Path(video.path).relative_to(tmp_path).as_posix() for video in videos] == ["deep/er/x.mp4", "y.mp4"]
+    assert [Path(video.path).relative_to(tmp_path).as_posix() for video in videos] == [
+        "deep/er/x.mp4",
+        "y.mp4",
+    ]
 
 
 def test_one_name_twice_below_video_root_is_refused(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.mp4").touch()
-    pd.DataFrame({"video_id": ["x"], "video_path": ["/gone/x.mp4"], "fps": 25}).to_csv(tmp_path / "v.csv", index=False)
+    pd.DataFrame({"video_id": ["x"], "video_path": ["/gone/x.mp4"], "fps": 25}).to_csv(
+        tmp_path / "v.csv", index=False
+    )
     with pytest.raises(UserError, match="several files of one name"):
         index.find_videos(settings(tmp_path, video_root=str(tmp_path)))
 
@@ -99,7 +120,10 @@ def test_bad_video_tables(tmp_path: Path, table: dict, words: str) -> None:
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ({"video_id": ["a"] * 4, "timestamp_sec": [0, -1, float("nan"), float("inf")]}, r"(?s)row 1 .*row 2 .*row 3 "),
+        (
+            {"video_id": ["a"] * 4, "timestamp_sec": [0, -1, float("nan"), float("inf")]},
+            r"(?s)row 1 .*row 2 .*row 3 ",
+        ),
         ({"video_id": ["a"], "t": [0]}, "no column timestamp_sec"),
         ({"video_id": ["a"], "timestamp_sec": [0], "status": ["x"]}, "(?s)the results use.*status"),
         ({"video_id": [], "timestamp_sec": []}, "no rows"),

@@ -1,9 +1,8 @@
 import re
 
+from framefeat.names import video_key
 from hypothesis import given
 from hypothesis import strategies as st
-
-from framefeat.names import video_key
 
 
 def test_plain_ids_stay_readable() -> None:

@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from framefeat.errors import UserError
 from framefeat.settings import SCHEMA, load_schema, resolve
 

@@ -62,7 +62,9 @@ class Project:
         return pd.read_csv(self.folder / "videos.csv", dtype={"video_id": str}, keep_default_na=False)
 
     # --- runs
-    def run(self, *arguments: str, cores: int = 2, check: bool = True, env: Mapping[str, str] | None = None) -> Run:
+    def run(
+        self, *arguments: str, cores: int = 2, check: bool = True, env: Mapping[str, str] | None = None
+    ) -> Run:
         (self.folder / "run.yaml").write_text(yaml.safe_dump(self.config), encoding="utf-8")
         done = subprocess.run(
             [sys.executable, "-m", "snakemake", "--cores", str(cores), "--resources", "gpu=1", "--configfile",
@@ -82,8 +84,13 @@ class Project:
 
 def environment() -> dict[str, str]:
     """The environment's own commands first; nothing of a surrounding run."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FRAMEFEAT_", "SNAKEMAKE_"))}
-    return kept | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]), "CI": "true"}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("FRAMEFEAT_", "SNAKEMAKE_"))
+    }
+    return kept | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "CI": "true",
+    }
 
 
 def started_jobs(output: str) -> list[str]:

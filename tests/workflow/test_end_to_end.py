@@ -37,7 +37,11 @@ def digests(project: Project) -> dict[str, str]:
 def real(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Project:
     """The example's three clips under hard ids, their rows interleaved and out of order, one time twice; computed once."""
     project = Project(tmp_path_factory.mktemp("real") / "work")
-    ids = {"-esJrBWj2d8": ("bikes", 25.0, 20), "007": ("bigbuckbunny", 25.0, 10), "NA": ("carphone_pristine", 29.97, 8)}
+    ids = {
+        "-esJrBWj2d8": ("bikes", 25.0, 20),
+        "007": ("bigbuckbunny", 25.0, 10),
+        "NA": ("carphone_pristine", 29.97, 8),
+    }
     rows = [
         {"video_id": video_id, "timestamp_sec": number / 2, "note": f"{video_id} {number}"}
         for number in range(20)
@@ -164,7 +168,10 @@ def test_damage_fails_by_itself_or_is_masked(new_project: Callable[..., Project]
     assert done.status != 0
     assert "'b.mp4'" in done.output or "b.mp4" in done.output
     assert "Traceback" not in done.output
-    assert sorted(path.name for path in (project.results / BACKBONE / "features").glob("*.npy")) == ["a.npy", "c.npy"]
+    assert sorted(path.name for path in (project.results / BACKBONE / "features").glob("*.npy")) == [
+        "a.npy",
+        "c.npy",
+    ]
     project.config["on_bad_frames"] = "mask"
     done = project.run()
     assert done.of("sample_frames", "extract_features") == ["extract_features:b", "sample_frames:b"]
@@ -214,7 +221,9 @@ def test_times_past_the_end(new_project: Callable[..., Project]) -> None:
         ({"video_root": "nowhere"}, "video_root"),
     ],
 )
-def test_bad_configuration_is_one_sentence(new_project: Callable[..., Project], change: dict, words: str) -> None:
+def test_bad_configuration_is_one_sentence(
+    new_project: Callable[..., Project], change: dict, words: str
+) -> None:
     project = new_project(name="bad-config")
     project.config |= change
     done = project.run(check=False)

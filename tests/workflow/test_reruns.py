@@ -188,5 +188,7 @@ def test_backbone_added(project: Project) -> None:
     project.config["weights"] = {BACKBONE: project.config["weights"], "mobilenet_v3_small": str(small)}
     project.run()
     assert np.array_equal(matrix(project), before)
-    assert (project.results / BACKBONE / "store").stat().st_mtime_ns == stamp, "the stored features were made again"
+    assert (project.results / BACKBONE / "store").stat().st_mtime_ns == stamp, (
+        "the stored features were made again"
+    )
     assert np.load(project.results / "mobilenet_v3_small" / "toy_features.npy").shape[1] == 576

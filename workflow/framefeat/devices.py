@@ -70,7 +70,9 @@ def _present_devices() -> int:
     if not (Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()):
         return 0
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False).stdout
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return 0
     return sum(line.startswith("GPU ") for line in listed.splitlines())
@@ -84,18 +86,24 @@ def wanted(device: str) -> list[str]:
     if device == "auto":
         return found
     if not found:
-        raise UserError(f"device: {device!r} was asked for, but no CUDA device is visible here; set device: auto or cpu.")
+        raise UserError(
+            f"device: {device!r} was asked for, but no CUDA device is visible here; set device: auto or cpu."
+        )
     if device == "cuda":
         return found
     number = int(device.partition(":")[2])
     if number >= len(found):
-        raise UserError(f"device: {device!r} was asked for, but only {len(found)} CUDA devices are visible here.")
+        raise UserError(
+            f"device: {device!r} was asked for, but only {len(found)} CUDA devices are visible here."
+        )
     return [found[number]]
 
 
 def is_stand_in(name: str) -> bool:
-    return STAND_IN in os.environ and name in _listed(os.environ[STAND_IN]) and not (
-        name.isdigit() or name.startswith(("GPU-", "MIG-"))
+    return (
+        STAND_IN in os.environ
+        and name in _listed(os.environ[STAND_IN])
+        and not (name.isdigit() or name.startswith(("GPU-", "MIG-")))
     )
 
 

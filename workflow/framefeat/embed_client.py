@@ -42,7 +42,9 @@ def runtime_folder(owner: str) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o700:
-        raise UserError(f"{str(folder)!r} is not a folder of this user's own with mode 700; remove it and run again.")
+        raise UserError(
+            f"{str(folder)!r} is not a folder of this user's own with mode 700; remove it and run again."
+        )
     return folder
 
 

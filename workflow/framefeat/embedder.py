@@ -40,7 +40,9 @@ class Embedder:
     def serve(self) -> None:
         from framefeat.embedding import Models
 
-        listener = Listener(str(self.address), "AF_UNIX", backlog=64, authkey=bytes.fromhex(self.key_file.read_text()))
+        listener = Listener(
+            str(self.address), "AF_UNIX", backlog=64, authkey=bytes.fromhex(self.key_file.read_text())
+        )
         threading.Thread(target=self._watch_owner, daemon=True).start()
         threading.Thread(target=self._watch_idleness, daemon=True).start()
         models = Models(self.torch_device)

@@ -38,7 +38,14 @@ class Models:
         except OSError as error:
             raise UserError(f"weights: {str(path)!r} cannot be read: {error.strerror}.") from error
         key = json.dumps(
-            [message["spec"], message["precision"], str(path), found.st_size, found.st_mtime_ns, message["weights_identity"]]
+            [
+                message["spec"],
+                message["precision"],
+                str(path),
+                found.st_size,
+                found.st_mtime_ns,
+                message["weights_identity"],
+            ]
         )
         with self._guard:
             if key not in self._models:
@@ -59,7 +66,9 @@ class Models:
         else:
             digest = published_digest(path.name)
             if digest and not sha256.startswith(digest):
-                raise UserError(f"weights: the content of {str(path)!r} is not what its name says; delete it and run again.")
+                raise UserError(
+                    f"weights: the content of {str(path)!r} is not what its name says; delete it and run again."
+                )
         return load_model(spec, str(path), device=self.device, precision=message["precision"]), sha256
 
 
@@ -80,7 +89,9 @@ def embed_video(message: Mapping[str, Any], models: Models) -> dict[str, Any]:
     batch = AUTO_BATCH[kind] if message["batch_size"] == "auto" else int(message["batch_size"])
     bad = np.asarray(evidence["rows"]["status"], dtype=object) == "bad"
     if len(bad) != len(frames):
-        raise UserError(f"{message['video']}: {len(frames)} frames, but evidence for {len(bad)} rows; sample it again.")
+        raise UserError(
+            f"{message['video']}: {len(frames)} frames, but evidence for {len(bad)} rows; sample it again."
+        )
     if bad.all():
         features, used = np.full((len(frames), network.spec.dim), np.nan, np.float32), batch
     else:
@@ -151,7 +162,9 @@ def _warnings(features: np.ndarray, evidence: Mapping[str, Any], bad: np.ndarray
         else:
             same = (np.diff(features, axis=0) == 0).all(axis=1) & (np.diff(native) != 0)
             if same.any():
-                warnings.append(f"{int(same.sum())} neighbouring rows of different frames have equal features")
+                warnings.append(
+                    f"{int(same.sum())} neighbouring rows of different frames have equal features"
+                )
     if len(good) and np.abs(good).max() == 0:
         warnings.append("all features are zero")
     return warnings

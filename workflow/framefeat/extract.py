@@ -45,7 +45,10 @@ def run(options: Any) -> None:
         "precision": options.precision,
         "batch_size": options.batch_size,
         "threads": options.threads,
-        **{name: os.path.abspath(getattr(options, name)) for name in ("frames", "recheck", "evidence", "features", "record")},
+        **{
+            name: os.path.abspath(getattr(options, name))
+            for name in ("frames", "recheck", "evidence", "features", "record")
+        },
     }
     evidence = read_json(message["evidence"])
     message["video"] = evidence["video_id"]

@@ -57,7 +57,9 @@ def find_videos(settings: Settings) -> tuple[list[Video], pa.Table | None]:
             doubled.append(f"{video_id!r} in rows {seen[video_id]} and {row}")
         seen.setdefault(video_id, row)
     if doubled:
-        raise complain(f"video_index: {path!r} has duplicate video ids:", doubled, "Keep one row for each video.")
+        raise complain(
+            f"video_index: {path!r} has duplicate video ids:", doubled, "Keep one row for each video."
+        )
     fps = tables.number_column(table, "fps", path)
     wrong = [
         f"{ids[row]!r} (row {row}): fps is {'absent' if math.isnan(value) else value}"
@@ -72,7 +74,9 @@ def find_videos(settings: Settings) -> tuple[list[Video], pa.Table | None]:
         )
     sha256: list[str | None] = [None] * len(ids)
     if "sha256" in table.column_names:
-        sha256 = [str(value).strip().lower() if value else None for value in table.column("sha256").to_pylist()]
+        sha256 = [
+            str(value).strip().lower() if value else None for value in table.column("sha256").to_pylist()
+        ]
     locate = _Locator(settings.video_root, Path(path).parent)
     given = tables.text_column(table, "video_path", path)
     videos, missing = [], []
@@ -160,7 +164,9 @@ def _folder_videos(pattern: str) -> list[Video]:
     by_id: dict[str, list[str]] = {}
     for path in paths:
         by_id.setdefault(Path(path).stem, []).append(path)
-    doubled = [f"{video_id!r}: {', '.join(sorted(found))}" for video_id, found in by_id.items() if len(found) > 1]
+    doubled = [
+        f"{video_id!r}: {', '.join(sorted(found))}" for video_id, found in by_id.items() if len(found) > 1
+    ]
     if doubled:
         raise complain(
             f"videos: {pattern!r} has files of the same name (the id of a video is its file name without the suffix):",
@@ -222,14 +228,19 @@ def read_frame_index(path: str) -> tuple[pa.Table, list[str], np.ndarray]:
 
 def join(ids: Sequence[str], videos: Sequence[Video], frame_index: str, video_index: str) -> np.ndarray:
     """Position of each row's video (int64 [N]), many to one. Lists every id that has rows and no video."""
-    positions = pd.Index([video.video_id for video in videos], dtype=object).get_indexer(pd.Index(ids, dtype=object))
+    positions = pd.Index([video.video_id for video in videos], dtype=object).get_indexer(
+        pd.Index(ids, dtype=object)
+    )
     if (positions < 0).any():
         lost: dict[str, list[int]] = {}
         for row in np.flatnonzero(positions < 0).tolist():
             lost.setdefault(ids[row], []).append(row)
         raise complain(
             f"frame_index: {frame_index!r} has rows of videos that the video index {video_index!r} does not have:",
-            [f"{video_id!r}: {len(rows)} row(s), the first is row {rows[0]}" for video_id, rows in lost.items()],
+            [
+                f"{video_id!r}: {len(rows)} row(s), the first is row {rows[0]}"
+                for video_id, rows in lost.items()
+            ],
             "Add them to the video index or remove these rows.",
         )
     return np.asarray(positions, dtype=np.int64)

@@ -172,7 +172,9 @@ def _keys(videos: list[index.Video], slices: Mapping[int, np.ndarray]) -> dict[i
 
 def _fresh(folder: Path) -> None:
     if folder.is_symlink():
-        raise UserError(f"{str(folder)!r} is a symbolic link; remove it: this folder is written anew by every merge.")
+        raise UserError(
+            f"{str(folder)!r} is a symbolic link; remove it: this folder is written anew by every merge."
+        )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
@@ -192,7 +194,9 @@ def _write_video(
     }
     warnings = []
     if facts and video.fps and abs(video.fps - facts["fps"]) > 0.01 * facts["fps"]:
-        warnings.append(f"the index says {video.fps:g} fps, the container {facts['fps']:g}; the index is believed")
+        warnings.append(
+            f"the index says {video.fps:g} fps, the container {facts['fps']:g}; the index is believed"
+        )
     write_json(out / "slices" / f"{key}.json", identity)
     write_json(
         out / "videos" / f"{key}.json",

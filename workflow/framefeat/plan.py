@@ -166,10 +166,10 @@ def decode_plan(packets: Packets, wanted: Sequence[int] | np.ndarray) -> DecodeP
     leading = np.zeros(count, dtype=bool)
     for first in np.flatnonzero(begins).tolist():
         if packets.key[first]:
-            position = first + 1
-            while position < count and feed[position] and packets.pts[position] < packets.pts[first]:
-                leading[position] = True
-                position += 1
+            place = first + 1
+            while place < count and feed[place] and packets.pts[place] < packets.pts[first]:
+                leading[place] = True
+                place += 1
     end = int(np.flatnonzero(feed)[-1]) + 1 if feed.any() else 0
     return DecodePlan(feed, begins, is_wanted, leading & ~is_wanted, start, end)
 

@@ -5,6 +5,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
@@ -44,8 +45,7 @@ class DecordReader:
         self._watch = _StandardError()
         with self._watch:
             try:
-                import decord
-
+                decord = import_decord()
                 decord.logging.set_level(decord.logging.ERROR)
                 self._video = decord.VideoReader(container.path, num_threads=1)
                 starts = np.asarray(self._video.get_frame_timestamp(np.arange(len(self._video))))[:, 0]
@@ -111,6 +111,20 @@ class DecordReader:
         again = list(reader.frames([number]))
         if not again or reader.problems or mean_difference(rgb, again[0].rgb) > TOLERANCE:
             raise ReaderMistake(f"decord repeats another frame in place of frame {number}")
+
+
+def import_decord() -> Any:
+    """decord, without the CUDA libraries: decord2 loads every one that an installed torch brought along (0.25 s and
+    600 MB in each process), and none is needed to decode on the CPU."""
+    hidden = "nvidia" not in sys.modules
+    if hidden:
+        sys.modules["nvidia"] = None  # type: ignore[assignment]
+    try:
+        import decord
+    finally:
+        if hidden:
+            del sys.modules["nvidia"]
+    return decord
 
 
 def misreads(container: Container) -> str | None:

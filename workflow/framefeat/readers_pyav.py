@@ -273,11 +273,17 @@ class Converter:
         from av.video.reformatter import VideoReformatter
 
         self._reformatter = VideoReformatter()
+        self._rotation: int | None = None
+        self._matrix: tuple[int, int, int, int] | None = None
 
     def __call__(self, frame: Any) -> np.ndarray:
         """uint8 [H, W, 3], contiguous."""
+        if (
+            frame.rotation != self._rotation
+        ):  # PyAV never frees a frame whose side data was looked at: look once
+            self._rotation, self._matrix = frame.rotation, display_matrix(frame)
         rgb = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        return displayed(rgb, display_matrix(frame))
+        return displayed(rgb, self._matrix)
 
 
 def display_matrix(frame: Any) -> tuple[int, int, int, int] | None:

@@ -23,7 +23,7 @@ class RowFile:
         from numpy.lib import format as npy
 
         self._shape = (*size, 3)
-        self._stream = Path(path).open("w+b", buffering=0)
+        self._stream = Path(path).open("w+b", buffering=0)  # noqa: SIM115
         npy.write_array_header_1_0(
             self._stream, {"descr": "|u1", "fortran_order": False, "shape": (rows, *self._shape)}
         )

@@ -67,7 +67,9 @@ def resolve(config: Mapping[str, Any], schema_path: Path = SCHEMA) -> Settings:
     values = {name: config.get(name, part.get("default")) for name, part in known.items()}
     problems = [
         f"{_key(error)}: {_sentence(error)}"
-        for error in sorted(Draft202012Validator(schema).iter_errors(values), key=lambda e: list(map(str, e.path)))
+        for error in sorted(
+            Draft202012Validator(schema).iter_errors(values), key=lambda e: list(map(str, e.path))
+        )
     ]
     if problems:
         raise complain(

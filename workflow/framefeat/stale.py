@@ -22,7 +22,9 @@ def find(results: Path) -> list[Stale]:
     """Every per-video file of ``results`` (results/{dataset}) whose video has no slice, by path."""
     slices = results / "slices"
     if not slices.is_dir():
-        raise UserError(f"{str(results)!r} holds no slices: it is no results/{{dataset}} folder, or no run was made yet.")
+        raise UserError(
+            f"{str(results)!r} holds no slices: it is no results/{{dataset}} folder, or no run was made yet."
+        )
     keys = {path.stem for path in slices.glob("*.json")}
     found = []
     for pattern in _PER_VIDEO:

@@ -38,7 +38,9 @@ def read_table(path: str | os.PathLike[str], key: str) -> pa.Table:
                 ),
             )
         else:
-            raise UserError(f"{key}: {str(path)!r} is neither .parquet nor .csv nor .tsv; convert it to one of these.")
+            raise UserError(
+                f"{key}: {str(path)!r} is neither .parquet nor .csv nor .tsv; convert it to one of these."
+            )
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{key}: {str(path)!r} cannot be read as a table: {error}") from error
     names = table.column_names
@@ -71,7 +73,9 @@ def text_column(table: pa.Table, name: str, path: str) -> list[str]:
     empty = [f"row {row}" for row, value in enumerate(values) if value is None or value == ""]
     if empty:
         raise complain(
-            f"{path!r}: column {name} is empty in (rows count from 0):", empty, "Fill in or remove these rows."
+            f"{path!r}: column {name} is empty in (rows count from 0):",
+            empty,
+            "Fill in or remove these rows.",
         )
     return values
 

@@ -19,13 +19,20 @@ def lookup(name: str, reference: WeightsRef, preprocess: str) -> dict[str, Any] 
     """What ``backbone.resolve(...).to_json()`` gives, or None where the table does not know."""
     table = read_json(PATH)
     models = table["models"].get(name)
-    if table["torchvision"] != version("torchvision") or models is None or reference.kind not in ("enum", "file"):
+    if (
+        table["torchvision"] != version("torchvision")
+        or models is None
+        or reference.kind not in ("enum", "file")
+    ):
         return None
     if reference.kind == "enum":
         label = str(reference.value)
     else:
         base = Path(str(reference.value)).name
-        label = next((label for label, entry in models.items() if entry["squash224"]["file"] == base), next(iter(models)))
+        label = next(
+            (label for label, entry in models.items() if entry["squash224"]["file"] == base),
+            next(iter(models)),
+        )
     entry = models.get(label, {}).get(preprocess)
     if entry is None:
         return None

@@ -61,11 +61,15 @@ def result_folders(path: Path) -> list[Path]:
         return [path]
     found = sorted(folder.parent for folder in path.glob("*/feature_manifest.json"))
     if not found:
-        raise UserError(f"{str(path)!r} holds no feature_manifest.json; name results/{{dataset}} or a backbone's folder in it.")
+        raise UserError(
+            f"{str(path)!r} holds no feature_manifest.json; name results/{{dataset}} or a backbone's folder in it."
+        )
     return found
 
 
-def verify_folder(folder: Path, *, rows_per_video: int, weights: Path | None, redecode: bool = True) -> Verdict:
+def verify_folder(
+    folder: Path, *, rows_per_video: int, weights: Path | None, redecode: bool = True
+) -> Verdict:
     """Check one backbone's results; ``rows_per_video`` rows of each video are decoded and embedded again (0: all)."""
     manifest = read_json(folder / "feature_manifest.json")
     failures: list[str] = []
@@ -74,7 +78,9 @@ def verify_folder(folder: Path, *, rows_per_video: int, weights: Path | None, re
     matrix = np.load(matrix_path, mmap_mode="r")
     shape = (manifest["total_frames"], manifest["feature_dim"])
     if matrix.dtype != np.dtype("<f4") or matrix.shape != shape or not matrix.flags.c_contiguous:
-        failures.append(f"{matrix_path.name} is {matrix.dtype} {matrix.shape}; the manifest says float32 {shape} in C order")
+        failures.append(
+            f"{matrix_path.name} is {matrix.dtype} {matrix.shape}; the manifest says float32 {shape} in C order"
+        )
         return Verdict(folder, failures, warnings, [])
     if file_sha256(matrix_path) != manifest["matrix_sha256"]:
         failures.append(f"{matrix_path.name}: its sha256 is not the manifest's matrix_sha256")
@@ -96,12 +102,16 @@ def verify_folder(folder: Path, *, rows_per_video: int, weights: Path | None, re
     for entry in manifest["videos"]:
         rows = rows_of(entry)
         covered[rows] = True
-        videos.append(_verify_video(folder, manifest, entry, rows, index, status, matrix, model, rows_per_video))
+        videos.append(
+            _verify_video(folder, manifest, entry, rows, index, status, matrix, model, rows_per_video)
+        )
     if not covered.all():
         failures.append(f"{int((~covered).sum())} rows belong to no video of the manifest")
     spread = _spread(matrix, status)
     if spread is not None and (spread == 0).any():
-        warnings.append(f"{int((spread == 0).sum())} of {len(spread)} feature dimensions are constant over the sampled rows")
+        warnings.append(
+            f"{int((spread == 0).sum())} of {len(spread)} feature dimensions are constant over the sampled rows"
+        )
     return Verdict(folder, failures, warnings, videos)
 
 
@@ -115,7 +125,9 @@ def rows_of(entry: Mapping[str, Any]) -> np.ndarray:
 def _compare_with_source(folder: Path, index: pa.Table) -> list[str]:
     source_path = folder.parent / "index.parquet"
     if not source_path.is_file():
-        return [f"{source_path}: the merged index is not there, so the order of the rows cannot be compared with it"]
+        return [
+            f"{source_path}: the merged index is not there, so the order of the rows cannot be compared with it"
+        ]
     source = pq.read_table(source_path)
     for name in ("video_id", "timestamp_sec"):
         if source.num_rows != index.num_rows or not source.column(name).combine_chunks().equals(
@@ -141,7 +153,9 @@ def _verify_video(
     mine = status[rows]
     good = mine != "bad"
     if hashlib.sha256(features.tobytes()).hexdigest() != entry["features_sha256"]:
-        video.failures.append("its rows of the matrix are not the features that were computed (features_sha256)")
+        video.failures.append(
+            "its rows of the matrix are not the features that were computed (features_sha256)"
+        )
     if not np.isfinite(features[good]).all():
         video.failures.append("rows that are not marked 'bad' hold values that are not finite")
     if not np.isnan(features[~good]).all():
@@ -155,12 +169,27 @@ def _verify_video(
     if len(rows) > 1 and good.sum() > 1:
         same = (np.diff(features, axis=0) == 0).all(axis=1) & (np.diff(native) != 0) & good[1:] & good[:-1]
         if same.any():
-            video.warnings.append(f"{int(same.sum())} neighbouring rows of different frames have equal features")
+            video.warnings.append(
+                f"{int(same.sum())} neighbouring rows of different frames have equal features"
+            )
         if np.ptp(features[good], axis=0).max() == 0 and len(np.unique(native[good])) > 1:
             video.warnings.append("all its rows have the same features")
     if model is not None and good.any():
         try:
-            _redecode(folder, manifest, entry, rows, times, native, pts, mine, features, model, rows_per_video, video)
+            _redecode(
+                folder,
+                manifest,
+                entry,
+                rows,
+                times,
+                native,
+                pts,
+                mine,
+                features,
+                model,
+                rows_per_video,
+                video,
+            )
         except UserError as error:
             video.failures.append(str(error))
     return video
@@ -208,13 +237,17 @@ def _redecode(
     for number, difference in differences.items():
         video.pixel_difference = max(video.pixel_difference, difference)
         if difference > PIXEL_TOLERANCE:
-            video.failures.append(f"frame {number}: the two readers differ by {difference:.1f}/255 in the mean")
+            video.failures.append(
+                f"frame {number}: the two readers differ by {difference:.1f}/255 in the mean"
+            )
     again = model.embed(np.stack([other[int(native[place])] for place in chosen]))
     for place, vector in zip(chosen, again, strict=True):
         cosine = _cosine(vector, features[place])
         video.cosine = min(video.cosine, cosine)
         if cosine < COSINE_TOLERANCE:
-            video.failures.append(f"row {rows[place]}: the frame embedded again has cosine {cosine:.4f} with the stored row")
+            video.failures.append(
+                f"row {rows[place]}: the frame embedded again has cosine {cosine:.4f} with the stored row"
+            )
 
 
 def choose_rows(candidates: np.ndarray, count: int, seed: str) -> np.ndarray:
@@ -236,8 +269,8 @@ def _decode_again(
     path: str, wanted: Sequence[int], decoder: str, geometry: str
 ) -> tuple[dict[int, float], dict[int, np.ndarray]]:
     """Frames through the reader that served them and through another: mean pixel differences, and the other's, resized."""
-    from framefeat.preprocess import Geometry
     from framefeat.container import read_container
+    from framefeat.preprocess import Geometry
     from framefeat.readers import mean_difference, second_opinion
 
     own, other, _ = second_opinion(read_container(path), wanted, decoder)
@@ -312,7 +345,8 @@ def _spread(matrix: np.ndarray, status: np.ndarray, most: int = 2000) -> np.ndar
 def run(path: Path, *, rows_per_video: int, weights: Path | None, as_json: bool = False) -> int:
     """Verify everything below ``path``, print a table; returns the exit status (0: all of it holds)."""
     verdicts = [
-        verify_folder(folder, rows_per_video=rows_per_video, weights=weights) for folder in result_folders(path)
+        verify_folder(folder, rows_per_video=rows_per_video, weights=weights)
+        for folder in result_folders(path)
     ]
     if as_json:
         print(json.dumps([_as_json(verdict) for verdict in verdicts], indent=1))

@@ -10,9 +10,13 @@ rule assemble:
         f"{LOGS}/assemble/{{backbone}}.log",
     benchmark:
         f"{BENCHMARKS}/assemble/{{backbone}}.tsv"
-    message:
-        "assemble of {wildcards.backbone}"
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=120,
     params:
+        results=subpath(input.index, parent=True),
         algorithm=assemble.ALGORITHM,
         geometry=lambda wildcards: BACKBONES[wildcards.backbone].geometry,
         spec=lambda wildcards: BACKBONES[wildcards.backbone].label_json,
@@ -22,9 +26,8 @@ rule assemble:
             decoder=SETTINGS.decoder,
             on_bad_frames=SETTINGS.on_bad_frames,
         ),
-    resources:
-        mem_mb=1000,
-        runtime=120,
+    message:
+        "assemble of {wildcards.backbone}"
     shell:
-        "framefeat assemble {RESULTS:q} --geometry {params.geometry:q} --spec {params.spec:q} {params.options}"
+        "framefeat assemble {params.results:q} --geometry {params.geometry:q} --spec {params.spec:q} {params.options}"
         " 2> {log:q}"

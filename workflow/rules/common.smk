@@ -42,23 +42,25 @@ if RUNS_JOBS_HERE and "gpu" not in workflow.global_resources:
 BACKLOG = 4 * (workflow.global_resources["_cores"].value or 8) if RUNS_JOBS_HERE else 0
 
 # Embedders that the jobs of this process share end with it.
-os.environ["FRAMEFEAT_OWNER"] = devices.process_identity(os.getpid())
+os.environ.update(FRAMEFEAT_OWNER=devices.process_identity(os.getpid()))
 # Where this process runs the jobs itself, the first of them lets the embedder load while videos are decoded.
 if RUNS_JOBS_HERE:
     first = next(iter(BACKBONES.values()))
-    os.environ["FRAMEFEAT_PREWARM"] = json.dumps(
-        {
-            "device": SETTINGS.device,
-            "gpus": GPU_PER_JOB,
-            "logs": f"{LOGS}/embedder",
-            "spec": first.spec_json,
-            "weights": os.path.abspath(first.weights_file),
-            "weights_identity": first.weights_identity,
-            "precision": SETTINGS.precision,
-        }
+    os.environ.update(
+        FRAMEFEAT_PREWARM=json.dumps(
+            {
+                "device": SETTINGS.device,
+                "gpus": GPU_PER_JOB,
+                "logs": f"{LOGS}/embedder",
+                "spec": first.spec_json,
+                "weights": os.path.abspath(first.weights_file),
+                "weights_identity": first.weights_identity,
+                "precision": SETTINGS.precision,
+            }
+        )
     )
 # The environment's own commands come first, however snakemake itself was found.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
 
 wildcard_constraints:
@@ -70,7 +72,9 @@ wildcard_constraints:
 def options(**values):
     """Command line options, quoted; those whose value is None are left out."""
     return " ".join(
-        f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in values.items() if value is not None
+        f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
+        for name, value in values.items()
+        if value is not None
     )
 
 
@@ -135,7 +139,8 @@ FETCHED = {Path(plan.weights_file).name: plan for plan in BACKBONES.values() if 
 def weights_source(wildcards):
     """Options of fetch-weights for one file of resources/weights."""
     spec = FETCHED[wildcards.file].spec
-    return shlex.quote(spec["name"]) + " " + options(weights=spec["weights"] if spec["kind"] == "enum" else None)
+    weights = spec["weights"] if spec["kind"] == "enum" else None
+    return f"{shlex.quote(spec['name'])} {options(weights=weights)}"
 
 
 def print_outcome():

@@ -9,22 +9,28 @@ rule extract_features:
         f"{LOGS}/extract_features/{{backbone}}/{{video}}.log",
     benchmark:
         f"{BENCHMARKS}/extract_features/{{backbone}}/{{video}}.tsv"
-    message:
-        "extract_features of {wildcards.video} with {wildcards.backbone}"
-    params:
-        algorithm=extract.ALGORITHM,
-        spec=lambda wildcards: BACKBONES[wildcards.backbone].spec_json,
-        weights=lambda wildcards: BACKBONES[wildcards.backbone].weights_identity,
-        precision=SETTINGS.precision,
     # Extraction outranks sampling, so that frames are used up and deleted as they come.
     priority: 10
+    conda:
+        "../../envs/environment.yaml"
+    # 'device' and 'batch_size' say how, not what: unlike a parameter they recompute nothing when they change.
     resources:
         gpu=GPU_PER_JOB,
         mem_mb=4000,
         runtime=120,
+        device=SETTINGS.device,
+        batch_size=str(SETTINGS.batch_size),
+    params:
+        logs=LOGS,
+        algorithm=extract.ALGORITHM,
+        spec=lambda wildcards: BACKBONES[wildcards.backbone].spec_json,
+        weights=lambda wildcards: BACKBONES[wildcards.backbone].weights_identity,
+        precision=SETTINGS.precision,
+    message:
+        "extract_features of {wildcards.video} with {wildcards.backbone}"
     shell:
         "framefeat extract --spec {params.spec:q} --weights {input.weights:q} --weights-identity {params.weights:q}"
-        " --precision {params.precision} --device {SETTINGS.device} --gpus {resources.gpu} --threads {threads}"
-        " --batch-size {SETTINGS.batch_size} --frames {input.frames:q} --recheck {input.recheck:q}"
+        " --precision {params.precision} --device {resources.device} --gpus {resources.gpu} --threads {threads}"
+        " --batch-size {resources.batch_size} --frames {input.frames:q} --recheck {input.recheck:q}"
         " --evidence {input.evidence:q} --features {output.features:q} --record {output.record:q}"
-        " --embedder-logs {LOGS:q}/embedder 2> {log:q}"
+        " --embedder-logs {params.logs:q}/embedder 2> {log:q}"

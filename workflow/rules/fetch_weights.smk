@@ -7,12 +7,14 @@ rule fetch_weights:
         "benchmarks/fetch_weights/{file}.tsv"
     wildcard_constraints:
         file="|".join(map(re.escape, FETCHED)) or "(?!)",
-    message:
-        "fetch_weights of {wildcards.file}"
-    params:
-        source=weights_source,
+    conda:
+        "../../envs/environment.yaml"
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        source=weights_source,
+    message:
+        "fetch_weights of {wildcards.file}"
     shell:
         "framefeat fetch-weights {params.source} --to {output:q} 2> {log:q}"

@@ -9,9 +9,14 @@ checkpoint merge_index:
         f"{LOGS}/merge_index/merge_index.log",
     benchmark:
         f"{BENCHMARKS}/merge_index/merge_index.tsv"
-    message:
-        "merge_index of {SETTINGS.dataset}"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 8
+    resources:
+        mem_mb=2000,
+        runtime=240,
     params:
+        results=subpath(output.index, parent=True),
         collection=collection,
         options=options(
             frame_index=SETTINGS.frame_index,
@@ -22,9 +27,7 @@ checkpoint merge_index:
             alignment=SETTINGS.alignment,
             on_bad_frames=SETTINGS.on_bad_frames,
         ),
-    threads: 8
-    resources:
-        mem_mb=2000,
-        runtime=240,
+    message:
+        "merge_index of {SETTINGS.dataset}"
     shell:
-        "framefeat merge {params.options} --out {RESULTS:q} --threads {threads} 2> {log:q}"
+        "framefeat merge {params.options} --out {params.results:q} --threads {threads} 2> {log:q}"

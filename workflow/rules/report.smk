@@ -12,13 +12,18 @@ rule report:
         f"{LOGS}/report/report.log",
     benchmark:
         f"{BENCHMARKS}/report/report.tsv"
-    message:
-        "report of {SETTINGS.dataset}"
-    params:
-        backbones=list(BACKBONES),
+    conda:
+        "../../envs/environment.yaml"
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        results=subpath(output[0], parent=True),
+        benchmarks=BENCHMARKS,
+        logs=LOGS,
+        backbones=list(BACKBONES),
+    message:
+        "report of {SETTINGS.dataset}"
     shell:
-        "framefeat report {RESULTS:q} --backbones {params.backbones:q} --benchmarks {BENCHMARKS:q} --logs {LOGS:q}"
+        "framefeat report {params.results:q} --backbones {params.backbones:q} --benchmarks {params.benchmarks:q} --logs {params.logs:q}"
         " --out {output:q} 2> {log:q}"

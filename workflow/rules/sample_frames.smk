@@ -10,18 +10,25 @@ rule sample_frames:
         f"{LOGS}/sample_frames/{{geometry}}/{{video}}.log",
     benchmark:
         f"{BENCHMARKS}/sample_frames/{{geometry}}/{{video}}.tsv"
-    message:
-        "sample_frames of {wildcards.video}"
-    params:
-        algorithm=sampling.ALGORITHM,
-        alignment=SETTINGS.alignment,
-        decoder=SETTINGS.decoder,
+    conda:
+        "../../envs/environment.yaml"
+    # What follows 'runtime' says how, not what: unlike a parameter it recomputes nothing when it changes.
     resources:
         mem_mb=1500,
         runtime=120,
+        backlog=BACKLOG,
+        decoder_timeout=str(SETTINGS.decoder_timeout),
+        on_bad_frames=SETTINGS.on_bad_frames,
+    params:
+        results=subpath(input.slice, ancestor=2),
+        algorithm=sampling.ALGORITHM,
+        alignment=SETTINGS.alignment,
+        decoder=SETTINGS.decoder,
+    message:
+        "sample_frames of {wildcards.video}"
     shell:
-        "framefeat sample --video {RESULTS:q}/videos/{wildcards.video:q}.json --slice {input.slice:q}"
+        "framefeat sample --video {params.results:q}/videos/{wildcards.video:q}.json --slice {input.slice:q}"
         " --geometry {wildcards.geometry:q} --alignment {params.alignment} --decoder {params.decoder}"
-        " --on-bad-frames {SETTINGS.on_bad_frames} --timeout {SETTINGS.decoder_timeout} --backlog {BACKLOG}"
+        " --on-bad-frames {resources.on_bad_frames} --timeout {resources.decoder_timeout} --backlog {resources.backlog}"
         " --frames {output.frames:q} --recheck {output.recheck:q} --evidence {output.evidence:q}"
         " --thumbnails {output.thumbnails:q} 2> {log:q}"

@@ -20,6 +20,7 @@ from framefeat.report.gather import (
     by_concern,
     evidence_of,
     judge,
+    many,
     measure,
     read_backbone,
     read_rows,
@@ -313,7 +314,7 @@ def _section(number: int, backbone: Backbone, shown: Sequence[str], sheets: Shee
 def _verdict(backbone: Backbone) -> dict[str, Any]:
     """The first sentence of the page and what stands behind it."""
     manifest, counts = backbone.manifest, backbone.counts
-    rows, videos = _many(len(backbone.matrix), "row"), _many(len(backbone.videos), "video")
+    rows, videos = many(len(backbone.matrix), "row"), many(len(backbone.videos), "video")
     unproven = [video for video in backbone.videos if not video.verified and not video.counts["bad"]]
     if manifest["alignment_verified"]:
         again = backbone.rechecked
@@ -322,23 +323,23 @@ def _verdict(backbone: Backbone) -> dict[str, Any]:
         ]
         if again:
             because.append(
-                f"{_many(again, 'row')} were decoded a second time another way and embedded again: same pixels, same features."
+                f"{many(again, 'row')} were decoded a second time another way and embedded again: same pixels, same features."
             )
         return {"verified": True, "headline": "Verified: every row is the frame it claims to be", "because": because}
     because = []
     if counts["bad"]:
         bad = [video for video in backbone.videos if video.counts["bad"]]
         because.append(
-            f"{_many(counts['bad'], 'row')} of {_many(len(bad), 'video')} have no frame: NaN in the matrix, status “bad”."
+            f"{many(counts['bad'], 'row')} of {many(len(bad), 'video')} have no frame: NaN in the matrix, status “bad”."
         )
     if unproven:
         names = ", ".join(video.video_id for video in unproven[:5]) + (" …" if len(unproven) > 5 else "")
-        because.append(f"The second decode or embedding of {_many(len(unproven), 'video')} did not agree: {names}.")
+        because.append(f"The second decode or embedding of {many(len(unproven), 'video')} did not agree: {names}.")
     if not because:
         because.append("The manifest says so without naming a video; run “framefeat verify” on the results.")
     good = len(backbone.matrix) - counts["bad"]
     if counts["bad"] and not unproven:
-        because.append(f"The other {_many(good, 'row')} passed every check.")
+        because.append(f"The other {many(good, 'row')} passed every check.")
     return {"verified": False, "headline": "Not verified: some rows are not proven to be their frames", "because": because}
 
 
@@ -347,13 +348,13 @@ def _words(video: Video, place: int, sheets: Sheets) -> dict[str, Any]:
     counts = video.counts
     size = _size(container)
     facts = [
-        _many(int(video.entry.get("rows", len(video.rows))), "row"),
+        many(int(video.entry.get("rows", len(video.rows))), "row"),
         _duration(float(container["duration_sec"])) if container.get("duration_sec") else "",
         size,
         f"{video.fps:.6g} fps" if video.fps else "",
         str(container.get("codec") or ""),
         f"read by {video.entry['decoder']}" if video.entry.get("decoder") else "",
-        _many(video.cuts, "likely cut"),
+        many(video.cuts, "likely cut"),
     ]
     return {
         "place": place,
@@ -379,14 +380,13 @@ def _badge(video: Video) -> str:
 def _detail(backbone: Backbone, video: Video, sheets: Sheets) -> dict[str, Any]:
     """What the charts of one video draw: bounded by ``CURVE_POINTS`` and ``MATRIX_SIDE``, whatever its length."""
     change = backbone.changes[video.rows]
-    cuts = numbers.likely_cuts(change)
+    cuts, threshold = backbone.cuts(video)
     # Rows that are not plain frames are never thinned out, nor are cuts.
     importance = np.nan_to_num(change, nan=0.0) + np.where(video.status != "ok", 10.0, 0.0)
     kept = numbers.telling_rows(importance, CURVE_POINTS)
     side = numbers.evenly(len(video.rows), MATRIX_SIDE)
     unit, _ = numbers.unit_rows(read_rows(backbone.matrix, video.rows[side]))
     similarity, lowest = numbers.similarity_bytes(unit)
-    threshold = numbers.cut_threshold(change)
     sheet, pictured = sheets.of_video.get(video.key, (-1, []))
     pictured = [row for row in pictured if row < len(video.rows)]
     return {
@@ -459,7 +459,8 @@ def _made(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _stage_data(stage: Stage) -> dict[str, Any]:
     return {
-        "label": stage.label,
+        "rule": stage.rule,
+        "part": stage.part,
         "seconds": round(stage.seconds, 2),
         "cpu": round(stage.cpu_seconds, 2),
         "rates": [round(float(value), 2) for value in np.percentile(stage.rates, [5, 25, 50, 75, 95])] if stage.rates else [],
@@ -485,10 +486,6 @@ def _size(container: Mapping[str, Any]) -> str:
     if isinstance(size, str):
         return size
     return f"{size[0]} × {size[1]}" if size else ""
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _milliseconds(seconds: float | None) -> str:

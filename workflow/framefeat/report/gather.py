@@ -15,6 +15,7 @@ from framefeat.report import numbers
 MANIFEST = "feature_manifest.json"
 FRAME_INDEX = "frame_index.parquet"
 _CHUNK_ROWS = 4096
+_UNLIKE_ROWS = 300
 
 
 @dataclass
@@ -66,7 +67,10 @@ class Video:
 
 @dataclass
 class Backbone:
-    """One results folder; ``norms`` and ``changes`` float32 ``[N]`` in matrix order (empty until the matrix was read)."""
+    """One results folder; ``norms`` and ``changes`` float32 ``[N]`` in matrix order (empty until the matrix was read).
+
+    ``unlike``: the change between two frames that have nothing to do with each other, which differs between backbones.
+    """
 
     folder: Path
     manifest: Mapping[str, Any]
@@ -74,6 +78,12 @@ class Backbone:
     videos: list[Video]
     norms: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     changes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    unlike: float = float("inf")
+
+    def cuts(self, video: "Video") -> tuple[np.ndarray, float]:
+        """The likely cuts of a video, as places among its rows, and the change that makes one."""
+        change = self.changes[video.rows]
+        return numbers.likely_cuts(change, self.unlike), numbers.cut_threshold(change, self.unlike)
 
     @property
     def name(self) -> str:
@@ -172,7 +182,15 @@ def measure(backbone: Backbone) -> None:
         video.norm = float(np.median(known)) if known.size else float("nan")
         video.zero_rows = int((known < 1e-6).sum())
         video.equal_neighbours = int((change <= 1e-6).sum())
-        video.cuts = len(numbers.likely_cuts(change))
+    learn_unlike(backbone)
+    for video in backbone.videos:
+        video.cuts = len(backbone.cuts(video)[0])
+
+
+def learn_unlike(backbone: Backbone) -> None:
+    """What two unrelated frames look like, from a few rows of the whole matrix."""
+    some, _ = numbers.unit_rows(read_rows(backbone.matrix, numbers.evenly(len(backbone.matrix), _UNLIKE_ROWS)))
+    backbone.unlike = numbers.typical_change(some)
 
 
 def _pieces(matrix: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int, np.ndarray, np.ndarray]]:
@@ -204,12 +222,13 @@ def judge(backbone: Backbone) -> None:
         reasons: list[tuple[int, str]] = []
         counts, total = video.counts, len(video.rows)
         if counts["bad"]:
-            reasons.append((3, f"{counts['bad']} of {video.entry.get('rows', total)} rows have no frame"))
+            rows = int(video.entry.get("rows", total))
+            reasons.append((3, f"{counts['bad']} of {rows} rows {'has' if counts['bad'] == 1 else 'have'} no frame"))
         reasons += [(3, str(problem)) for problem in video.entry.get("problems") or []]
         if not video.verified and not counts["bad"]:
             reasons.append((3, "not verified: a second decode or embedding did not agree, or is missing"))
         if video.zero_rows:
-            reasons.append((2, f"{video.zero_rows} rows are all zero"))
+            reasons.append((2, f"{many(video.zero_rows, 'row')} of nothing but zeros"))
         same = twins.get(str(video.entry.get("features_sha256")), [])
         others = [name for name in same if name != video.video_id] if len(same) > 1 else []
         if others:
@@ -220,7 +239,7 @@ def judge(backbone: Backbone) -> None:
             reasons.append((2, f"a frame lies {video.max_offset * 1000:.0f} ms from its time"))
         reasons += [(1, str(warning)) for warning in video.entry.get("warnings") or []]
         if counts["clamped"]:
-            reasons.append((1, f"{counts['clamped']} rows past the end: the last frame stands in"))
+            reasons.append((1, f"{many(counts['clamped'], 'row')} past the end: the last frame stands in"))
         if total > 2 and video.equal_neighbours > 0.25 * (total - 1):
             reasons.append((1, f"{video.equal_neighbours} of {total - 1} neighbours have equal features: still, or repeated frames"))
         if len(known) >= 8 and spread > 0 and abs(video.norm - middle) > 8 * spread:
@@ -231,6 +250,10 @@ def judge(backbone: Backbone) -> None:
             for level, text in sorted(reasons, key=lambda reason: -reason[0])
             if not (text in seen or seen.add(text))  # type: ignore[func-returns-value]
         ]
+
+
+def many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def by_concern(videos: Iterable[Video]) -> list[int]:
@@ -256,6 +279,6 @@ def sprite_path(results: Path, backbone: Backbone, key: str) -> Path | None:
 
 def _kept(results: Path, backbone: Backbone, kind: str, name: str) -> list[Path]:
     """Files ``results/kind/GEOMETRY/name``, the backbone's own geometry first."""
-    own = str((backbone.manifest.get("preprocessing") or {}).get("name", ""))
+    own = str((backbone.manifest.get("preprocessing") or {}).get("geometry", ""))
     folders = sorted((results / kind).glob("*/"), key=lambda folder: (folder.name != own, folder.name))
     return [folder / name for folder in folders if (folder / name).is_file()]

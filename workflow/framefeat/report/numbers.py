@@ -23,22 +23,34 @@ def changes(unit: np.ndarray) -> np.ndarray:
     return result
 
 
-def cut_threshold(change: np.ndarray) -> float:
-    """The change above which a local peak is a likely cut."""
+def typical_change(unit: np.ndarray) -> float:
+    """The median change between any two of these unit rows: what two unrelated frames look like to this backbone."""
+    known = unit[np.isfinite(unit).all(axis=1)]
+    if len(known) < 2:
+        return float("inf")
+    return float(np.median(1 - (known @ known.T)[np.triu_indices(len(known), 1)]))
+
+
+def cut_threshold(change: np.ndarray, unlike: float = float("inf")) -> float:
+    """The change above which a local peak is a likely cut.
+
+    Far above what is usual in this video; but half of what separates unrelated frames (``unlike``) always suffices, or
+    a video of many short scenes would have none.
+    """
     known = change[np.isfinite(change)]
     if not known.size:
         return float("inf")
     middle = float(np.median(known))
     spread = 1.4826 * float(np.median(np.abs(known - middle)))
-    return max(CUT_FLOOR, middle + CUT_SPREADS * spread)
+    return max(CUT_FLOOR, min(middle + CUT_SPREADS * spread, 0.5 * unlike))
 
 
-def likely_cuts(change: np.ndarray) -> np.ndarray:
+def likely_cuts(change: np.ndarray, unlike: float = float("inf")) -> np.ndarray:
     """int64: rows that begin a new scene, i.e. local peaks of the change above :func:`cut_threshold`."""
     level = np.where(np.isfinite(change), change, -1.0)
     before = np.concatenate([[-1.0], level[:-1]])
     after = np.concatenate([level[1:], [-1.0]])
-    return np.flatnonzero((level >= cut_threshold(change)) & (level >= before) & (level > after))
+    return np.flatnonzero((level >= cut_threshold(change, unlike)) & (level >= before) & (level > after))
 
 
 def evenly(count: int, most: int) -> np.ndarray:

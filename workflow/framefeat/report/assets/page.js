@@ -7,7 +7,7 @@
   const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#8a8f98"];
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon"];
   const STATUS = {o: "ok", c: "clamped: the last frame stands in", b: "bad: no frame"};
-  const CONFIG = {displaylogo: false, responsive: true, displayModeBar: false, scrollZoom: false, doubleClick: "reset"};
+  const CONFIG = {displaylogo: false, responsive: false, displayModeBar: false, scrollZoom: false, doubleClick: "reset"};
   const narrow = () => window.innerWidth <= 560;
 
   // --- small things
@@ -60,7 +60,7 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, dragmode: false,
       font: {family: "system-ui, sans-serif", color: css("--ink"), size: 12}, hovermode: "closest",
       hoverlabel: {bgcolor: css("--card"), bordercolor: css("--line"), font: {color: css("--ink"), size: 12}, align: "left"},
-      margin: {l: 52, r: 12, t: 8, b: 40}, ...more,
+      margin: {l: 52, r: 12, t: 8, b: 40}, autosize: true, ...more,
     };
     for (const name of ["xaxis", "yaxis", "xaxis2", "yaxis2"]) if (result[name]) result[name] = axis(result[name]);
     return result;
@@ -69,6 +69,7 @@
   const draw = async (node) => {
     try {
       await painters[node.dataset.chart](node);
+      if (node._fullLayout && Math.abs(node._fullLayout.width - node.clientWidth) > 1) await Plotly.Plots.resize(node);
       if (!node.dataset.drawn) { node.dataset.drawn = "yes"; state.drawn += 1; }
     } catch (error) {
       state.failed.push(String(error));
@@ -84,30 +85,33 @@
   const backboneOf = (node) => data.backbones[node.closest("[data-of]").dataset.of];
 
   // --- stages
+  const short = (text) => text.length > (narrow() ? 16 : 30) ? text.slice(0, narrow() ? 15 : 29) + "…" : text;
+  // Chart text knows a little markup: a name must not become any.
+  const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const stageLabel = (stage) => plain(stage.rule) + (stage.part ? "<br>" + plain(short(stage.part)) : "");
   painters.stages = (node) => {
-    const stages = [...data.stages].reverse(), labels = stages.map((stage) => stage.label);
-    const longest = Math.max(...labels.map((label) => label.length));
+    const stages = [...data.stages].reverse(), labels = stages.map(stageLabel);
     return Plotly.react(node, [
       {type: "bar", orientation: "h", name: "time of jobs", y: labels, x: stages.map((stage) => stage.seconds), marker: {color: css("--mark")},
         hovertemplate: "%{y}: %{x:.1f} s<extra></extra>"},
       {type: "bar", orientation: "h", name: "of the CPUs", y: labels, x: stages.map((stage) => stage.cpu), marker: {color: css("--mark3")},
         hovertemplate: "%{y}: %{x:.1f} s of CPU<extra></extra>"},
     ], layout({
-      margin: {l: Math.min(narrow() ? 150 : 230, 14 + 6.6 * longest), r: 14, t: 6, b: 40}, barmode: "group", bargap: 0.35, bargroupgap: 0.05, showlegend: true,
+      margin: {l: 20, r: 16, t: 30, b: 40}, barmode: "group", bargap: 0.35, bargroupgap: 0.05, showlegend: true,
       legend: {orientation: "h", x: 1, xanchor: "right", y: 1.02, yanchor: "bottom", font: {size: 11, color: css("--soft")}, traceorder: "reversed"},
-      xaxis: {title: "seconds, summed over jobs", rangemode: "tozero"}, yaxis: {},
+      xaxis: {title: "seconds, summed over jobs", rangemode: "tozero"}, yaxis: {automargin: true},
     }), CONFIG);
   };
   painters.rates = (node) => {
     const stages = data.stages.filter((stage) => stage.rates.length).reverse();
-    const labels = stages.map((stage) => stage.label), longest = Math.max(1, ...labels.map((label) => label.length));
+    const labels = stages.map(stageLabel);
     const part = (place) => stages.map((stage) => stage.rates[place]);
     return Plotly.react(node, [{
       type: "box", orientation: "h", y: labels, lowerfence: part(0), q1: part(1), median: part(2), q3: part(3), upperfence: part(4),
       line: {color: css("--mark"), width: 2}, fillcolor: css("--look-back"), width: stages.map(() => 0.5),
     }], layout({
-      margin: {l: Math.min(narrow() ? 150 : 230, 14 + 6.6 * longest), r: 14, t: 8, b: 40},
-      xaxis: {title: "frames per second of a job", rangemode: "tozero"}, yaxis: {},
+      margin: {l: 20, r: 16, t: 8, b: 40},
+      xaxis: {title: "frames per second of a job", rangemode: "tozero"}, yaxis: {automargin: true},
     }), CONFIG);
   };
 
@@ -227,12 +231,12 @@
     const [upright, flat] = owner.querySelectorAll(".beside .cursor");
     const at = (value) => shown.sideTime.length ? (nearest(shown.sideTime, value) + 0.5) / shown.side : 0;
     upright.hidden = flat.hidden = false;
-    Object.assign(upright.style, {left: box.left + at(time) * box.size + "px", top: box.top + "px", height: box.size + "px"});
-    Object.assign(flat.style, {left: box.left + "px", width: box.size + "px", top: box.top + at(other === null ? time : other) * box.size + "px"});
+    Object.assign(upright.style, {left: box.left + at(time) * box.width + "px", top: box.top + "px", height: box.height + "px"});
+    Object.assign(flat.style, {left: box.left + "px", width: box.width + "px", top: box.top + at(other === null ? time : other) * box.height + "px"});
   };
   const matrixBox = (owner) => {
     const node = owner.querySelector("[data-chart=matrix]"), full = node && node._fullLayout;
-    return full && full.xaxis ? {left: full._size.l, top: full._size.t, size: full._size.w} : null;
+    return full && full.xaxis ? {left: full._size.l, top: full._size.t, width: full._size.w, height: full._size.h} : null;
   };
 
   painters.line = (node) => {
@@ -249,7 +253,8 @@
     const known = shown.offset.filter((value) => value !== null).map(Math.abs), reach = Math.max(...known, 1) * 1.25;
     return Plotly.react(node, [
       {x: shown.time, y: shown.change, mode: shown.time.length < 60 ? "lines+markers" : "lines", name: "change", line: {color: css("--mark"), width: 1.8}, marker: {size: 4},
-        fill: "tozeroy", fillcolor: css("--mark") + "22", hoverinfo: "none", customdata: shown.time.map((_, place) => place), connectgaps: false},
+        hoverinfo: "none", customdata: shown.time.map((_, place) => place), connectgaps: false},
+      {x: shown.time.slice(1), y: shown.change.slice(1).map((value) => value === null ? 0 : value), mode: "none", fill: "tozeroy", fillcolor: css("--mark") + "22", hoverinfo: "skip"},
       {x: cuts.map((place) => shown.time[place]), y: cuts.map((place) => shown.change[place]), mode: "markers", name: "likely cut", customdata: cuts, hoverinfo: "none",
         marker: {symbol: "triangle-down", size: 11, color: css("--mark2")}},
       marks("o", "ok", css("--mark"), "circle", shown.time.length > 150 ? 3 : 5),
@@ -274,7 +279,6 @@
 
   painters.matrix = (node) => {
     const video = videoOf(node), {shown, bytes} = video, side = shown.side;
-    node.style.height = node.clientWidth + "px";
     const z = [];
     for (let line = 0; line < side; line += 1) z.push(Array.from(bytes.subarray(line * side, (line + 1) * side), (value) => value === 255 ? null : shown.lowest + (1 - shown.lowest) * value / 254));
     const ticks = [...new Set([0, 1, 2, 3, 4].map((part) => Math.round(part * (side - 1) / 4)))];
@@ -282,11 +286,10 @@
     return Plotly.react(node, [{
       type: "heatmap", z, zmin: shown.lowest, zmax: 1, colorscale: "Viridis", hoverinfo: "none", zsmooth: false,
       colorbar: {orientation: "h", thickness: 8, len: 1, y: -0.13, yanchor: "top", outlinewidth: 0, tickfont: {size: 11, color: css("--soft")}, nticks: 5, title: {text: "cosine of two rows (axes: seconds)", side: "bottom", font: {size: 12, color: css("--soft")}}},
-    }], layout({margin: {l: 38, r: 8, t: 6, b: 40 + 38 - 38 + 0}, xaxis: {...axis}, yaxis: {...axis, range: [side - 0.5, -0.5]}, plot_bgcolor: css("--none")}), CONFIG).then(async () => {
+    }], layout({margin: {l: 38, r: 8, t: 6, b: 84}, xaxis: {...axis}, yaxis: {...axis, range: [side - 0.5, -0.5]}, plot_bgcolor: css("--none")}), CONFIG).then(async () => {
       // Square: the plot's height follows its width.
-      const size = node._fullLayout._size;
-      const wanted = size.w + size.t + 92;
-      if (Math.abs(node.clientHeight - wanted) > 2) { node.style.height = wanted + "px"; await Plotly.relayout(node, {height: wanted, "margin.b": 86, "margin.t": 6}); }
+      const {w, h} = node._fullLayout._size;
+      if (Math.abs(w - h) > 2) { node.style.height = node.clientHeight + w - h + "px"; await Plotly.Plots.resize(node); }
       if (!node.dataset.heard) {
         node.dataset.heard = "yes";
         const follow = (event) => comparePair(video, event.points[0].x, event.points[0].y, event.points[0].z);
@@ -357,11 +360,13 @@
       uirevision: "kept",
     }), {...CONFIG, scrollZoom: false}).then(() => {
       legend(map, node);
-      if (node.dataset.heard) return;
+      if (node.dataset.heard) return null;
       node.dataset.heard = "yes";
       node.on("plotly_hover", (event) => showTip(map, event.points[0].pointNumber, event.event));
       node.on("plotly_unhover", () => { tip.hidden = true; });
       node.on("plotly_click", (event) => choose(map, event.points[0].pointNumber));
+      // A first frame is chosen, so that the pictures are there before anything is pressed.
+      return shown.x.length && map.chosen < 0 ? choose(map, 0) : null;
     });
   };
   const legend = (map, node) => {
@@ -459,11 +464,16 @@
   };
   addEventListener("hashchange", follow);
   document.addEventListener("click", (event) => { if (event.target.closest("a[href^='#v-']")) setTimeout(follow, 0); });
-  let waiting = 0;
-  addEventListener("resize", () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(() => { for (const video of videos.values()) { layStrip(video); moveTo(video, video.at); } for (const node of charts) if (node.dataset.drawn && node.dataset.chart === "matrix" && node.clientWidth) { node.style.height = ""; draw(node); } }, 150);
+  // A chart follows the size of its place: the window's, or that of an unfolded video.
+  const widths = new Map();
+  const sized = new ResizeObserver((entries) => {
+    for (const {target, contentRect} of entries) {
+      const before = widths.get(target);
+      widths.set(target, contentRect.width);
+      if (before && contentRect.width && Math.abs(before - contentRect.width) > 1 && target.dataset.drawn) draw(target);
+    }
   });
+  for (const node of charts) sized.observe(node);
 
   for (const node of charts) watcher.observe(node);
   const folded = new IntersectionObserver((entries) => {

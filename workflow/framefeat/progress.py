@@ -1,0 +1,164 @@
+"""How far a run is: videos done, frames per second, time left. From Snakemake's events, or from the files it leaves."""
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SAMPLE, EXTRACT = "sample_frames", "extract_features"
+_WINDOW = 120.0  # seconds over which the pace is measured
+_FEWEST = 4  # steps before a time left is said
+
+
+@dataclass
+class _Job:
+    rule: str
+    evidence: str | None
+    slices: str | None
+
+
+@dataclass
+class Tally:
+    """Counts what Snakemake's events tell; times are seconds of any one clock, given with every event."""
+
+    sampled: int = 0
+    embedded: int = 0
+    frames: int = 0
+    failed: int = 0
+    done: int = 0
+    total: int = 0
+    videos: int | None = None
+    _counts: dict[str, int] = field(default_factory=dict)
+    _jobs: dict[int, _Job] = field(default_factory=dict)
+    _steps: deque[tuple[float, int]] = field(default_factory=deque)  # when a video step ended, frames embedded till then
+    _began: float | None = None
+
+    def run_begins(self, counts: Mapping[str, int]) -> None:
+        """``counts``: jobs per rule, as Snakemake plans them at its start (before the checkpoint: without the videos)."""
+        self._counts = dict(counts)
+
+    def job_begins(self, number: int, rule: str, inputs: Iterable[str], outputs: Iterable[str], now: float) -> None:
+        paths = [str(path) for path in (*inputs, *outputs)]
+        self._jobs[number] = _Job(
+            rule,
+            next((path for path in paths if "/evidence/" in path and path.endswith(".json")), None),
+            next((path for path in paths if path.endswith("/slices")), None),
+        )
+        if rule in (SAMPLE, EXTRACT) and self._began is None:
+            self._began = now
+
+    def job_ends(self, number: int, now: float) -> None:
+        job = self._jobs.pop(number, None)
+        if job is None:
+            return
+        if job.rule == SAMPLE:
+            self.sampled += 1
+        elif job.rule == EXTRACT:
+            self.embedded += 1
+            self.frames += rows_of_evidence(job.evidence)
+        if job.rule in (SAMPLE, EXTRACT):
+            self._steps.append((now, self.frames))
+            while len(self._steps) > _FEWEST and now - self._steps[0][0] > _WINDOW:
+                self._steps.popleft()
+
+    def job_fails(self, number: int) -> None:
+        if self._jobs.pop(number, None) is not None:
+            self.failed += 1
+
+    def steps(self, done: int, total: int) -> None:
+        self.done, self.total = done, total
+
+    @property
+    def of_videos(self) -> int | None:
+        """How many videos this run works on (one counts once per backbone); None until they are known."""
+        if not (self.sampled or self.embedded):
+            return None
+        others = sum(count for rule, count in self._counts.items() if rule not in (SAMPLE, EXTRACT, "total"))
+        steps = self.total - others
+        backbones = max(1, self._counts.get("assemble", 1))
+        share = backbones / (backbones + 1) if self.sampled else 1.0
+        wanted = max(self.embedded, math.ceil(steps * share))
+        return wanted if wanted > 0 else None
+
+    def frames_per_second(self, now: float) -> float | None:
+        """Frames embedded per second of late (since the first video step, while that is not long ago)."""
+        if self._began is None or not self.frames or not self._steps:
+            return None
+        first = (self._began, 0) if now - self._began <= _WINDOW else self._steps[0]
+        seconds = now - first[0]
+        return (self.frames - first[1]) / seconds if seconds > 0 else None
+
+    def seconds_left(self, now: float) -> float | None:
+        if self._began is None or len(self._steps) < _FEWEST or self.total <= self.done:
+            return None
+        recent = now - self._began <= _WINDOW
+        since, steps = (self._began, len(self._steps)) if recent else (self._steps[0][0], len(self._steps) - 1)
+        return (self.total - self.done) * (now - since) / max(1, steps)
+
+    def line(self, now: float) -> str:
+        """One line for a person: ``12 of 50 videos · 6,120 frames · 310 frames/s · about 40 s left · 27 of 105 steps``."""
+        parts = []
+        if self.of_videos:
+            parts.append(f"{self.embedded:,} of {self.of_videos:,} videos")
+            if self.sampled > self.embedded:
+                parts.append(f"{self.sampled:,} decoded")
+        if self.frames:
+            parts.append(f"{self.frames:,} frames")
+        if rate := self.frames_per_second(now):
+            parts.append(f"{rate:,.0f} frames/s" if rate >= 10 else f"{rate:.1f} frames/s")
+        if left := self.seconds_left(now):
+            parts.append(f"about {spell(left)} left")
+        if self.failed:
+            parts.append(f"{self.failed:,} failed")
+        if self.total:
+            parts.append(f"{self.done:,} of {self.total:,} steps")
+        return " · ".join(parts)
+
+
+def rows_of_evidence(path: str | None) -> int:
+    """Rows of a video, from its evidence; 0 where it cannot be read (it may lie on another machine)."""
+    if path is None:
+        return 0
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return len(json.load(stream)["rows"]["status"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def spell(seconds: float) -> str:
+    """A length of time as a person would say it."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+def snapshot(results: Path, now: float | None = None) -> str:
+    """The same for a run seen from outside (another terminal, a login node), from what lies in ``results/{dataset}``."""
+    moment = time.time() if now is None else now
+    videos = sum(1 for _ in (results / "slices").glob("*.json")) if (results / "slices").is_dir() else 0
+    if not videos:
+        return f"{results}: the indexes are not merged yet"
+    lines = []
+    for kind, folders in (
+        ("sampled", sorted((results / "evidence").glob("*/"))),
+        ("embedded", sorted(path for path in results.glob("*/features/") if path.is_dir())),
+    ):
+        for folder in folders:
+            files = [path for path in folder.glob("*.json") if not path.name.startswith(".")]
+            times = sorted(path.stat().st_mtime for path in files)
+            late = [when for when in times if moment - when <= _WINDOW]
+            name = folder.name if kind == "sampled" else folder.parent.name
+            text = f"{kind} {len(files):,} of {videos:,} videos ({name})"
+            if len(late) >= _FEWEST and len(files) < videos:
+                pace = (moment - late[0]) / (len(late) - 1)
+                text += f", about {spell((videos - len(files)) * pace)} left"
+            lines.append(text)
+    return "\n".join(lines) or f"{results}: {videos:,} videos, none sampled yet"

@@ -1,0 +1,127 @@
+"""Snakemake's own output, and under it in a terminal one line that says how far the run is (``--logger framefeat``).
+
+Where the output is not a terminal (a file, a pipe, CI) nothing is added.
+"""
+
+import shutil
+import sys
+import threading
+import time
+from logging import Formatter, LogRecord
+from typing import TextIO
+
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from framefeat.progress import Tally
+
+_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+
+
+class LogHandler(LogHandlerBase):
+    """Writes what Snakemake's default handler writes; the line below is erased before and drawn anew after each message."""
+
+    def __post_init__(self) -> None:
+        from snakemake.logging import ColorizingTextHandler
+
+        self.stream: TextIO = sys.stdout if self.common_settings.stdout else sys.stderr
+        self.usual = ColorizingTextHandler(nocolor=self.common_settings.nocolor, stream=self.stream)
+        self.tally = Tally()
+        self.live = bool(self.stream.isatty()) and not self.common_settings.dryrun and self.usual.can_color_tty()
+        self.shown = False
+        self.ended = False
+        self.turn = 0
+        self.guard = threading.Lock()
+        self.halt = threading.Event()
+        if self.live:
+            threading.Thread(target=self._tick, name="framefeat-progress", daemon=True).start()
+
+    @property
+    def writes_to_stream(self) -> bool:
+        return True
+
+    @property
+    def writes_to_file(self) -> bool:
+        return False
+
+    @property
+    def has_filter(self) -> bool:
+        return False
+
+    @property
+    def has_formatter(self) -> bool:
+        return False
+
+    @property
+    def needs_rulegraph(self) -> bool:
+        return False
+
+    def setFormatter(self, fmt: Formatter | None) -> None:
+        super().setFormatter(fmt)
+        self.usual.setFormatter(fmt)
+
+    def emit(self, record: LogRecord) -> None:
+        # The queue that brings the records writes "None" where there was no message.
+        if record.msg == "None":
+            record.msg = None  # type: ignore[assignment]
+        with self.guard:
+            if self.live:
+                try:
+                    self._note(record)
+                except (AttributeError, KeyError, TypeError, ValueError):
+                    self.live = False  # an event in a shape not known: no line rather than a wrong one
+                self._erase()
+            self.usual.emit(record)
+            self._draw()
+
+    def close(self) -> None:
+        self.halt.set()
+        with self.guard:
+            self.ended = True
+            self._erase()
+        super().close()
+
+    def _note(self, record: LogRecord) -> None:
+        event, fields, now = getattr(record, "event", None), record.__dict__, time.monotonic()
+        if event == LogEvent.RUN_INFO:
+            self.tally.run_begins(fields.get("stats") or {})
+        elif event == LogEvent.JOB_INFO:
+            self.tally.job_begins(
+                fields["jobid"], fields["rule_name"], fields.get("input") or [], fields.get("output") or [], now
+            )
+        elif event == LogEvent.JOB_FINISHED:
+            self.tally.job_ends(fields["job_id"], now)
+        elif event == LogEvent.JOB_ERROR:
+            self.tally.job_fails(fields["jobid"])
+        elif event == LogEvent.PROGRESS:
+            self.tally.steps(fields["done"], fields["total"])
+            self.ended = fields["done"] >= fields["total"] > 1
+        elif str(record.msg).startswith(("Exiting because", "Terminating processes", "Complete log")):
+            self.ended = True
+
+    def _draw(self) -> None:
+        if not self.live or self.ended:
+            return
+        text = self.tally.line(time.monotonic())
+        if not text:
+            return
+        # Never as wide as the terminal: a line that wraps cannot be erased.
+        columns = max(10, shutil.get_terminal_size().columns - 3)
+        mark = _FRAMES[self.turn % len(_FRAMES)]
+        self.stream.write(f"{mark} {text[:columns]}\r")
+        self.stream.flush()
+        self.shown = True
+
+    def _erase(self) -> None:
+        if self.shown:
+            self.stream.write("\r\x1b[K")
+            self.stream.flush()
+            self.shown = False
+
+    def _tick(self) -> None:
+        while not self.halt.wait(0.5):
+            with self.guard:
+                if self.shown and not self.ended:
+                    self.turn += 1
+                    self._erase()
+                    self._draw()

@@ -139,9 +139,10 @@ def _check_ends(
     late = []
     for number, slice_times in slices.items():
         video = videos[number]
-        facts = known.get(video.path, {}).get("facts")
-        if facts is None or video.fps is None:
-            continue
+        found = known.get(video.path, {})
+        facts = found.get("facts")
+        if facts is None or found["error"] or video.fps is None:
+            continue  # a damaged file does not stop the merge: it fails, or is masked, when it is sampled
         beyond = index.past_the_end(slice_times, video.fps, facts, alignment)
         if beyond.any():
             first = float(slice_times[beyond][0])

@@ -174,6 +174,17 @@ def decode_plan(packets: Packets, wanted: Sequence[int] | np.ndarray) -> DecodeP
     return DecodePlan(feed, begins, is_wanted, leading & ~is_wanted, start, end)
 
 
+def leading_pictures(packets: Packets) -> int:
+    """How many packets follow a key packet and are shown before it: open groups of pictures, where a reader that seeks
+    must know what it drops."""
+    keys = np.flatnonzero(packets.key)
+    if not len(keys):
+        return 0
+    group = np.searchsorted(keys, np.arange(len(packets)), side="right") - 1
+    begun = group >= 0
+    return int((packets.pts[begun] < packets.pts[keys[group[begun]]]).sum())
+
+
 def start_of(packets: Packets, keys: np.ndarray, position: int) -> int:
     """Position of the key packet that the packet at ``position`` is decoded from (0 if there is none)."""
     place = int(np.searchsorted(keys, position, side="right")) - 1

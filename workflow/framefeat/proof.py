@@ -224,8 +224,8 @@ def _prove(
                     continue
                 _count(line, where, truth, times, expected, evidence, frames)
     if naive:
-        wanted = [n for times in schedules.values() for n in truth.expected(times, "index") if n is not None]
-        _naive(line, path, truth, wanted)
+        for times in schedules.values():
+            _naive(line, path, truth, [n for n in truth.expected(times, "index") if n is not None])
     with suppress(FileNotFoundError):
         (folder / f"{path.name}.reference").unlink()
     line.seconds = time.monotonic() - began
@@ -274,19 +274,20 @@ def _count(
 
 
 def _naive(line: Line, path: Path, truth: Truth, wanted: Iterable[int]) -> None:
-    """``decord.VideoReader(path)[n]`` for every frame number that is meant, believed as it is."""
+    """``decord.VideoReader(path)[n]`` for the frames that one set of times means, in order, believed as it is."""
     from framefeat.readers_decord import import_decord
 
     size = Geometry.from_name(GEOMETRY)
     last = len(truth.times) - 1
     numbers = sorted(last + 1 if number == -1 else number for number in wanted)
-    line.naive_rows = len(numbers)
+    line.naive_rows += len(numbers)
     decord = import_decord()
     decord.logging.set_level(decord.logging.FATAL)
     try:
         video = decord.VideoReader(str(path), num_threads=1)
     except Exception:
-        line.naive_wrong, line.naive_note = len(numbers), "does not open"
+        line.naive_wrong += len(numbers)
+        line.naive_note = "does not open"
         return
     before, wrong = -1, False
     for number in numbers:

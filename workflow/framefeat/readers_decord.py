@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from framefeat.container import Container
+from framefeat.plan import leading_pictures
 from framefeat.readers_base import (
     TOLERANCE,
     Decoded,
@@ -135,6 +136,11 @@ def misreads(container: Container) -> str | None:
         return f"decord counts {hidden} packets that are not presented (hidden, or cut off by an edit list)"
     if container.damage:
         return "the file is cut short, and decord repeats frames for missing ones"
+    if leading := leading_pictures(container.packets):
+        return (
+            f"{leading} frames of open groups of pictures are shown before the key frame that they follow, and decord "
+            "counts wrongly where it seeks to one"
+        )
     return None
 
 

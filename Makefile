@@ -81,7 +81,7 @@ test-kill: env-dev
 # controller answers, its import alone slows every start of Snakemake by ten seconds.
 $(SLURM_VENV)/.main: $(VENV)/.uv envs/slurm.lock pyproject.toml
 	test -x $(SLURM_VENV)/bin/python || $(PYTHON) -m venv --without-pip $(SLURM_VENV)
-	$(UV) install --quiet --python $(SLURM_VENV)/bin/python --require-hashes -r envs/slurm.lock
+	$(UV) install --quiet --compile-bytecode --python $(SLURM_VENV)/bin/python --require-hashes -r envs/slurm.lock
 	$(UV) install --quiet --python $(SLURM_VENV)/bin/python --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -17,6 +17,7 @@ from framefeat.report.gather import (
     Video,
     by_concern,
     judge,
+    learn_unlike,
     many,
     read_backbone,
     read_rows,

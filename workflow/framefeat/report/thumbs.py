@@ -87,7 +87,9 @@ def atlas(wanted: Sequence[tuple[Path, int, Sequence[int]]]) -> tuple[Sheet | No
             mine.append(place)
             place += 1
         numbers.append(mine)
-    return Sheet(data_uri(_jpeg(canvas, 70)), columns, total, *CELL), numbers
+    if not place:
+        return None, numbers
+    return Sheet(data_uri(_jpeg(canvas, 70)), columns, place, *CELL), numbers
 
 
 def _jpeg(picture: Any, quality: int) -> bytes:

@@ -1,0 +1,68 @@
+"""Numbered clips for the tests, made once for each process, and ways to damage them."""
+
+import functools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from framefeat.numbered import RECIPES, Clip, make
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "clips"
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="framefeat-clips-")
+
+
+@functools.cache
+def made(file: str) -> Clip:
+    """The numbered clip of that file name."""
+    recipe = next(recipe for recipe in RECIPES if recipe.file == file)
+    return make(recipe, Path(_folder().name))
+
+
+def noisy(path: Path, frames: int = 90, key_every: int = 30, faststart: bool = True, encoder: str = "libx264") -> Path:
+    """A clip of dense noise, so that damage hits picture data wherever it strikes."""
+    import av
+
+    random = np.random.default_rng(1)
+    options = {"movflags": "faststart"} if faststart and path.suffix == ".mp4" else {}
+    with av.open(str(path), "w", options=options) as output:
+        stream = output.add_stream(encoder, rate=30, options={"g": str(key_every), "preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(random.integers(0, 255, (96, 128, 3), dtype=np.uint8), format="rgb24")
+            frame.pts = number
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+def damaged(source: Path, target: Path, at: float = 0.5, size: int = 300) -> Path:
+    """A copy with ``size`` bytes overwritten at that part of its length."""
+    data = bytearray(source.read_bytes())
+    place = int(len(data) * at)
+    data[place : place + size] = np.random.default_rng(2).bytes(size)
+    target.write_bytes(data)
+    return target
+
+
+def cut_short(source: Path, target: Path, keep: float = 0.55) -> Path:
+    """A copy of the first part of the file."""
+    data = source.read_bytes()
+    target.write_bytes(data[: int(len(data) * keep)])
+    return target
+
+
+def audio_only(path: Path) -> Path:
+    import av
+
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 2048), dtype=np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path

@@ -1,0 +1,303 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from framefeat import proof, readers, sampler
+from framefeat.errors import UserError
+from framefeat.numbered import RECIPES, read_number
+from framefeat.sampling import sample_key, sample_video
+from tests import clips
+
+
+def record_of(path, times, fps=25.0):
+    return {
+        "video_id": path.stem,
+        "path": str(path),
+        "timestamps": list(times),
+        "fps": fps,
+        "fingerprint": "f" * 64,
+        "times_sha256": "t" * 64,
+    }
+
+
+def outputs_of(folder):
+    return {
+        "frames_path": folder / "a.npy",
+        "recheck_path": folder / "a.recheck.npy",
+        "thumbnails_path": folder / "a.jpg",
+        "evidence_path": folder / "a.json",
+    }
+
+
+def sample(folder, path, times, fps=25.0, bad="fail", decoder="auto", alignment="index", **more):
+    folder.mkdir(exist_ok=True)
+    evidence = sample_video(
+        record_of(path, times, fps),
+        geometry=more.pop("geometry", "squash96"),
+        alignment=alignment,
+        decoder=decoder,
+        on_bad_frames=bad,
+        **outputs_of(folder),
+        **more,
+    )
+    assert sorted(p.name for p in folder.iterdir()) == ["a.jpg", "a.json", "a.npy", "a.recheck.npy"]
+    assert json.loads((folder / "a.json").read_text()) == evidence
+    return evidence, np.load(folder / "a.npy")
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav", "decord"])
+def test_rows_carry_their_frame_and_their_evidence(tmp_path, decoder):
+    clip = clips.made("cfr_25.mp4")
+    times = [0.0, 0.5, 1.0, 1.001, 2.5, 3.96, 4.0]
+    evidence, frames = sample(tmp_path / "out", clip.path, times, decoder=decoder)
+    rows = evidence["rows"]
+    assert rows["native_idx"] == [0, 12, 25, 25, 62, 99, 99]
+    assert rows["status"] == ["ok"] * 6 + ["clamped"]
+    assert [read_number(frame) for frame in frames] == rows["native_idx"]
+    assert rows["pts_sec"] == pytest.approx([number / 25 for number in rows["native_idx"]])
+    assert rows["timestamp_sec"] == times
+    assert evidence["decoder"] == ("pyav" if decoder == "pyav" else "decord")
+    assert evidence["frame_size"] == [96, 128]
+    recheck = np.load(tmp_path / "out" / "a.recheck.npy")
+    assert evidence["recheck"]["agrees"]
+    assert evidence["recheck"]["reader"] == ("decord" if decoder == "pyav" else "pyav")
+    assert len(recheck) == len(evidence["recheck"]["rows"]) == 2
+    for row, frame in zip(evidence["recheck"]["rows"], recheck, strict=True):
+        np.testing.assert_allclose(frame, frames[row], atol=2)
+    assert rows["native_idx"][evidence["recheck"]["rows"][-1]] == 99
+    assert evidence["problems"] == []
+    assert set(evidence["versions"]) >= {"av", "pillow"}
+
+
+def test_both_decoders_give_the_same_bytes(tmp_path):
+    clip = clips.made("h264_pyramid.mp4")
+    times = [k / 2 for k in range(8)]
+    _, a = sample(tmp_path / "a", clip.path, times, decoder="decord")
+    _, b = sample(tmp_path / "b", clip.path, times, decoder="pyav")
+    np.testing.assert_array_equal(a, b)
+
+
+def test_thumbnails_name_their_rows_and_keep_the_aspect(tmp_path):
+    clip = clips.made("cfr_25.mp4")
+    evidence, _ = sample(tmp_path / "out", clip.path, [k / 25 for k in range(100)])
+    told = evidence["thumbnails"]
+    assert len(told["rows"]) == 24
+    assert (told["rows"][0], told["rows"][-1]) == (0, 99)
+    assert (told["height"], told["width"]) == (72, 96)
+    with Image.open(tmp_path / "out" / "a.jpg") as strip:
+        assert strip.size == (24 * 96, 72)
+        cell = np.asarray(strip.crop((96 * 5, 0, 96 * 6, 72)))
+    assert read_number(cell) == told["rows"][5]
+
+
+def test_times_past_the_end_are_refused_or_masked(tmp_path):
+    clip = clips.made("cfr_25.mp4")
+    with pytest.raises(UserError, match=r"row 1: past the end: 4.04 s means frame 101, the video has 100 frames"):
+        sample(tmp_path / "fail", clip.path, [0.0, 4.04, 9.0])
+    assert list((tmp_path / "fail").iterdir()) == []
+    evidence, frames = sample(tmp_path / "mask", clip.path, [0.0, 4.04, 9.0], bad="mask")
+    assert evidence["rows"]["status"] == ["ok", "bad", "bad"]
+    assert evidence["rows"]["native_idx"] == [0, -1, -1]
+    assert evidence["rows"]["pts_sec"] == [0.0, None, None]
+    assert not frames[1:].any()
+    assert len(evidence["problems"]) == 2
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+def test_a_damaged_file_fails_or_is_masked_where_it_is_damaged(tmp_path, decoder):
+    whole = clips.noisy(tmp_path / "whole.mp4")
+    path = clips.damaged(whole, tmp_path / "damaged.mp4")
+    times = [k / 10 for k in range(30)]
+    with pytest.raises(UserError, match=r"30 frames were expected, \d+ of them cannot be decoded cleanly, the first at 1\.\d+ s"):
+        sample(tmp_path / "fail", path, times, fps=30.0, decoder=decoder)
+    evidence, frames = sample(tmp_path / "mask", path, times, fps=30.0, bad="mask", decoder=decoder)
+    _, truth = sample(tmp_path / "truth", whole, times, fps=30.0, decoder="pyav")
+    bad = np.array(evidence["rows"]["status"]) == "bad"
+    assert bad.any()
+    assert not bad[:10].any()
+    assert not bad[20:].any()
+    assert not frames[bad].any()
+    np.testing.assert_array_equal(frames[~bad], truth[~bad])
+    assert evidence["recheck"]["agrees"]
+
+
+def test_a_file_cut_short_is_bad_from_there_on(tmp_path):
+    whole = clips.noisy(tmp_path / "whole.mp4")
+    path = clips.cut_short(whole, tmp_path / "part.mp4")
+    times = [k / 10 for k in range(30)]
+    with pytest.raises(UserError, match="90 frames expected, found"):
+        sample(tmp_path / "fail", path, times, fps=30.0)
+    evidence, frames = sample(tmp_path / "mask", path, times, fps=30.0, bad="mask")
+    _, truth = sample(tmp_path / "truth", whole, times, fps=30.0, decoder="pyav")
+    status = evidence["rows"]["status"]
+    first = status.index("bad")
+    assert 12 <= first <= 19
+    assert set(status[first:]) == {"bad"}
+    np.testing.assert_array_equal(frames[:first], truth[:first])
+    assert not frames[first:].any()
+
+
+@pytest.mark.parametrize("kind", ["empty", "audio", "text"])
+def test_a_file_without_frames_fails_or_gives_bad_rows(tmp_path, kind):
+    path = tmp_path / "clip.mp4"
+    if kind == "audio":
+        clips.audio_only(path)
+    else:
+        path.write_text("x" * 1000 if kind == "text" else "")
+    with pytest.raises(UserError, match=r"clip\.mp4"):
+        sample(tmp_path / "fail", path, [0.0, 0.5])
+    evidence, frames = sample(tmp_path / "mask", path, [0.0, 0.5], bad="mask")
+    assert evidence["rows"]["status"] == ["bad", "bad"]
+    assert evidence["decoder"] is None
+    assert evidence["video"] is None
+    assert not evidence["recheck"]["agrees"]
+    assert frames.shape == (2, 96, 96, 3)
+    assert np.load(tmp_path / "mask" / "a.recheck.npy").shape == (0, 96, 96, 3)
+
+
+def _crash(self, wanted):
+    os.kill(os.getpid(), signal.SIGSEGV)
+    yield
+
+
+def _hang(self, wanted):
+    time.sleep(60)
+    yield
+
+
+@pytest.mark.parametrize(("fault", "words"), [(_crash, "killed by signal 11"), (_hang, "no progress for 1 s")])
+def test_a_decord_that_dies_is_replaced(tmp_path, monkeypatch, capfd, fault, words):
+    monkeypatch.setattr(readers.DecordReader, "frames", fault)
+    clip = clips.made("cfr_25.mp4")
+    evidence, frames = sample(tmp_path / "out", clip.path, [0.0, 1.0], timeout=1.0)
+    assert evidence["decoder"] == "pyav"
+    assert words in evidence["decoder_reason"]
+    assert [read_number(frame) for frame in frames] == [0, 25]
+    assert words in capfd.readouterr().err
+    with pytest.raises(UserError, match=words):
+        sample(tmp_path / "forced", clip.path, [0.0, 1.0], timeout=1.0, decoder="decord")
+
+
+def test_a_decoder_that_always_dies_is_a_sentence_or_bad_rows(tmp_path, monkeypatch):
+    for reader in (readers.DecordReader, readers.PyavReader):
+        monkeypatch.setattr(reader, "frames", _crash)
+    clip = clips.made("cfr_25.mp4")
+    with pytest.raises(UserError, match="killed by signal 11"):
+        sample(tmp_path / "fail", clip.path, [0.0, 1.0])
+    assert list((tmp_path / "fail").iterdir()) == []
+    evidence, frames = sample(tmp_path / "mask", clip.path, [0.0, 1.0], bad="mask")
+    assert evidence["rows"]["status"] == ["bad", "bad"]
+    assert not frames.any()
+
+
+def test_a_decord_with_other_pixels_is_found_by_the_second_decode(tmp_path, monkeypatch):
+    real = readers.DecordReader.frames
+
+    def other_frames(self, wanted):
+        for frame in real(self, wanted):
+            yield readers.Decoded(frame.native, frame.pts, frame.rgb if frame.native < 20 else 255 - frame.rgb)
+
+    monkeypatch.setattr(readers.DecordReader, "frames", other_frames)
+    clip = clips.made("cfr_25.mp4")
+    evidence, frames = sample(tmp_path / "out", clip.path, [0.0, 1.0, 2.0])
+    assert evidence["decoder"] == "pyav"
+    assert "second decode" in evidence["decoder_reason"]
+    assert [read_number(frame) for frame in frames] == [0, 25, 50]
+    assert evidence["recheck"]["agrees"]
+    with pytest.raises(UserError, match="two decodes of the same frames differ"):
+        sample(tmp_path / "forced", clip.path, [0.0, 1.0, 2.0], decoder="decord")
+
+
+def test_the_key_holds_what_decides_the_result_and_nothing_else(tmp_path):
+    clip = clips.made("cfr_25.mp4")
+    record = record_of(clip.path, [0.0])
+    key = sample_key(record, alignment="index", geometry="squash96", decoder="auto")
+    assert set(key) == {"algorithm", "fingerprint", "times_sha256", "fps", "alignment", "geometry", "decoder"}
+    evidence, _ = sample(tmp_path / "out", clip.path, [0.0])
+    assert evidence["key"] == key
+
+
+def test_sigterm_ends_the_child_and_leaves_nothing(tmp_path):
+    clip = clips.made("cfr_25.mp4")
+    out = tmp_path / "out"
+    out.mkdir()
+    script = f"""
+import time
+from framefeat import readers, sampling
+def hang(self, wanted):
+    print("ready", flush=True)
+    time.sleep(60)
+    yield
+readers.PyavReader.frames = hang
+from pathlib import Path
+sampling.sample_video({record_of(clip.path, [0.0])!r}, geometry="squash96", alignment="index", decoder="pyav",
+    on_bad_frames="fail", **{{k: Path(v) for k, v in {({k: str(v) for k, v in outputs_of(out).items()})!r}.items()}})
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 128 + signal.SIGTERM
+    assert process.stdout.read() == ""  # the child held this pipe too: it is gone
+    process.stdout.close()
+    assert list(out.iterdir()) == []
+
+
+def test_the_parent_stays_light():
+    code = (
+        "import sys, framefeat.sampling\n"
+        "heavy = {'numpy', 'av', 'decord', 'PIL', 'torch', 'pandas', 'pyarrow'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_rows_may_come_in_any_order_and_repeat_frames(tmp_path):
+    clip = clips.made("h264_vfr.mp4")
+    times = [2.0, 0.0, 0.001, 2.0, 1.5]
+    evidence, frames = sample(tmp_path / "out", clip.path, times, fps=clip.fps, alignment="pts")
+    assert [read_number(frame) for frame in frames] == evidence["rows"]["native_idx"]
+    assert evidence["rows"]["native_idx"][1] == evidence["rows"]["native_idx"][2] == 0
+
+
+def test_rows_for_a_second_decode_are_the_same_each_time(tmp_path):
+    clip = clips.made("h264_pyramid.mp4")
+    times = [k / 5 for k in range(20)]
+    first, _ = sample(tmp_path / "a", clip.path, times)
+    second, _ = sample(tmp_path / "b", clip.path, times)
+    assert first == second
+    assert len(first["recheck"]["rows"]) == 2
+
+
+SHORT_PROOF = ["cfr_23_976.mp4", "h264_open_gop.mkv", "h264_vfr.mp4", "h264_cut.mp4", "hevc_open_gop.ts", "mpeg4_b.avi", "av1.webm"]
+
+
+@pytest.mark.parametrize("file", SHORT_PROOF)
+def test_short_proof(tmp_path, monkeypatch, file):
+    monkeypatch.setattr(proof, "RATES", (2.0, 0.0) if file == "h264_open_gop.mkv" else (2.0,))
+    recipe = next(recipe for recipe in RECIPES if recipe.file == file)
+    line = proof.prove_made(recipe, tmp_path, ["auto"], naive=False)
+    assert (line.silent, line.lost, line.failures) == (0, 0, [])
+    assert line.rows == line.ok + line.clamped
+
+
+def test_a_proof_with_a_wrong_reader_fails(tmp_path, monkeypatch):
+    """The proof itself notices frames that are one off."""
+    real = sampler.Sampler._keep
+
+    def one_off(self, frame):
+        real(self, readers.Decoded(frame.native, frame.pts, np.roll(frame.rgb, 32, axis=1)))
+
+    monkeypatch.setattr(sampler.Sampler, "_keep", one_off)
+    monkeypatch.setattr(proof, "RATES", (1.0,))
+    recipe = next(recipe for recipe in RECIPES if recipe.file == "cfr_25.mp4")
+    line = proof.prove_made(recipe, tmp_path, ["pyav"], naive=True)
+    assert line.silent > 0
+    assert line.failures

@@ -8,7 +8,7 @@ UV := $(BIN)/uv pip
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONNOUSERSITE := 1
-SOURCES := workflow/framefeat tests examples bench
+SOURCES := workflow/framefeat workflow/snakemake_logger_plugin_framefeat tests examples bench
 
 .DEFAULT_GOAL := help
 .PHONY: help env env-dev env-bench env-slurm demo test lint format bench proof test-kill test-slurm plan lock clean-env
@@ -60,7 +60,7 @@ lint: env-dev
 	ruff check $(SOURCES)
 	ruff format --check $(SOURCES)
 	snakefmt --check Snakefile workflow/rules
-	mypy workflow/framefeat
+	mypy workflow/framefeat workflow/snakemake_logger_plugin_framefeat
 	snakemake --lint
 
 format: env-dev

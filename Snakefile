@@ -11,6 +11,9 @@ min_version("9.20")
 configfile: "config/config.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 
 
@@ -31,10 +34,10 @@ include: "workflow/rules/targets.smk"
 
 
 onsuccess:
-    if RUNS_JOBS_HERE:
+    if workflow.is_main_process:
         print_outcome()
 
 
 onerror:
-    if RUNS_JOBS_HERE:
+    if workflow.is_main_process:
         print_failures()

@@ -7,14 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from framefeat.report import build
+
 from tests.unit.report_fixture import colour_features, drawn, write_run
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs the Python package selenium")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
+BROWSER = next(
+    filter(
+        None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))
+    ),
+    None,
+)
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver (apt: chromium chromium-driver)")
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="needs chromium and chromedriver (apt: chromium chromium-driver)"
+)
 
 NASTY = "<script>document.title='broken'</script><img src=x onerror=alert(1)>"
 
@@ -28,7 +35,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         drawn(NASTY, [5, 5], seed=3, clamped=[9]),
         *(drawn(f"other {number}", [4, 4], seed=10 + number) for number in range(6)),
     ]
-    results = write_run(root, videos, {"one": colour_features, "two": lambda frames: colour_features(frames) ** 2})
+    results = write_run(
+        root, videos, {"one": colour_features, "two": lambda frames: colour_features(frames) ** 2}
+    )
     build.build(results, root / "report.html", benchmarks=root / "benchmarks" / "demo", logs="logs/demo")
     return root / "report.html"
 
@@ -52,7 +61,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 def load(browser: Any, page: Path, width: int, theme: str) -> None:
     browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
     )
     browser.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]}
@@ -70,7 +80,9 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
 
 
 def complaints(browser: Any) -> list[str]:
-    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    return [
+        entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")
+    ]
 
 
 @pytest.mark.parametrize("width", [1280, 400])
@@ -92,7 +104,9 @@ def test_everything_is_drawn(browser: Any, page: Path, width: int, theme: str) -
         return [...document.querySelectorAll("[data-chart]")].filter((node) => node.clientWidth && Math.abs(node._fullLayout.width - node.clientWidth) > 2).length""")
     assert wide == 0
     # The matrix is square.
-    shape = browser.execute_script("const {w, h} = document.querySelector('[data-chart=matrix]')._fullLayout._size; return [w, h]")
+    shape = browser.execute_script(
+        "const {w, h} = document.querySelector('[data-chart=matrix]')._fullLayout._size; return [w, h]"
+    )
     assert shape[0] == pytest.approx(shape[1], abs=3)
     background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (sum(int(part) for part in background[4:-1].split(",")) < 200) == (theme == "dark")
@@ -123,7 +137,12 @@ def test_map_answers_pointer_and_keys(browser: Any, page: Path) -> None:
     words = tip.text
     ActionChains(browser).click(target).perform()
     panel = browser.find_element(By.CSS_SELECTOR, "[data-role=panel]")
-    wait_for(lambda: panel.find_elements(By.CSS_SELECTOR, ".chosen .id") and panel.find_element(By.CSS_SELECTOR, ".chosen .id").text in words)
+    wait_for(
+        lambda: (
+            panel.find_elements(By.CSS_SELECTOR, ".chosen .id")
+            and panel.find_element(By.CSS_SELECTOR, ".chosen .id").text in words
+        )
+    )
     near = panel.find_elements(By.CSS_SELECTOR, ".near button")
     assert len(near) >= 6
     assert all(button.find_elements(By.CSS_SELECTOR, ".pic[role=img][aria-label]") for button in near)
@@ -145,7 +164,9 @@ def test_video_answers_pointer_and_keys(browser: Any, page: Path) -> None:
     video = browser.find_element(By.CSS_SELECTOR, "details.video")
     assert video.find_element(By.TAG_NAME, "h3").text == "hurt"
     browser.execute_script("arguments[0].scrollIntoView({block: 'start', behavior: 'instant'})", video)
-    line, matrix = (video.find_element(By.CSS_SELECTOR, f"[data-chart={name}]") for name in ("line", "matrix"))
+    line, matrix = (
+        video.find_element(By.CSS_SELECTOR, f"[data-chart={name}]") for name in ("line", "matrix")
+    )
     wait_for(lambda: line.get_attribute("data-drawn") and matrix.get_attribute("data-drawn"))
     assert len(video.find_elements(By.CSS_SELECTOR, ".strip .pic")) >= 8
     assert video.find_elements(By.CSS_SELECTOR, ".strip .gone")
@@ -156,7 +177,7 @@ def test_video_answers_pointer_and_keys(browser: Any, page: Path) -> None:
     wait_for(lambda: readout.text.startswith("Row 21 · 1 s"))
     ActionChains(browser).move_to_element(line).pause(0.3).perform()
     wait_for(lambda: not readout.text.startswith("Row 21"))
-    ActionChains(browser).move_to_element_with_offset(matrix, -60, -80).pause(0.3).perform()
+    ActionChains(browser).move_to_element_with_offset(matrix, -60, -120).pause(0.3).perform()
     pair = video.find_element(By.CSS_SELECTOR, "[data-role=pair]")
     wait_for(lambda: "cosine" in pair.text)
     assert len(pair.find_elements(By.CSS_SELECTOR, ".pic")) == 2
@@ -165,6 +186,7 @@ def test_video_answers_pointer_and_keys(browser: Any, page: Path) -> None:
 
 def test_theme_backbone_filter_and_links(browser: Any, page: Path) -> None:
     from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
 
     load(browser, page, 1280, "light")
     toggle = browser.find_element(By.ID, "theme")
@@ -173,7 +195,11 @@ def test_theme_backbone_filter_and_links(browser: Any, page: Path) -> None:
     browser.find_elements(By.CSS_SELECTOR, "[data-choose]")[1].click()
     shown = browser.find_elements(By.CSS_SELECTOR, ".tiles .long dd")
     assert [element.is_displayed() for element in shown] == [False, True]
-    filters = [field for field in browser.find_elements(By.CSS_SELECTOR, "[data-role=filter]") if field.is_displayed()]
+    filters = [
+        field
+        for field in browser.find_elements(By.CSS_SELECTOR, "[data-role=filter]")
+        if field.is_displayed()
+    ]
     filters[0].send_keys("other")
     rows = [row for row in browser.find_elements(By.CSS_SELECTOR, "table.all tbody tr") if row.is_displayed()]
     assert len(rows) == 6
@@ -181,7 +207,7 @@ def test_theme_backbone_filter_and_links(browser: Any, page: Path) -> None:
     link = rows[-1].find_element(By.TAG_NAME, "a")
     target = browser.find_element(By.ID, link.get_attribute("href").split("#")[1])
     assert target.get_attribute("open") is None
-    link.click()
+    link.send_keys(Keys.ENTER)
     wait_for(lambda: target.get_attribute("open") is not None)
     wait_for(lambda: target.find_element(By.CSS_SELECTOR, "[data-chart=matrix]").get_attribute("data-drawn"))
     assert complaints(browser) == []
@@ -195,9 +221,13 @@ def test_nothing_is_fetched(browser: Any, page: Path) -> None:
 
     asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     addresses = [
-        message["params"]["request"]["url"] for message in asked if message["method"] == "Network.requestWillBeSent"
+        message["params"]["request"]["url"]
+        for message in asked
+        if message["method"] == "Network.requestWillBeSent"
     ]
-    assert [address[:60] for address in addresses if not address.startswith(("file:", "data:", "blob:"))] == []
+    assert [
+        address[:60] for address in addresses if not address.startswith(("file:", "data:", "blob:"))
+    ] == []
 
 
 def test_everything_that_acts_can_be_reached_by_keys_and_has_a_name(browser: Any, page: Path) -> None:

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -105,13 +106,19 @@ class Node:
 
     def __init__(self, folder: Path, cpus: int = 2, memory_mb: int = 8000, gpus: int = 1) -> None:
         self.folder, self.cpus, self.memory_mb, self.gpus = folder, cpus, memory_mb, gpus
-        self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": _PATH}
+        self.environment = {
+            "SLURM_CONF": str(folder / "slurm.conf"),
+            "PATH": os.pathsep.join([str(folder / "bin"), _PATH]),
+        }
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        self.folder.mkdir(mode=0o755, parents=True)
-        for name in ("state", "spool"):
+        for name in ("state", "spool", "bin"):
             (self.folder / name).mkdir(mode=0o755)
+        # Snakemake's job steps drop SLURM_CONF (a real cluster's lies in /etc): srun is told again.
+        srun = self.folder / "bin" / "srun"
+        srun.write_text(f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun", path=_PATH)} "$@"\n')
+        srun.chmod(0o755)
         controller_port, node_port = _free_ports(2)
         (self.folder / "slurm.conf").write_text(
             _CONFIGURATION.format(
@@ -221,13 +228,16 @@ class Node:
 
 
 @contextlib.contextmanager
-def running_node(folder: Path, **options: int) -> Iterator[Node]:
-    node = Node(folder, **options)
-    try:
-        node.start()
-        yield node
-    finally:
-        node.stop()
+def running_node(**options: int) -> Iterator[Node]:
+    """A started node in a temporary folder; stopped and removed at the end, whatever happens in between."""
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
+        Path(folder).chmod(0o755)  # munged runs as a user of its own and must reach its files
+        node = Node(Path(folder), **options)
+        try:
+            node.start()
+            yield node
+        finally:
+            node.stop()
 
 
 def _free_ports(count: int) -> list[int]:

@@ -30,13 +30,17 @@ class Sampled:
     container: dict[str, object] = field(default_factory=dict)
 
 
-def drawn(video_id: str, scenes: Sequence[int], seed: int = 0, size: tuple[int, int] = (54, 96), **more: object) -> Sampled:
+def drawn(
+    video_id: str, scenes: Sequence[int], seed: int = 0, size: tuple[int, int] = (54, 96), **more: object
+) -> Sampled:
     """``scenes[k]`` frames of each of several scenes: a coarse pattern that drifts a little."""
     random = np.random.default_rng(seed)
     frames = []
     for length in scenes:
         coarse = random.integers(20, 236, (4, 6, 3))
-        picture = np.asarray(Image.fromarray(coarse.astype(np.uint8)).resize((size[1] * 2, size[0]), Image.Resampling.BICUBIC))
+        picture = np.asarray(
+            Image.fromarray(coarse.astype(np.uint8)).resize((size[1] * 2, size[0]), Image.Resampling.BICUBIC)
+        )
         frames += [np.roll(picture, number, axis=1)[:, : size[1]] for number in range(length)]
     stack = np.stack(frames)
     return Sampled(video_id, stack, np.arange(len(stack)) / 2, **more)  # type: ignore[arg-type]
@@ -54,7 +58,11 @@ def filmed(path: Path, video_id: str | None = None, sample_fps: float = 2.0, hei
             stamps.append(float(frame.pts * stream.time_base))
             width = round(frame.width * height / frame.height)
             pictures.append(np.asarray(frame.to_image().resize((width, height))))
-        facts = {"codec": stream.codec_context.name, "width": stream.codec_context.width, "height": stream.codec_context.height}
+        facts = {
+            "codec": stream.codec_context.name,
+            "width": stream.codec_context.width,
+            "height": stream.codec_context.height,
+        }
     seconds = np.array(stamps) - stamps[0]
     duration = float(seconds[-1] + 1 / fps)
     times = np.arange(0, duration, 1 / sample_fps)
@@ -108,10 +116,14 @@ def write_run(
             values[list(video.bad)] = np.nan
             blocks.append(values)
         matrix = np.concatenate(blocks)
-        _write_backbone(results / name, dataset, name, matrix if order is None else matrix[order], index, videos)
+        _write_backbone(
+            results / name, dataset, name, matrix if order is None else matrix[order], index, videos
+        )
         for video in videos:
             seconds = len(video.times) / random.uniform(60, 120)
-            _benchmark(benchmarks / "extract_features" / name / f"{video_key(video.video_id)}.tsv", seconds, 700)
+            _benchmark(
+                benchmarks / "extract_features" / name / f"{video_key(video.video_id)}.tsv", seconds, 700
+            )
         _benchmark(benchmarks / "assemble" / f"{name}.tsv", 1.2, 150)
     for video in videos:
         seconds = len(video.times) / random.uniform(30, 200)
@@ -183,7 +195,9 @@ def _benchmark(path: Path, seconds: float, memory: float) -> None:
     with open(path, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
         writer.writerow("s h:m:s max_rss max_vms max_uss max_pss io_in io_out mean_load cpu_time".split())
-        writer.writerow([f"{seconds:.4f}", "0:00:01", memory, "NA", "NA", "NA", "-", "-", "0.00", f"{seconds * 0.9:.2f}"])
+        writer.writerow(
+            [f"{seconds:.4f}", "0:00:01", memory, "NA", "NA", "NA", "-", "-", "0.00", f"{seconds * 0.9:.2f}"]
+        )
 
 
 def write_many(root: Path, videos: int, rows: int = 20, dim: int = 960, dataset: str = "many") -> Path:
@@ -211,7 +225,9 @@ def write_many(root: Path, videos: int, rows: int = 20, dim: int = 960, dataset:
         matrix[number * rows : (number + 1) * rows] = np.repeat(scene, [rows // 2, rows - rows // 2], axis=0)
         matrix[number * rows : (number + 1) * rows] += 0.1 * random.random((rows, dim), dtype=np.float32)
         (results / "thumbnails" / "squash224" / f"{key}.jpg").write_bytes(sprite)
-        (results / "evidence" / "squash224" / f"{key}.json").write_text(json.dumps({**evidence, "video_id": video_id}))
+        (results / "evidence" / "squash224" / f"{key}.json").write_text(
+            json.dumps({**evidence, "video_id": video_id})
+        )
         warned = ["the index says 25 fps, the file 24"] if number % 10 == 0 else []
         entries.append({
             **entry, "video_id": video_id, "first_row": number * rows, "last_row": number * rows + rows - 1,

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
 from framefeat import progress
 
 LogEvent = pytest.importorskip("snakemake_interface_logger_plugins.common").LogEvent
@@ -28,7 +27,10 @@ def test_tally(tmp_path: Path) -> None:
     number = 0
     for video in range(6):
         path = evidence(tmp_path, str(video), 100)
-        for rule, begin, end in (("sample_frames", 10.0 * video, 10.0 * video + 5), ("extract_features", 10.0 * video + 5, 10.0 * video + 10)):
+        for rule, begin, end in (
+            ("sample_frames", 10.0 * video, 10.0 * video + 5),
+            ("extract_features", 10.0 * video + 5, 10.0 * video + 10),
+        ):
             number += 1
             sampling = rule == "sample_frames"
             tally.job_begins(number, rule, [] if sampling else [path], [path] if sampling else [], begin)
@@ -53,7 +55,18 @@ def test_unknown_jobs_and_lost_evidence() -> None:
 
 
 def test_words_for_time() -> None:
-    assert [progress.spell(value) for value in (0.2, 61, 600, 7200, 200_000)] == ["1 s", "61 s", "10 min", "2 h 0 min", "2 d 7 h"]
+    assert [progress.spell(value) for value in (0.2, 61, 600, 7200, 200_000)] == [
+        "1 s",
+        "61 s",
+        "10 min",
+        "2 h 0 min",
+        "2 d 7 h",
+    ]
+
+
+def test_command_to_go_on() -> None:
+    again = progress.command_again(["/x/bin/snakemake", "--cores", "4", "--config", "videos=my films/*.mp4"])
+    assert again == "snakemake --cores 4 --config 'videos=my films/*.mp4'"
 
 
 def test_snapshot(tmp_path: Path) -> None:
@@ -70,6 +83,7 @@ def test_snapshot(tmp_path: Path) -> None:
 
 
 # --- the handler
+
 
 class _Terminal(io.StringIO):
     def isatty(self) -> bool:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from framefeat.errors import UserError
 from framefeat.report import build, gather, numbers, stages, thumbs
+
 from tests.unit.report_fixture import colour_features, drawn, write_many, write_run
 
 NASTY = "<script>alert('1')</script>"
@@ -27,7 +27,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Interleaved: the rows of a video are not neighbours.
     count = sum(len(video.times) for video in videos)
     order = np.random.default_rng(0).permutation(count)
-    return write_run(root, videos, {"one": colour_features, "two": lambda frames: colour_features(frames) ** 2}, order=order)
+    return write_run(
+        root,
+        videos,
+        {"one": colour_features, "two": lambda frames: colour_features(frames) ** 2},
+        order=order,
+    )
 
 
 def page_data(page: str) -> dict:
@@ -55,7 +60,7 @@ def test_page_needs_no_network(page: str) -> None:
 
 def test_page_opens_with_the_verdict(page: str) -> None:
     own = body(page)
-    assert own.index("Not verified") < own.index("<h2 id=\"time-title\"") < own.index("Look at these first")
+    assert own.index("Not verified") < own.index('<h2 id="time-title"') < own.index("Look at these first")
     assert "2 rows of 1 video have no frame" in own
     assert "sample_frames" in own
 
@@ -150,8 +155,10 @@ def test_many_videos_stay_bounded(tmp_path: Path) -> None:
     data = page_data(page)
     assert facts["details"] == build.DETAILS
     assert len(data["backbones"][0]["map"]["row"]) <= build.MAP_POINTS
-    assert body(page).count("<tr><th scope=\"row\">") <= build.TABLE_ROWS + 10
-    flagged = [video["id"] for video in data["backbones"][0]["details"] if int(video["id"].split()[1]) % 10 == 0]
+    assert body(page).count('<tr><th scope="row">') <= build.TABLE_ROWS + 10
+    flagged = [
+        video["id"] for video in data["backbones"][0]["details"] if int(video["id"].split()[1]) % 10 == 0
+    ]
     assert 30 <= len(flagged) < build.DETAILS  # the warned ones first, with room for others
     assert facts["bytes"] < 12e6
 
@@ -229,7 +236,9 @@ def test_reasons() -> None:
     def video(number: int, **entry: object) -> gather.Video:
         places = np.arange(4)
         given = {"verified": True, "fps": 25.0, "features_sha256": str(number), **entry}
-        return gather.Video(str(number), str(number), given, places, places / 2, np.zeros(4), places, np.full(4, "ok"))
+        return gather.Video(
+            str(number), str(number), given, places, places / 2, np.zeros(4), places, np.full(4, "ok")
+        )
 
     backbone = gather.Backbone(Path(), {}, np.zeros((4, 2)), [
         video(0), video(1, features_sha256="same"), video(2, features_sha256="same"), video(3, verified=False), video(4),

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from framefeat import show
 from framefeat.errors import UserError
+
 from tests.unit.report_fixture import colour_features, drawn, write_run
 
 

@@ -7,7 +7,9 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from framefeat.errors import UserError
 
@@ -59,6 +61,7 @@ def _sample(options: argparse.Namespace) -> None:
             )
     if options.path is not None:
         record["path"] = str(options.path)
+        _check_fetched(record)
     if "FRAMEFEAT_PREWARM" in os.environ:
         import json
 
@@ -81,6 +84,15 @@ def _sample(options: argparse.Namespace) -> None:
         evidence_path=options.evidence,
         timeout=options.timeout,
     )
+
+
+def _check_fetched(record: Mapping[str, Any]) -> None:
+    """A file fetched for this job is what the index's column sha256 says, where it says anything."""
+    from framefeat.fingerprints import file_sha256
+
+    wanted = record["fingerprint"]
+    if not wanted.startswith("address:") and (found := file_sha256(record["path"])) != wanted:
+        raise UserError(f"{record['video_id']!r}: the index says sha256 {wanted}, but {record['path']!r} has {found}; fetch it again.")
 
 
 def _extract(options: argparse.Namespace) -> None:

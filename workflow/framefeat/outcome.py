@@ -27,8 +27,9 @@ def lines(results: Path, backbones: Sequence[str]) -> Iterator[str]:
             yield f"  ... and {len(bad) - 20} more videos; the report lists them all"
 
 
-def failures(logs: Path, since: float) -> Iterator[str]:
-    """For each job that failed since ``since`` (seconds since the epoch): its log's last sentence and where it lies."""
+def failures(logs: Path, since: float, command: str) -> Iterator[str]:
+    """For each job that failed since ``since`` (seconds since the epoch): its log's last sentence and where it lies;
+    then ``command``, which goes on from there."""
     found = []
     for path in sorted(logs.rglob("*.log")) if logs.is_dir() else ():
         try:
@@ -49,6 +50,7 @@ def failures(logs: Path, since: float) -> Iterator[str]:
     if len(found) > 20:
         yield f"  ... and {len(found) - 20} more"
     yield (
-        "What is done stays done. Mend the cause and give the same command again (with --keep-going the other videos "
-        "finish first), or set on_bad_frames: mask to mark the rows of damaged videos."
+        "What is done stays done. Mend the cause and go on (with --keep-going the other videos finish first; "
+        "on_bad_frames: mask marks the rows of damaged videos instead):"
     )
+    yield f"  {command}"

@@ -2,9 +2,10 @@
 
 import json
 import math
+import shlex
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,14 +34,18 @@ class Tally:
     videos: int | None = None
     _counts: dict[str, int] = field(default_factory=dict)
     _jobs: dict[int, _Job] = field(default_factory=dict)
-    _steps: deque[tuple[float, int]] = field(default_factory=deque)  # when a video step ended, frames embedded till then
+    _steps: deque[tuple[float, int]] = field(
+        default_factory=deque
+    )  # when a video step ended, frames embedded till then
     _began: float | None = None
 
     def run_begins(self, counts: Mapping[str, int]) -> None:
         """``counts``: jobs per rule, as Snakemake plans them at its start (before the checkpoint: without the videos)."""
         self._counts = dict(counts)
 
-    def job_begins(self, number: int, rule: str, inputs: Iterable[str], outputs: Iterable[str], now: float) -> None:
+    def job_begins(
+        self, number: int, rule: str, inputs: Iterable[str], outputs: Iterable[str], now: float
+    ) -> None:
         paths = [str(path) for path in (*inputs, *outputs)]
         self._jobs[number] = _Job(
             rule,
@@ -95,7 +100,9 @@ class Tally:
         if self._began is None or len(self._steps) < _FEWEST or self.total <= self.done:
             return None
         recent = now - self._began <= _WINDOW
-        since, steps = (self._began, len(self._steps)) if recent else (self._steps[0][0], len(self._steps) - 1)
+        since, steps = (
+            (self._began, len(self._steps)) if recent else (self._steps[0][0], len(self._steps) - 1)
+        )
         return (self.total - self.done) * (now - since) / max(1, steps)
 
     def line(self, now: float) -> str:
@@ -138,6 +145,11 @@ def spell(seconds: float) -> str:
         return f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+def command_again(arguments: Sequence[str]) -> str:
+    """The command that goes on where a run ended: the same one. ``arguments``: ``sys.argv`` of Snakemake."""
+    return shlex.join(["snakemake", *arguments[1:]])
 
 
 def snapshot(results: Path, now: float | None = None) -> str:

@@ -47,15 +47,25 @@ def _print_backbone(backbone: Backbone, out: TextIO) -> None:
     manifest, counts = backbone.manifest, backbone.counts
     verified = bool(manifest["alignment_verified"])
     print(f"{backbone.folder}: {manifest['backbone']}, weights {manifest['weights']}", file=out)
-    size = f"float32 ({len(backbone.matrix)}, {manifest['feature_dim']}), {many(len(backbone.videos), 'video')}"
-    print(f"{size}; alignment {_coloured('verified' if verified else 'NOT verified', 0 if verified else 3, out)}", file=out)
+    size = (
+        f"float32 ({len(backbone.matrix)}, {manifest['feature_dim']}), {many(len(backbone.videos), 'video')}"
+    )
+    print(
+        f"{size}; alignment {_coloured('verified' if verified else 'NOT verified', 0 if verified else 3, out)}",
+        file=out,
+    )
     if counts["bad"] or counts["clamped"]:
-        print(f"{counts['bad']:,} bad (NaN), {counts['clamped']:,} clamped (the last frame stands in)", file=out)
+        print(
+            f"{counts['bad']:,} bad (NaN), {counts['clamped']:,} clamped (the last frame stands in)", file=out
+        )
     lines, levels = [], []
     for place in by_concern(backbone.videos):
         video = backbone.videos[place]
         count, offset = video.counts, video.max_offset
-        size_text = video.container.get("size") or [video.container.get("width"), video.container.get("height")]
+        size_text = video.container.get("size") or [
+            video.container.get("width"),
+            video.container.get("height"),
+        ]
         lines.append([
             _STATES[video.severity], video.video_id, str(video.entry.get("rows", len(video.rows))), str(count["clamped"]),
             str(count["bad"]), "-" if offset is None else f"{offset * 1000:.1f}", f"{video.fps:.5g}" if video.fps else "-",
@@ -80,7 +90,9 @@ def _print_video(backbone: Backbone, video_id: str, out: TextIO) -> None:
     print(_printable("; ".join(facts)), file=out)
     state = "verified" if video.verified else "NOT verified"
     reason = video.entry.get("decoder_reason") or ""
-    print(f"{state}; read by {video.entry.get('decoder') or 'none'}{f' ({reason})' if reason else ''}", file=out)
+    print(
+        f"{state}; read by {video.entry.get('decoder') or 'none'}{f' ({reason})' if reason else ''}", file=out
+    )
     for level, text in video.reasons:
         print(f"{_STATES[level]}: {_printable(text)}", file=out)
     repeated = int(video.entry.get("rows", len(video.rows))) - len(video.rows)
@@ -107,7 +119,9 @@ def _find(backbone: Backbone, video_id: str) -> Video:
 
     near = difflib.get_close_matches(video_id, [video.video_id for video in backbone.videos], n=3, cutoff=0.5)
     hint = f"; near to it: {', '.join(map(repr, near))}" if near else ""
-    raise UserError(f"{backbone.folder}: no video {video_id!r}{hint}. 'framefeat show {backbone.folder}' lists all.")
+    raise UserError(
+        f"{backbone.folder}: no video {video_id!r}{hint}. 'framefeat show {backbone.folder}' lists all."
+    )
 
 
 def _print_table(
@@ -121,7 +135,11 @@ def _print_table(
     """Columns as wide as what they hold; in a terminal the last one is cut where the line would wrap."""
     cells = [[_printable(cell) for cell in line] for line in lines]
     widths = [max([width(name), *(width(line[place]) for line in cells)]) for place, name in enumerate(names)]
-    room = shutil.get_terminal_size((100, 24)).columns - sum(widths[:-1]) - 2 * (len(names) - 1) if out.isatty() else 0
+    room = (
+        shutil.get_terminal_size((100, 24)).columns - sum(widths[:-1]) - 2 * (len(names) - 1)
+        if out.isatty()
+        else 0
+    )
     if out.isatty():
         widths[-1] = max(8, min(widths[-1], room))
     for number, line in enumerate([list(names), *cells]):

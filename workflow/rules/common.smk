@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from framefeat import assemble, devices, extract, index, sampling
 from framefeat import settings as configuration
 from framefeat.backbone_plan import backbone_plans
 from framefeat.errors import UserError
+from framefeat.progress import command_again
 
 
 def checked(function, *arguments):
@@ -32,7 +34,8 @@ BENCHMARKS = f"benchmarks/{SETTINGS.dataset}"
 REPORT = f"{RESULTS}/report.html"
 
 RUN_BEGAN = time.time()
-RUNS_JOBS_HERE = workflow.is_main_process and workflow.local_exec
+# The executor is not known yet when this is read; only one that hands jobs to others is given a number of them (--jobs).
+RUNS_JOBS_HERE = workflow.is_main_process and workflow.global_resources["_nodes"].value is None
 # Where this machine runs the jobs and has no CUDA device, extraction is CPU work and must not wait for a GPU.
 HAS_GPU = not RUNS_JOBS_HERE or bool(checked(devices.wanted, SETTINGS.device))
 GPU_PER_JOB = int(SETTINGS.device != "cpu" and HAS_GPU)
@@ -41,8 +44,20 @@ if RUNS_JOBS_HERE and "gpu" not in workflow.global_resources:
 # Videos whose temporary frames may wait on the disk for the device.
 BACKLOG = 4 * (workflow.global_resources["_cores"].value or 8) if RUNS_JOBS_HERE else 0
 
-# Embedders that the jobs of this process share end with it.
-os.environ.update(FRAMEFEAT_OWNER=devices.process_identity(os.getpid()))
+# Embedders that the jobs of this process share end with it. Slurm's plugin runs one Snakemake for each job of a group inside
+# another that lives as long as the Slurm job: there the outer one is the owner, and the group shares one embedder.
+CLUSTER_JOB = "" if workflow.is_main_process else os.environ.get("SLURM_JOB_ID", "")
+if not CLUSTER_JOB or os.environ.get("FRAMEFEAT_OWNER_JOB") != CLUSTER_JOB:
+    os.environ.update(FRAMEFEAT_OWNER=devices.process_identity(os.getpid()), FRAMEFEAT_OWNER_JOB=CLUSTER_JOB)
+# The jobs of a group run one after the other there, so that a group needs what one of them needs, for the sum of their times.
+if workflow.is_main_process and not RUNS_JOBS_HERE:
+    workflow.register_resource("turn", 1)
+
+
+resource_scopes:
+    turn="local",
+
+
 # Where this process runs the jobs itself, the first of them lets the embedder load while videos are decoded.
 if RUNS_JOBS_HERE:
     first = next(iter(BACKBONES.values()))
@@ -114,7 +129,22 @@ def parts_of_backbone(wildcards):
     )
 
 
+def leave_the_others_their_turn():
+    """Inside a cluster job: a video that fails does not end its group (Snakemake hands no --keep-going on to its jobs)."""
+    if not workflow.is_main_process and workflow.execution_settings is not None:
+        workflow.execution_settings.keep_going = True
+
+
+def remote_video(wildcards):
+    """The video itself where it lies behind an address: fetched for the job by a storage plugin, and not kept."""
+    leave_the_others_their_turn()
+    record = Path(RESULTS) / "videos" / f"{wildcards.video}.json"
+    address = json.loads(record.read_text(encoding="utf-8"))["path"] if record.is_file() else ""
+    return storage(address) if index.is_remote(address) else []
+
+
 def frames_of(wildcards):
+    leave_the_others_their_turn()
     geometry = BACKBONES[wildcards.backbone].geometry
     return {
         "frames": f"{RESULTS}/frames/{geometry}/{wildcards.video}.npy",
@@ -147,11 +177,13 @@ def print_outcome():
     """What a person wants to know at the end of a run, the rows that are bad first of all."""
     from framefeat import outcome
 
-    print("\n".join(outcome.lines(Path(RESULTS), list(BACKBONES))), file=sys.stderr)
+    for line in outcome.lines(Path(RESULTS), list(BACKBONES)):
+        logger.info(line)
 
 
 def print_failures():
     """Which videos failed, why, and how to go on."""
     from framefeat import outcome
 
-    print("\n".join(outcome.failures(Path(LOGS), RUN_BEGAN)), file=sys.stderr)
+    for line in outcome.failures(Path(LOGS), RUN_BEGAN, command_again(sys.argv)):
+        logger.error(line)

@@ -16,6 +16,7 @@ rule extract_features:
     # 'device' and 'batch_size' say how, not what: unlike a parameter they recompute nothing when they change.
     resources:
         gpu=GPU_PER_JOB,
+        turn=1,
         mem_mb=4000,
         runtime=120,
         device=SETTINGS.device,

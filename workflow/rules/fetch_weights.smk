@@ -7,6 +7,8 @@ rule fetch_weights:
         "benchmarks/fetch_weights/{file}.tsv"
     wildcard_constraints:
         file="|".join(map(re.escape, FETCHED)) or "(?!)",
+    # Where Snakemake itself runs: a cluster's nodes often reach no network.
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     resources:

@@ -1,6 +1,7 @@
 rule sample_frames:
     input:
         slice=f"{RESULTS}/slices/{{video}}.json",
+        remote=remote_video,
     output:
         frames=kept_if_asked(f"{RESULTS}/frames/{{geometry}}/{{video}}.npy"),
         recheck=kept_if_asked(f"{RESULTS}/frames/{{geometry}}/{{video}}.recheck.npy"),
@@ -14,6 +15,7 @@ rule sample_frames:
         "../../envs/environment.yaml"
     # What follows 'runtime' says how, not what: unlike a parameter it recomputes nothing when it changes.
     resources:
+        turn=1,
         mem_mb=1500,
         runtime=120,
         backlog=BACKLOG,
@@ -28,6 +30,7 @@ rule sample_frames:
         "sample_frames of {wildcards.video}"
     shell:
         "framefeat sample --video {params.results:q}/videos/{wildcards.video:q}.json --slice {input.slice:q}"
+        " --path {input.remote:q}"
         " --geometry {wildcards.geometry:q} --alignment {params.alignment} --decoder {params.decoder}"
         " --on-bad-frames {resources.on_bad_frames} --timeout {resources.decoder_timeout} --backlog {resources.backlog}"
         " --frames {output.frames:q} --recheck {output.recheck:q} --evidence {output.evidence:q}"

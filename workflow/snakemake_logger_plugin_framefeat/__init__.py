@@ -10,10 +10,9 @@ import time
 from logging import Formatter, LogRecord
 from typing import TextIO
 
+from framefeat.progress import Tally
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
-
-from framefeat.progress import Tally
 
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
@@ -27,7 +26,9 @@ class LogHandler(LogHandlerBase):
         self.stream: TextIO = sys.stdout if self.common_settings.stdout else sys.stderr
         self.usual = ColorizingTextHandler(nocolor=self.common_settings.nocolor, stream=self.stream)
         self.tally = Tally()
-        self.live = bool(self.stream.isatty()) and not self.common_settings.dryrun and self.usual.can_color_tty()
+        self.live = (
+            bool(self.stream.isatty()) and not self.common_settings.dryrun and self.usual.can_color_tty()
+        )
         self.shown = False
         self.ended = False
         self.turn = 0
@@ -63,7 +64,7 @@ class LogHandler(LogHandlerBase):
     def emit(self, record: LogRecord) -> None:
         # The queue that brings the records writes "None" where there was no message.
         if record.msg == "None":
-            record.msg = None  # type: ignore[assignment]
+            record.msg = None
         with self.guard:
             if self.live:
                 try:
@@ -87,7 +88,11 @@ class LogHandler(LogHandlerBase):
             self.tally.run_begins(fields.get("stats") or {})
         elif event == LogEvent.JOB_INFO:
             self.tally.job_begins(
-                fields["jobid"], fields["rule_name"], fields.get("input") or [], fields.get("output") or [], now
+                fields["jobid"],
+                fields["rule_name"],
+                fields.get("input") or [],
+                fields.get("output") or [],
+                now,
             )
         elif event == LogEvent.JOB_FINISHED:
             self.tally.job_ends(fields["job_id"], now)

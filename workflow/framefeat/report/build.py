@@ -40,6 +40,7 @@ NEIGHBOURS = 6
 TABLE_ROWS = 400
 LISTED = 25  # videos named under "look at these first"
 SPRITE_BYTES = 7_000_000  # all sprites together, before base64
+ATLAS_BYTES = 4_000_000
 _STATUS_LETTER = {"ok": "o", "clamped": "c", "bad": "b"}
 
 
@@ -48,7 +49,9 @@ class Sheets:
     """The pictures of the page, each stored once however many backbones show it."""
 
     described: list[dict[str, Any]] = field(default_factory=list)
-    of_video: dict[str, tuple[int, list[int]]] = field(default_factory=dict)  # key -> sheet, rows of the slice
+    of_video: dict[str, tuple[int, list[int]]] = field(
+        default_factory=dict
+    )  # key -> sheet, rows of the slice
 
     def add(self, sheet: thumbs.Sheet) -> int:
         self.described.append(sheet.described())
@@ -159,7 +162,9 @@ def chosen_videos(loaded: Sequence[Backbone], most: int) -> list[str]:
     flagged = [place for place in order if videos[keys[place]].severity][: max(1, most * 3 // 4)]
     rest = sorted(set(range(len(keys))) - set(flagged))
     ordinary = [place for place in rest if not videos[keys[place]].severity] or rest
-    taken = [ordinary[place] for place in numbers.evenly(len(ordinary), most - len(flagged))] if ordinary else []
+    taken = (
+        [ordinary[place] for place in numbers.evenly(len(ordinary), most - len(flagged))] if ordinary else []
+    )
     return [keys[place] for place in [*flagged, *taken]]
 
 
@@ -189,7 +194,11 @@ def _map_of(backbone: Backbone, root: Path, sheets: Sheets, shown: Sequence[str]
     detailed = {place for place, video in enumerate(videos) if video.key in set(shown)}
     rest = [place for place in range(len(videos)) if place not in detailed]
     room = max(0, MAP_VIDEOS - len(detailed))
-    chosen = sorted(detailed | {rest[place] for place in numbers.evenly(len(rest), room)}) if room else sorted(detailed)
+    chosen = (
+        sorted(detailed | {rest[place] for place in numbers.evenly(len(rest), room)})
+        if room
+        else sorted(detailed)
+    )
     each = max(1, MAP_POINTS // max(1, len(chosen)))
     points: list[tuple[int, int]] = []  # place of the video, place of the row in it
     cells: list[list[int]] = []  # sheet and cell of each point
@@ -215,7 +224,7 @@ def _map_of(backbone: Backbone, root: Path, sheets: Sheets, shown: Sequence[str]
         for cell, row in taken:
             points.append((place, row))
             cells.append([sheet, cell] if sheet >= 0 and cell >= 0 else [-1, -1])
-    sheet_of_rest, placed = thumbs.atlas(wanted)
+    sheet_of_rest, placed = thumbs.atlas(wanted, ATLAS_BYTES)
     if sheet_of_rest is not None:
         number = sheets.add(sheet_of_rest)
         for targets, given in zip(waiting, placed, strict=True):
@@ -223,8 +232,12 @@ def _map_of(backbone: Backbone, root: Path, sheets: Sheets, shown: Sequence[str]
                 cells[target] = [number, cell] if cell >= 0 else [-1, -1]
 
     rows = np.array([videos[place].rows[row] for place, row in points], dtype=np.int64)
-    unit, _ = numbers.unit_rows(read_rows(backbone.matrix, rows)) if len(rows) else (np.zeros((0, 2), np.float32), None)
-    finite = np.isfinite(unit).all(axis=1) if len(rows) else np.zeros(0, bool)
+    unit, _ = (
+        numbers.unit_rows(read_rows(backbone.matrix, rows))
+        if len(rows)
+        else (np.zeros((0, 2), np.float32), None)
+    )
+    finite = np.asarray(np.isfinite(unit).all(axis=1))
     if not finite.all():
         points = [point for point, kept in zip(points, finite, strict=True) if kept]
         cells = [cell for cell, kept in zip(cells, finite, strict=True) if kept]
@@ -236,16 +249,27 @@ def _map_of(backbone: Backbone, root: Path, sheets: Sheets, shown: Sequence[str]
     number_of = {place: number for number, place in enumerate(names)}
     data = {
         "videos": [videos[place].video_id for place in names],
-        "detail": [list(shown).index(videos[place].key) if videos[place].key in shown else -1 for place in names],
+        "detail": [
+            list(shown).index(videos[place].key) if videos[place].key in shown else -1 for place in names
+        ],
         "video": [number_of[place] for place, _ in points],
         "row": rows.tolist(),
         "time": [round(float(videos[place].times[row]), 3) for place, row in points],
-        "span": [round(float(videos[place].times[row] / max(videos[place].times[-1], 1e-9)), 3) for place, row in points],
+        "span": [
+            round(float(videos[place].times[row] / max(videos[place].times[-1], 1e-9)), 3)
+            for place, row in points
+        ],
         "cell": cells,
         "x": [round(float(value), 4) for value in plane.xy[:, 0]],
         "y": [round(float(value), 4) for value in plane.xy[:, 1]],
-        "inside": [[[other, round(float(unit[number] @ unit[other]), 3)] for other in row] for number, row in enumerate(inside)],
-        "outside": [[[other, round(float(unit[number] @ unit[other]), 3)] for other in row] for number, row in enumerate(outside)],
+        "inside": [
+            [[other, round(float(unit[number] @ unit[other]), 3)] for other in row]
+            for number, row in enumerate(inside)
+        ],
+        "outside": [
+            [[other, round(float(unit[number] @ unit[other]), 3)] for other in row]
+            for number, row in enumerate(outside)
+        ],
         "explained": [round(share, 3) for share in plane.explained],
     }
     words = {
@@ -261,7 +285,9 @@ def _map_of(backbone: Backbone, root: Path, sheets: Sheets, shown: Sequence[str]
 # --- one backbone
 
 
-def _section(number: int, backbone: Backbone, shown: Sequence[str], sheets: Sheets, plane: _Map) -> dict[str, Any]:
+def _section(
+    number: int, backbone: Backbone, shown: Sequence[str], sheets: Sheets, plane: _Map
+) -> dict[str, Any]:
     manifest, videos = backbone.manifest, backbone.videos
     place_of = {video.key: place for place, video in enumerate(videos)}
     details = [videos[place_of[key]] for key in shown if key in place_of]
@@ -279,7 +305,9 @@ def _section(number: int, backbone: Backbone, shown: Sequence[str], sheets: Shee
         "rows": len(backbone.matrix),
         "videos": len(videos),
         "counts": counts,
-        "max_offset": _milliseconds(float(np.nanmax(np.abs(offsets))) if np.isfinite(offsets).any() else None),
+        "max_offset": _milliseconds(
+            float(np.nanmax(np.abs(offsets))) if np.isfinite(offsets).any() else None
+        ),
         "cuts": sum(video.cuts for video in videos),
         "flagged": len(flagged),
         **_verdict(backbone),
@@ -325,7 +353,11 @@ def _verdict(backbone: Backbone) -> dict[str, Any]:
             because.append(
                 f"{many(again, 'row')} were decoded a second time another way and embedded again: same pixels, same features."
             )
-        return {"verified": True, "headline": "Verified: every row is the frame it claims to be", "because": because}
+        return {
+            "verified": True,
+            "headline": "Verified: every row is the frame it claims to be",
+            "because": because,
+        }
     because = []
     if counts["bad"]:
         bad = [video for video in backbone.videos if video.counts["bad"]]
@@ -334,13 +366,19 @@ def _verdict(backbone: Backbone) -> dict[str, Any]:
         )
     if unproven:
         names = ", ".join(video.video_id for video in unproven[:5]) + (" …" if len(unproven) > 5 else "")
-        because.append(f"The second decode or embedding of {many(len(unproven), 'video')} did not agree: {names}.")
+        because.append(
+            f"The second decode or embedding of {many(len(unproven), 'video')} did not agree: {names}."
+        )
     if not because:
         because.append("The manifest says so without naming a video; run “framefeat verify” on the results.")
     good = len(backbone.matrix) - counts["bad"]
     if counts["bad"] and not unproven:
         because.append(f"The other {many(good, 'row')} passed every check.")
-    return {"verified": False, "headline": "Not verified: some rows are not proven to be their frames", "because": because}
+    return {
+        "verified": False,
+        "headline": "Not verified: some rows are not proven to be their frames",
+        "because": because,
+    }
 
 
 def _words(video: Video, place: int, sheets: Sheets) -> dict[str, Any]:
@@ -463,7 +501,9 @@ def _stage_data(stage: Stage) -> dict[str, Any]:
         "part": stage.part,
         "seconds": round(stage.seconds, 2),
         "cpu": round(stage.cpu_seconds, 2),
-        "rates": [round(float(value), 2) for value in np.percentile(stage.rates, [5, 25, 50, 75, 95])] if stage.rates else [],
+        "rates": [round(float(value), 2) for value in np.percentile(stage.rates, [5, 25, 50, 75, 95])]
+        if stage.rates
+        else [],
     }
 
 
@@ -471,6 +511,8 @@ def _stage_text(stage: Stage) -> dict[str, str]:
     rate = stage.frames_per_second
     return {
         "label": stage.label,
+        "rule": stage.rule,
+        "part": stage.part,
         "jobs": f"{stage.jobs:,}",
         "time": _duration(stage.seconds),
         "cpu": _duration(stage.cpu_seconds),

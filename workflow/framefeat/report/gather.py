@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +121,11 @@ def read_backbone(folder: Path) -> Backbone:
     import pyarrow.parquet as pq
 
     manifest = read_json(folder / MANIFEST)
-    matrix_path = folder / f"{manifest['dataset']}_features.npy"
     try:
-        matrix = np.load(matrix_path, mmap_mode="r")
-        table = pq.read_table(folder / FRAME_INDEX, columns=["timestamp_sec", "native_idx", "offset_sec", "status"])
+        matrix = np.load(folder / f"{manifest['dataset']}_features.npy", mmap_mode="r")
+        table = pq.read_table(
+            folder / FRAME_INDEX, columns=["timestamp_sec", "native_idx", "offset_sec", "status"]
+        )
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: missing; run Snakemake again to assemble the results.") from None
     if not len(matrix) == table.num_rows == manifest["total_frames"]:
@@ -189,7 +191,9 @@ def measure(backbone: Backbone) -> None:
 
 def learn_unlike(backbone: Backbone) -> None:
     """What two unrelated frames look like, from a few rows of the whole matrix."""
-    some, _ = numbers.unit_rows(read_rows(backbone.matrix, numbers.evenly(len(backbone.matrix), _UNLIKE_ROWS)))
+    some, _ = numbers.unit_rows(
+        read_rows(backbone.matrix, numbers.evenly(len(backbone.matrix), _UNLIKE_ROWS))
+    )
     backbone.unlike = numbers.typical_change(some)
 
 
@@ -202,10 +206,26 @@ def _pieces(matrix: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, 
 
 
 def read_rows(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """``matrix[rows]``, as one slice where the rows are neighbours."""
-    if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
-        return np.asarray(matrix[int(rows[0]) : int(rows[-1]) + 1])
-    return np.asarray(matrix[rows])
+    """``matrix[rows]`` for ascending rows, by plain reads of runs of neighbours: pages of a mapping would count as memory."""
+    if not isinstance(matrix, np.memmap) or not matrix.flags.c_contiguous or not len(rows):
+        return np.asarray(matrix[rows])
+    result = np.empty((len(rows), matrix.shape[1]), dtype=matrix.dtype)
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    with open(str(matrix.filename), "rb", buffering=0) as stream:
+        for start, end in zip(np.r_[0, breaks], np.r_[breaks, len(rows)], strict=True):
+            stream.seek(matrix.offset + int(rows[start]) * matrix.shape[1] * matrix.itemsize)
+            _read_into(stream, result[start:end].data.cast("B"))
+    return result
+
+
+def _read_into(stream: FileIO, view: memoryview) -> None:
+    while len(view):
+        count = stream.readinto(view)
+        if not count:
+            raise UserError(
+                f"{stream.name}: shorter than its header says; run Snakemake with --forcerun assemble."
+            )
+        view = view[count:]
 
 
 def judge(backbone: Backbone) -> None:
@@ -223,7 +243,9 @@ def judge(backbone: Backbone) -> None:
         counts, total = video.counts, len(video.rows)
         if counts["bad"]:
             rows = int(video.entry.get("rows", total))
-            reasons.append((3, f"{counts['bad']} of {rows} rows {'has' if counts['bad'] == 1 else 'have'} no frame"))
+            reasons.append(
+                (3, f"{counts['bad']} of {rows} rows {'has' if counts['bad'] == 1 else 'have'} no frame")
+            )
         reasons += [(3, str(problem)) for problem in video.entry.get("problems") or []]
         if not video.verified and not counts["bad"]:
             reasons.append((3, "not verified: a second decode or embedding did not agree, or is missing"))
@@ -241,9 +263,16 @@ def judge(backbone: Backbone) -> None:
         if counts["clamped"]:
             reasons.append((1, f"{many(counts['clamped'], 'row')} past the end: the last frame stands in"))
         if total > 2 and video.equal_neighbours > 0.25 * (total - 1):
-            reasons.append((1, f"{video.equal_neighbours} of {total - 1} neighbours have equal features: still, or repeated frames"))
+            reasons.append(
+                (
+                    1,
+                    f"{video.equal_neighbours} of {total - 1} neighbours have equal features: still, or repeated frames",
+                )
+            )
         if len(known) >= 8 and spread > 0 and abs(video.norm - middle) > 8 * spread:
-            reasons.append((1, f"features of unusual length ({video.norm:.3g}; the others about {middle:.3g})"))
+            reasons.append(
+                (1, f"features of unusual length ({video.norm:.3g}; the others about {middle:.3g})")
+            )
         seen: set[str] = set()
         video.reasons = [
             (level, text)

@@ -69,7 +69,11 @@ def telling_rows(importance: np.ndarray, most: int) -> np.ndarray:
         return np.arange(count)
     edges = np.linspace(0, count, most + 1).astype(np.int64)
     return np.array(
-        [start + int(np.argmax(importance[start:end])) for start, end in zip(edges, edges[1:], strict=False) if end > start]
+        [
+            start + int(np.argmax(importance[start:end]))
+            for start, end in zip(edges, edges[1:], strict=False)
+            if end > start
+        ]
     )
 
 
@@ -109,7 +113,7 @@ def principal_plane(rows: np.ndarray) -> Plane:
         xy, strength = np.pad(xy, ((0, 0), (0, 1))), np.append(strength, 0)
     # An eigenvector has no sign of its own: the point farthest along each axis lies on the positive side.
     xy = xy * np.where(xy[np.argmax(np.abs(xy), axis=0), np.arange(2)] < 0, -1, 1)
-    total = max(float(values.sum()), np.finfo(np.float32).tiny)
+    total = max(float(values.sum()), 1e-30)
     return Plane(xy.astype(np.float32), (float(strength[0]) / total, float(strength[1]) / total))
 
 
@@ -123,7 +127,8 @@ def neighbours(unit: np.ndarray, groups: np.ndarray, most: int) -> tuple[list[li
         masked = np.where(allowed, similarity, -np.inf)
         first = np.argsort(-masked, axis=1, kind="stable")[:, :most]
         return [
-            [int(place) for place in row if np.isfinite(masked[number, place])] for number, row in enumerate(first)
+            [int(place) for place in row if np.isfinite(masked[number, place])]
+            for number, row in enumerate(first)
         ]
 
     return best(same), best(~same)

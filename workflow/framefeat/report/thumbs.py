@@ -23,7 +23,13 @@ class Sheet:
     height: int
 
     def described(self) -> dict[str, Any]:
-        return {"src": self.source, "columns": self.columns, "cells": self.cells, "w": self.width, "h": self.height}
+        return {
+            "src": self.source,
+            "columns": self.columns,
+            "cells": self.cells,
+            "w": self.width,
+            "h": self.height,
+        }
 
 
 def data_uri(payload: bytes, kind: str = "image/jpeg") -> str:
@@ -54,7 +60,9 @@ def sprite(path: Path, cells: int, most_bytes: int) -> Sheet | None:
     return Sheet(data_uri(payload), cells, cells, width, height)
 
 
-def atlas(wanted: Sequence[tuple[Path, int, Sequence[int]]]) -> tuple[Sheet | None, list[list[int]]]:
+def atlas(
+    wanted: Sequence[tuple[Path, int, Sequence[int]]], most_bytes: int
+) -> tuple[Sheet | None, list[list[int]]]:
     """One sheet of chosen cells: ``wanted`` is ``(sprite file, its number of cells, cells taken)`` per video.
 
     Returns the sheet and, per video, the numbers of its cells in the sheet (-1 where a sprite could not be read).
@@ -89,7 +97,12 @@ def atlas(wanted: Sequence[tuple[Path, int, Sequence[int]]]) -> tuple[Sheet | No
         numbers.append(mine)
     if not place:
         return None, numbers
-    return Sheet(data_uri(_jpeg(canvas, 70)), columns, place, *CELL), numbers
+    payload = b""
+    for quality in (70, 50, 30, 15):
+        payload = _jpeg(canvas, quality)
+        if len(payload) <= most_bytes:
+            break
+    return Sheet(data_uri(payload), columns, place, *CELL), numbers
 
 
 def _jpeg(picture: Any, quality: int) -> bytes:

@@ -288,8 +288,12 @@
       colorbar: {orientation: "h", thickness: 8, len: 1, y: -0.13, yanchor: "top", outlinewidth: 0, tickfont: {size: 11, color: css("--soft")}, nticks: 5, title: {text: "cosine of two rows (axes: seconds)", side: "bottom", font: {size: 12, color: css("--soft")}}},
     }], layout({margin: {l: 38, r: 8, t: 6, b: 84}, xaxis: {...axis}, yaxis: {...axis, range: [side - 0.5, -0.5]}, plot_bgcolor: css("--none")}), CONFIG).then(async () => {
       // Square: the plot's height follows its width.
-      const {w, h} = node._fullLayout._size;
-      if (Math.abs(w - h) > 2) { node.style.height = node.clientHeight + w - h + "px"; await Plotly.Plots.resize(node); }
+      for (let turn = 0; turn < 3; turn += 1) {
+        const {w, h} = node._fullLayout._size;
+        if (Math.abs(w - h) <= 2) break;
+        node.style.height = node.clientHeight + w - h + "px";
+        await Plotly.Plots.resize(node);
+      }
       if (!node.dataset.heard) {
         node.dataset.heard = "yes";
         const follow = (event) => comparePair(video, event.points[0].x, event.points[0].y, event.points[0].z);

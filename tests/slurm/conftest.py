@@ -1,0 +1,166 @@
+"""One node for all tests here, and projects that run on it through profiles/slurm."""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from tests.models import live_mobilenet
+from tests.slurm.node import Node, missing, running_node
+from tests.workflow.conftest import FPS, write_clip
+from tests.workflow.project import ROOT, Project, environment
+
+ENVIRONMENT = ROOT / ".venv-slurm" / "bin"
+#: What this node needs beside the profile: it has no accounts and no accounting.
+THIS_NODE = [
+    "--slurm-no-account",
+    "--slurm-status-command", "squeue",
+    "--slurm-init-seconds-before-status-checks", "3",
+    "--slurm-keep-successful-logs",
+    "--latency-wait", "10",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClusterRun:
+    """One Snakemake run on the node: what it printed, and what Slurm saw of it."""
+
+    status: int
+    output: str
+    jobs: dict[str, dict[str, str]]
+    seconds: float
+
+    def of(self, name: str) -> list[dict[str, str]]:
+        """The Slurm jobs of a rule or group, told by the name of their log's folder."""
+        folder = re.compile(rf"/(rule|group)_{name}(_|/)")
+        return [job for job in self.jobs.values() if folder.search(job["StdOut"])]
+
+
+class ClusterProject(Project):
+    def __init__(self, folder: Path, node: Node) -> None:
+        super().__init__(folder)
+        self.node = node
+
+    def command(self, *arguments: str) -> list[str]:
+        (self.folder / "run.yaml").write_text(yaml.safe_dump(self.config), encoding="utf-8")
+        return [
+            str(ENVIRONMENT / "snakemake"), "--profile", "profiles/slurm", "--configfile", "run.yaml", "--nocolor",
+            *THIS_NODE, *arguments,
+        ]  # fmt: skip
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            self.command(*arguments), cwd=self.folder, env=self.environment(), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def environment(self) -> dict[str, str]:
+        path = os.pathsep.join([str(ENVIRONMENT), self.node.environment["PATH"]])
+        return environment() | self.node.environment | {"PATH": path}
+
+    def submit(
+        self, *arguments: str, check: bool = True, meanwhile: Callable[["ClusterProject"], None] | None = None
+    ) -> ClusterRun:
+        """Run the workflow through the profile; ``meanwhile`` is called while it runs."""
+        before = set(self.node.seen())
+        began = time.monotonic()
+        process = self.start(*arguments)
+        try:
+            if meanwhile:
+                meanwhile(self)
+            output, _ = process.communicate(timeout=900)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        seconds = time.monotonic() - began
+        jobs = {job: fields for job, fields in self.node.seen().items() if job not in before}
+        if check:
+            assert process.returncode == 0, output + self.slurm_logs()
+        return ClusterRun(process.returncode, output, jobs, seconds)
+
+    def slurm_logs(self) -> str:
+        logs = sorted((self.folder / ".snakemake" / "slurm_logs").rglob("*.log"))
+        return "\n".join(f"--- {path}\n{path.read_text(errors='replace')[-3000:]}" for path in logs[-5:])
+
+    def embedder_loads(self) -> int:
+        """How many embedders were started, by their own logs."""
+        logs = (self.folder / "logs" / self.config["dataset"] / "embedder").glob("*.log")
+        return sum(path.read_text().count(": ready for ") for path in logs)
+
+
+def embedders() -> list[int]:
+    """Ids of the embedder processes that are alive on this machine, of this user, started from the Slurm environment."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"framefeat.embedder" in words and words[0].startswith(os.fsencode(ENVIRONMENT)):
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[Node]:
+    if missing():
+        pytest.skip(f"no Slurm here: {', '.join(missing())} not installed (Debian: slurm-wlm and munge)")
+    if not (ENVIRONMENT / "snakemake").exists():
+        pytest.skip("no .venv-slurm here: make env-slurm")
+    with running_node(cpus=8, memory_mb=64000, gpus=2) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "live.pth"
+    live_mobilenet(path)
+    return path
+
+
+@pytest.fixture
+def new_project(
+    tmp_path_factory: pytest.TempPathFactory, node: Node, weights: Path
+) -> Callable[..., ClusterProject]:
+    """Make a project of ``count`` clips with four rows each (2 fps), interleaved."""
+
+    def make(count: int = 3, name: str = "cluster") -> ClusterProject:
+        project = ClusterProject(tmp_path_factory.mktemp(name) / "work", node)
+        ids = [f"v{number:02d}" for number in range(count)]
+        for number, video_id in enumerate(ids):
+            write_clip(project.videos / f"{video_id}.mp4", seed=number)
+        rows = pd.DataFrame(
+            [{"video_id": video_id, "timestamp_sec": number / 2} for number in range(4) for video_id in ids]
+        )
+        project.write_index(rows, pd.DataFrame({"video_id": ids, "video_path": [f"{i}.mp4" for i in ids], "fps": FPS}))
+        project.config |= {"weights": str(weights), "device": "auto"}
+        return project
+
+    return make
+
+
+def twin(project: ClusterProject, folder: Path) -> Project:
+    """The same inputs in a fresh folder, for a run on this machine alone."""
+    other = Project(folder)
+    shutil.rmtree(other.videos)
+    other.videos.symlink_to(project.videos)
+    for name in ("frames.csv", "videos.csv"):
+        shutil.copy(project.folder / name, other.folder / name)
+    other.config = dict(project.config)
+    return other
+
+
+def matrix(project: Project) -> np.ndarray:
+    return np.load(project.results / "mobilenet_v3_large" / "toy_features.npy")

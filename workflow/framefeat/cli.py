@@ -233,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     part.add_argument("--slice", type=Path, metavar="JSON", help="the slice that the record must agree with")
     part.add_argument(
-        "--path", type=Path, metavar="FILE", help="where the video is, if not where the record says"
+        "--path", type=Path, nargs="?", metavar="FILE", help="where the video is, if not where the record says (nothing: it is)"
     )
     part.add_argument(
         "--geometry",

@@ -54,7 +54,7 @@ demo: env
 	@framefeat show results/demo
 
 test: env-dev
-	pytest -q -n $(CORES) --dist loadfile tests/unit tests/workflow tests/browser
+	pytest -q -n $(CORES) --dist loadfile tests/unit tests/workflow tests/browser tests/kill
 
 lint: env-dev
 	ruff check $(SOURCES)

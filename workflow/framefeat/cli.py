@@ -315,7 +315,12 @@ def _parser() -> argparse.ArgumentParser:
         help="rows of each video decoded and embedded again; 0: all (default: %(default)s)",
     )
     part.add_argument(
-        "--weights", type=Path, metavar="FILE", help="if not in resources/weights or torch's cache"
+        "--weights",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="where they are, if not in resources/weights or torch's cache",
     )
     part.add_argument("--json", action="store_true", help="print JSON instead of tables")
     part.set_defaults(run=_verify)

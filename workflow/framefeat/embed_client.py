@@ -2,9 +2,17 @@
 
 One embedder serves one owner (a Snakemake process) and one device. Its socket, key and locks lie in a folder that only
 the user can enter. Standard library only.
+
+=========  ==========================================================================================
+socket     where the embedder listens
+key        32 random bytes that both sides must know, mode 0600
+lock       held while somebody looks for the embedder, starts it, or ends it
+alive      locked by the embedder for as long as it lives: inherited from the client that started it
+load       a request that the embedder loads its model for as soon as it is up
+slot       held by the job that uses the device (see ``devices.hold``)
+=========  ==========================================================================================
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -13,8 +21,9 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
@@ -23,21 +32,62 @@ from framefeat import devices
 from framefeat.errors import UserError
 
 OWNER = "FRAMEFEAT_OWNER"
-_START_SECONDS = 60.0
+#: How an embedder is started; its arguments follow.
+COMMAND = [sys.executable, "-P", "-m", "framefeat.embedder"]
+_START_SECONDS = 300.0  # an embedder that lives but does not listen: a very slow file system
+_LONGEST_FOLDER = 60  # a socket's path may have 103 bytes
+_TAKEN = "taken"
 
 
 class EmbedderLost(Exception):
     """The embedder was gone before it had taken the request: trying again is safe."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """The files of one device's embedder."""
+
+    folder: Path
+    device: str
+
+    def _file(self, kind: str) -> Path:
+        return self.folder / f"{devices.file_name(self.device)}.{kind}"
+
+    @property
+    def socket(self) -> Path:
+        return self._file("sock")
+
+    @property
+    def key(self) -> Path:
+        return self._file("key")
+
+    @property
+    def lock(self) -> Path:
+        return self._file("lock")
+
+    @property
+    def alive(self) -> Path:
+        return self._file("alive")
+
+    @property
+    def load(self) -> Path:
+        return self._file("load")
+
+
+def owner_here() -> str | None:
+    """The process whose embedders this one may use; None by hand, and where that process has ended or cannot be seen."""
+    owner = os.environ.get(OWNER)
+    return owner if owner and devices.is_running(owner) else None
+
+
 def runtime_folder(owner: str) -> Path:
     """The folder of ``owner``'s embedders, mode 0700. Raises ``UserError`` where somebody else could have made it."""
     base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    if not os.access(base, os.W_OK):
+    if not os.access(base, os.W_OK | os.X_OK):
         base = Path(tempfile.gettempdir())
     name = hashlib.sha256(f"{owner}@{socket.gethostname()}".encode()).hexdigest()[:12]
     folder = base / f"framefeat-{os.getuid()}-{name}"
-    if len(str(folder)) > 60:  # a socket's path may have 107 bytes
+    if len(os.fsencode(folder)) > _LONGEST_FOLDER:
         folder = Path("/tmp") / folder.name
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
@@ -48,63 +98,54 @@ def runtime_folder(owner: str) -> Path:
     return folder
 
 
-def _files(folder: Path, device: str) -> tuple[Path, Path, Path]:
-    """Socket, key and lock of one device's embedder."""
-    name = devices.file_name(device)
-    return folder / f"{name}.sock", folder / f"{name}.key", folder / f"{name}.lock"
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    with open(path, "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def request(message: Mapping[str, Any], owner: str, device: str, log: Path) -> dict[str, Any]:
     """Hand ``message`` to the embedder of (``owner``, ``device``) and return its answer; starts one where none runs.
 
-    Raises ``UserError`` with the embedder's own sentence, or one that says that it ended while it worked.
+    ``log`` takes the standard streams of an embedder that is started. Raises ``UserError`` with the embedder's own
+    sentence, or one that says how it ended while it worked.
     """
-    folder = runtime_folder(owner)
     for _ in range(3):
+        if not devices.is_running(owner):
+            raise UserError(
+                f"the run that this job belongs to (process {owner.partition(':')[0]}) has ended."
+            )
+        place = Place(runtime_folder(owner), device)
         try:
-            connection = _connect_or_start(folder, owner, device, log)
-            return _ask(connection, message, log)
-        except EmbedderLost:
-            continue
+            return _ask(_connect(place) or _connect_or_start(place, owner, log), message)
+        except (EmbedderLost, FileNotFoundError):
+            continue  # it was ending, and may have taken the folder with it
     raise UserError(f"the embedder ends as soon as it is started; its log: {log}")
 
 
 def prewarm(message: Mapping[str, Any], owner: str, device: str, log: Path) -> None:
-    """Start the embedder, if none runs, and let it load what ``message`` names; waits for nothing."""
-    folder = runtime_folder(owner)
-    if _files(folder, device)[0].exists():
+    """Start the embedder, if none is there, and let it load what ``message`` names; waits for nothing."""
+    place = Place(runtime_folder(owner), device)
+    if place.socket.exists():
         return
-    try:
-        connection = _connect_or_start(folder, owner, device, log)
-        connection.send_bytes(json.dumps(dict(message) | {"kind": "load"}).encode())
-        connection.close()
-    except (OSError, EOFError, EmbedderLost, UserError):
-        return  # the extraction will say what is wrong
+    with devices.locked(place.lock, wait=False) as lock:
+        if lock is not None and not _is_alive(place):
+            place.load.write_text(json.dumps(message))
+            _start(place, owner, log)
 
 
-def _ask(connection: Connection, message: Mapping[str, Any], log: Path) -> dict[str, Any]:
-    try:
-        connection.send_bytes(json.dumps(message).encode())
-        if connection.recv_bytes() != b"taken":
-            raise EmbedderLost
-    except (EOFError, OSError) as error:
-        raise EmbedderLost from error
-    try:
-        answer = json.loads(connection.recv_bytes())
-    except (EOFError, OSError) as error:
-        raise UserError(
-            f"the embedder ended while it worked on {message.get('video', 'this video')}; its log: {log}. "
-            "Run again: a new one is started."
-        ) from error
-    finally:
-        connection.close()
+# -------------------------------------------------------------------------------------------------------- requests
+
+
+def _ask(connection: Connection, message: Mapping[str, Any]) -> dict[str, Any]:
+    with connection:
+        try:
+            connection.send_bytes(json.dumps(message).encode())
+            embedder = json.loads(connection.recv_bytes())[_TAKEN]
+        except (EOFError, OSError) as error:
+            raise EmbedderLost from error
+        try:
+            answer = json.loads(connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            log = embedder["log"]
+            raise UserError(
+                f"the embedder ended ({_how_it_ended(Path(log), embedder['pid'])}) while it worked on "
+                f"{message.get('video', 'this video')}; its log: {log}. Run again: a new one is started."
+            ) from error
     if "trace" in answer:
         print(answer["trace"], file=sys.stderr)
     if "error" in answer:
@@ -112,45 +153,86 @@ def _ask(connection: Connection, message: Mapping[str, Any], log: Path) -> dict[
     return answer
 
 
-def _connect_or_start(folder: Path, owner: str, device: str, log: Path) -> Connection:
-    address, key_file, lock = _files(folder, device)
-    with locked(lock):
-        connection = _connect(address, key_file)
-        if connection is not None:
-            return connection
-        process = _start(folder, owner, device, key_file, log)
+def _how_it_ended(log: Path, pid: int) -> str:
+    """In a few words, from what the embedder said last: it says why it ends, and the faulthandler reports crashes."""
+    try:
+        with open(log, "rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - 65536))
+            said = stream.read().decode(errors="replace").rpartition(f"embedder {pid}: ")[2].splitlines()
+    except OSError:
+        said = []
+    for line in said:
+        if line.startswith("ends: "):
+            return line[len("ends: ") :]
+        if line.startswith(("Fatal Python error: ", "terminate called", "MemoryError")):
+            return line
+    # Whatever else ends a process leaves a line: this signal cannot be caught.
+    return "signal 9: it was killed, as the system does where memory runs out"
+
+
+# ----------------------------------------------------------------------------------------------------------- start
+
+
+def _connect_or_start(place: Place, owner: str, log: Path) -> Connection:
+    with devices.locked(place.lock):
+        started = False
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
-            connection = _connect(address, key_file)
+            connection = _connect(place)
             if connection is not None:
                 return connection
-            if process.poll() is not None:
-                break
-            time.sleep(0.02)
-    raise UserError(f"the embedder could not be started; its log: {log}")
+            if not _is_alive(place):
+                if started:
+                    break
+                _start(place, owner, log)
+                started = True
+            time.sleep(0.01)
+    raise UserError(f"the embedder could not be started{_last_line(log)}; its log: {log}")
 
 
-def _connect(address: Path, key_file: Path) -> Connection | None:
+def _connect(place: Place) -> Connection | None:
+    """A connection whose other side knows the key; None where nobody listens, or not any more."""
     try:
-        return Client(str(address), "AF_UNIX", authkey=bytes.fromhex(key_file.read_text()))
-    except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, EOFError):
+        return Client(str(place.socket), "AF_UNIX", authkey=bytes.fromhex(place.key.read_text()))
+    except AuthenticationError as error:
+        raise UserError(
+            f"what listens at {place.socket} does not know this run's key; remove {place.folder} and run again."
+        ) from error
+    except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, BrokenPipeError, EOFError):
         return None
 
 
-def _start(folder: Path, owner: str, device: str, key_file: Path, log: Path) -> Any:
+def _is_alive(place: Place) -> bool:
+    """Whether an embedder runs, be it still starting or already ending. Ask with the lock held."""
+    with devices.locked(place.alive, wait=False) as alive:
+        return alive is None
+
+
+def _start(place: Place, owner: str, log: Path) -> None:
+    """Start an embedder that nobody waits for; the lock is held, and no other embedder is alive."""
     import subprocess
 
-    address = _files(folder, device)[0]
-    address.unlink(missing_ok=True)
-    key_file.unlink(missing_ok=True)
-    with open(os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+    place.socket.unlink(missing_ok=True)
+    place.key.unlink(missing_ok=True)
+    with open(os.open(place.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
         stream.write(os.urandom(32).hex())
     environment = dict(os.environ)
-    if device != devices.CPU and not devices.is_stand_in(device):
-        environment["CUDA_VISIBLE_DEVICES"] = device
+    if devices.torch_device(place.device) == "cuda":
+        environment["CUDA_VISIBLE_DEVICES"] = place.device
+    log = Path(os.path.abspath(log))
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as stream:
-        return subprocess.Popen(
-            [sys.executable, "-m", "framefeat.embedder", str(folder), device, owner],
+    with devices.locked(place.alive) as alive, open(log, "ab") as stream:
+        assert alive is not None
+        subprocess.Popen(
+            [*COMMAND, str(place.folder), place.device, str(log), str(alive), owner],
             stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment, start_new_session=True,
+            pass_fds=[alive],
         )  # fmt: skip
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((f" ({line.strip()})" for line in reversed(lines) if line.strip()), "")

@@ -1,135 +1,303 @@
 """The warm embedder: a process that has torch and the backbones loaded, and embeds one video per request.
 
-``python -m framefeat.embedder FOLDER DEVICE OWNER`` is started by ``embed_client``. It ends when its owner has ended or
-when nothing has asked for long, and leaves no socket behind.
+``python -m framefeat.embedder FOLDER DEVICE LOG ALIVE OWNER`` is started by ``embed_client``. It ends when its owner has
+ended or when nothing has asked for long, and leaves no socket behind.
+
+One thread listens, watches the owner and ends the process; each connection has a thread of its own. torch is imported
+by the first that needs it, long after the socket is there.
 """
 
+import contextlib
+import faulthandler
 import json
 import os
 import select
+import shutil
 import signal
+import socket
+import stat
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Connection, Listener
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from framefeat import devices
-from framefeat.embed_client import _files, locked
+from framefeat.embed_client import Place
 from framefeat.errors import UserError
 
-_IDLE_SECONDS = float(os.environ.get("FRAMEFEAT_IDLE_S", "600"))
+_OWNER_FILE = "owner"
+_POLL_SECONDS = 0.5  # where the system cannot tell of a process's end by itself
+
+
+class Backend(Protocol):
+    """What computes; called from several threads at once."""
+
+    def load(self, message: Mapping[str, Any]) -> None:
+        """Load the model that ``message`` names."""
+
+    def embed(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the features and the record that ``message`` names; returns the record."""
+
+
+class TorchBackend:
+    """The backbones on one device. On the CPU requests run side by side, on a CUDA device one after the other."""
+
+    def __init__(self, torch_device: str) -> None:
+        self.torch_device = torch_device
+        self._models: Any = None
+        self._told: set[int] = set()  # networks whose loading was logged
+        self._guard = threading.Lock()
+        self._turn: Any = threading.Lock() if torch_device == "cuda" else contextlib.nullcontext()
+
+    def load(self, message: Mapping[str, Any]) -> None:
+        with self._turn:
+            self._loaded(message)
+
+    def embed(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        from framefeat.embedding import embed_video
+
+        with self._turn:
+            return embed_video(message, self._loaded(message))
+
+    def _loaded(self, message: Mapping[str, Any]) -> Any:
+        """The models, that of ``message`` among them; each loading is told once."""
+        began = time.monotonic()
+        with self._guard:
+            if self._models is None:
+                from framefeat.embedding import Models
+
+                self._models = Models(self.torch_device)
+        network, _ = self._models.get(message)
+        with self._guard:
+            if id(network) not in self._told:
+                self._told.add(id(network))
+                seconds = time.monotonic() - began
+                say(f"loaded {network.spec.name} on {_device_name(network.device)} in {seconds:.1f} s")
+        return self._models
+
+
+def _device_name(device: Any) -> str:
+    if device.type != "cuda":
+        return str(device)
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def say(text: str) -> None:
+    with suppress(OSError):  # a full disk must not stop the work
+        print(f"embedder {os.getpid()}: {text}", file=sys.stderr, flush=True)
 
 
 class Embedder:
-    """The loaded models and the requests under way."""
+    """The socket, the requests under way, and the reasons to end."""
 
-    def __init__(self, folder: Path, device: str, owner: str) -> None:
-        self.folder, self.device, self.owner = folder, device, owner
-        self.address, self.key_file, self.lock = _files(folder, device)
-        self.torch_device = "cpu" if device == devices.CPU or devices.is_stand_in(device) else "cuda"
+    def __init__(
+        self, place: Place, owner: str, log: str, alive: int, backend: Backend, idle_s: float
+    ) -> None:
+        self.place, self.owner, self.log, self.alive = place, owner, log, alive
+        self.backend, self.idle_s = backend, idle_s
+        self.key = place.key.read_text()
         self._active = 0
         self._last = time.monotonic()
+        self._scratch: set[str] = set()  # folders of half-made results
         self._guard = threading.Lock()
 
-    def serve(self) -> None:
-        from framefeat.embedding import Models
-
-        listener = Listener(
-            str(self.address), "AF_UNIX", backlog=64, authkey=bytes.fromhex(self.key_file.read_text())
-        )
-        threading.Thread(target=self._watch_owner, daemon=True).start()
-        threading.Thread(target=self._watch_idleness, daemon=True).start()
-        models = Models(self.torch_device)
-        self._say(f"ready for {self.owner} on {self.device}")
+    def serve(self) -> str:
+        """Answer requests until there is a reason to end: returns it."""
+        told, tell = os.pipe()
+        os.set_blocking(tell, False)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(tell)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, whose end is ours
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(self.place.socket))
+        listener.listen(256)
+        owner_ends = _process_handle(self.owner)
+        say(f"ready for {self.owner} on {self.place.device}")
+        self._begin_loading()
+        watched: list[Any] = [listener, told] + ([owner_ends] if owner_ends is not None else [])
+        pause = min(self.idle_s / 4, 5.0 if owner_ends is not None else _POLL_SECONDS)
         while True:
-            try:
-                connection = listener.accept()
-            except (AuthenticationError, EOFError, OSError) as error:
-                self._say(f"a connection was refused: {error!r}")
-                continue
-            with self._guard:
-                self._active += 1
-            threading.Thread(target=self._handle, args=(connection, models), daemon=True).start()
+            ready = select.select(watched, [], [], pause)[0]
+            if told in ready:
+                return "it was told to"
+            if owner_ends in ready or not devices.is_running(self.owner):
+                return "its owner has ended"
+            if listener in ready:
+                self._accept(listener)
+            elif self._is_idle():
+                with devices.locked(self.place.lock, wait=False) as lock:
+                    # With the lock held nobody is about to come, but somebody may have come already.
+                    if lock is not None and not select.select([listener], [], [], 0)[0] and self._is_idle():
+                        self._remove_files()
+                        return f"nothing was asked of it for {self.idle_s:g} s"
 
-    def _handle(self, connection: Connection, models: Any) -> None:
+    def _is_idle(self) -> bool:
+        with self._guard:
+            return self._active == 0 and time.monotonic() - self._last > self.idle_s
+
+    # --- connections
+
+    def _accept(self, listener: socket.socket) -> None:
         try:
-            with connection:
-                message = json.loads(connection.recv_bytes())
-                if message.get("kind") == "load":
-                    models.get(message)
-                    return
-                connection.send_bytes(b"taken")
-                connection.send_bytes(json.dumps(self._answer(message, models)).encode())
-        except (EOFError, OSError):
-            self._say("a client went away")
-        except UserError as error:  # of a load: the extraction will meet it again and say so
-            self._say(str(error))
+            connection = Connection(listener.accept()[0].detach())
+        except OSError as error:
+            say(f"a connection was lost: {error}")
+            time.sleep(0.1)  # too many open files do not get fewer at once
+            return
+        self._spawn(self._handle, connection)
+
+    def _spawn(self, work: Any, *arguments: Any) -> None:
+        with self._guard:
+            self._active += 1
+        threading.Thread(target=self._work, args=(work, *arguments), daemon=True).start()
+
+    def _work(self, work: Any, *arguments: Any) -> None:
+        try:
+            work(*arguments)
+        except BaseException:
+            say(traceback.format_exc())
         finally:
             with self._guard:
                 self._active -= 1
                 self._last = time.monotonic()
 
-    def _answer(self, message: Mapping[str, Any], models: Any) -> dict[str, Any]:
-        from framefeat.embedding import embed_video
-
+    def _begin_loading(self) -> None:
         try:
-            return {"record": embed_video(message, models)}
+            message = json.loads(self.place.load.read_text())
+        except (OSError, ValueError):
+            return
+        self.place.load.unlink(missing_ok=True)
+        self._spawn(self._load, message)
+
+    def _load(self, message: Mapping[str, Any]) -> None:
+        try:
+            self.backend.load(message)
+        except UserError as error:  # the extraction will meet it again and say so
+            say(f"nothing loaded yet: {error}")
+
+    def _handle(self, connection: Connection) -> None:
+        with connection:
+            try:
+                deliver_challenge(connection, bytes.fromhex(self.key))
+                answer_challenge(connection, bytes.fromhex(self.key))
+                message = json.loads(connection.recv_bytes())
+            except (AuthenticationError, EOFError, OSError, ValueError) as error:
+                say(f"a connection was refused: {error!r}")
+                return
+            scratch = message.get("scratch")
+            try:
+                if scratch:
+                    self._scratch.add(scratch)
+                connection.send_bytes(json.dumps({"taken": {"pid": os.getpid(), "log": self.log}}).encode())
+                connection.send_bytes(json.dumps(self._answer(message)).encode())
+            except OSError:
+                say(f"{message.get('video', 'a request')}: nobody waits for it any more")
+                if scratch:
+                    shutil.rmtree(scratch, ignore_errors=True)
+            finally:
+                self._scratch.discard(scratch)
+
+    def _answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        began = time.monotonic()
+        try:
+            record = self.backend.embed(message)
         except UserError as error:
+            say(f"{message.get('video')}: {error}")
             return {"error": str(error)}
         except BaseException as error:
             trace = traceback.format_exc()
-            self._say(trace)
+            say(f"{message.get('video')}: {trace}")
             return {"error": f"embedding failed: {type(error).__name__}: {error}", "trace": trace}
+        say(f"{message.get('video')}: {record.get('rows')} rows in {time.monotonic() - began:.2f} s")
+        return {"record": record}
 
-    def _watch_owner(self) -> None:
-        pid = int(self.owner.partition(":")[0])
-        with suppress(OSError, AttributeError):
-            handle = os.pidfd_open(pid)
-            if devices.is_running(self.owner):
-                select.select([handle], [], [])
-        while devices.is_running(self.owner):
-            time.sleep(0.5)
-        self.end("its owner has ended")
-
-    def _watch_idleness(self) -> None:
-        while True:
-            time.sleep(min(5.0, _IDLE_SECONDS / 4))
-            with self._guard:
-                idle = self._active == 0 and time.monotonic() - self._last > _IDLE_SECONDS
-            if idle:
-                with locked(self.lock):  # no client is between looking for the socket and being served
-                    with self._guard:
-                        if self._active:
-                            continue
-                    self.end("nothing has asked for long")
+    # --- the end
 
     def end(self, reason: str) -> None:
-        self._say(f"ends: {reason}")
-        self.address.unlink(missing_ok=True)
-        self.key_file.unlink(missing_ok=True)
-        if not any(self.folder.glob("*.sock")) and not devices.is_running(self.owner):
-            for path in self.folder.iterdir():
-                path.unlink(missing_ok=True)
-            with suppress(OSError):
-                self.folder.rmdir()
+        """Remove what is half-made and the files of this embedder, and leave at once, requests under way included."""
+        say(f"ends: {reason}")
+        for scratch in list(self._scratch):
+            shutil.rmtree(scratch, ignore_errors=True)
+        self._remove_files()
+        os.close(self.alive)
+        if not devices.is_running(self.owner):
+            remove_folder(self.place.folder, ["alive"])  # jobs that still hold something in it cannot go on
+        elif not any(self.place.folder.glob("*.slot")):  # jobs look at each other's slots
+            remove_folder(self.place.folder)
         os._exit(0)
 
-    def _say(self, text: str) -> None:
-        print(f"embedder {os.getpid()}: {text}", file=sys.stderr, flush=True)
+    def _remove_files(self) -> None:
+        """Its own alone: once the socket is gone, another embedder's may take its place."""
+        with suppress(OSError):
+            if self.place.key.read_text() == self.key:
+                self.place.socket.unlink(missing_ok=True)
+                self.place.key.unlink(missing_ok=True)
 
 
-def main() -> None:
-    folder, device, owner = sys.argv[1:]
-    embedder = Embedder(Path(folder), device, owner)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: embedder.end("it was told to"))
-    embedder.serve()
+def _process_handle(identity: str) -> int | None:
+    """A descriptor that becomes readable when the process ends; None where the system has no such thing."""
+    try:
+        return os.pidfd_open(int(identity.partition(":")[0]))
+    except (OSError, AttributeError):
+        return None
+
+
+def remove_folder(folder: Path, kinds: Sequence[str] = ("lock", "alive", "slot")) -> None:
+    """Remove a runtime folder, unless one of these ``kinds`` of files in it is locked."""
+    with suppress(OSError), contextlib.ExitStack() as held:
+        for kind in kinds:
+            for path in folder.glob(f"*.{kind}"):
+                if held.enter_context(devices.locked(path, wait=False)) is None:
+                    return
+        for path in folder.iterdir():
+            path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what runs that have ended left beside ``folder``: those whose embedder was killed before them.
+
+    Only this machine's: a folder may be on a disk that several share.
+    """
+    prefix = folder.name.rpartition("-")[0]
+    for other in folder.parent.glob(f"{prefix}-*"):
+        with suppress(OSError, ValueError):
+            found = other.lstat()
+            if other == folder or not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                continue
+            if not (other / _OWNER_FILE).exists():
+                continue
+            host, owner = json.loads((other / _OWNER_FILE).read_text())
+            if host == socket.gethostname() and not devices.is_running(owner):
+                remove_folder(other)
+
+
+def main(backend: Backend | None = None) -> None:
+    """``backend`` is for tests; without it torch computes."""
+    folder, device, log, alive, owner = sys.argv[1:]
+    faulthandler.enable()
+    os.set_inheritable(int(alive), False)
+    if backend is None:
+        backend = TorchBackend(devices.torch_device(device))
+    idle_s = float(os.environ.get("FRAMEFEAT_IDLE_S") or 300)
+    embedder = Embedder(Place(Path(folder), device), owner, log, int(alive), backend, idle_s)
+    try:
+        (Path(folder) / _OWNER_FILE).write_text(json.dumps([socket.gethostname(), owner]))
+        sweep(Path(folder))
+        reason = embedder.serve()
+    except BaseException as error:
+        traceback.print_exc()
+        reason = f"{type(error).__name__}: {error}"
+    embedder.end(reason)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,13 @@ Standard library only: the job is a client of the warm embedder and lives for mi
 import hashlib
 import json
 import os
+import shutil
+import signal
 import sys
-from collections.abc import Mapping
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,60 +50,98 @@ def run(options: Any) -> None:
         "precision": options.precision,
         "batch_size": options.batch_size,
         "threads": options.threads,
-        **{
-            name: os.path.abspath(getattr(options, name))
-            for name in ("frames", "recheck", "evidence", "features", "record")
-        },
+        **{name: os.path.abspath(getattr(options, name)) for name in ("frames", "recheck", "evidence")},
     }
+    features, record = (Path(os.path.abspath(path)) for path in (options.features, options.record))
     evidence = read_json(message["evidence"])
     message["video"] = evidence["video_id"]
     message["key"] = request_key(options.spec, options.weights_identity, options.precision) | {
         "evidence_sha256": evidence_digest(evidence)
     }
-    store = Store(Path(message["features"]))
-    if store.fetch(message["key"], Path(message["features"]), Path(message["record"])):
+    store = Store(features)
+    if store.fetch(message["key"], features, record):
         print(f"{message['video']}: stored features are still valid", file=sys.stderr)
         return
-    _compute(message, options)
-    store.keep(message["key"], Path(message["features"]), Path(message["record"]))
+    with _ended_by_sigterm(), _scratch(features) as scratch:
+        made = [scratch / "features.npy", scratch / "record.json"]
+        names = ("scratch", "features", "record")
+        message |= {name: str(path) for name, path in zip(names, (scratch, *made), strict=True)}
+        _compute(message, options)
+        # The job alone puts results in place: what an embedder finishes for a job that has ended never appears.
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.unlink(missing_ok=True)
+        for path, target in zip(made, (features, record), strict=True):
+            os.replace(path, target)
+    store.keep(message["key"], features, record)
 
 
 def _compute(message: Mapping[str, Any], options: Any) -> None:
-    found = devices.wanted(options.device) if options.gpus > 0 else []
-    owner = os.environ.get("FRAMEFEAT_OWNER")
-    if options.embedder == "off" or not owner:
-        from framefeat.embedding import Models, embed_video
-
-        on_gpu = bool(found) and not devices.is_stand_in(found[0])
-        if on_gpu:
-            os.environ["CUDA_VISIBLE_DEVICES"] = found[0]
-        embed_video(message, Models("cuda" if on_gpu else "cpu"))
-        return
     from framefeat import embed_client
 
-    folder = embed_client.runtime_folder(owner)
-    logs = Path(options.embedder_logs or "logs")
-    if not found:
-        embed_client.request(message, owner, devices.CPU, logs / "cpu.log")
-        return
-    with devices.hold(folder, found) as device:
-        embed_client.request(message, owner, device, logs / f"{devices.file_name(device)}.log")
+    found = devices.wanted(options.device) if options.gpus > 0 else []
+    owner = embed_client.owner_here()
+    folder = embed_client.runtime_folder(owner) if owner and found else None
+    with devices.hold(folder, found) if folder else nullcontext((*found, devices.CPU)[0]) as device:
+        if owner and options.embedder != "off":
+            log = Path(options.embedder_logs or "logs") / f"{devices.file_name(device)}.log"
+            embed_client.request(message, owner, device, log)
+        else:
+            _compute_here(message, device)
+
+
+def _compute_here(message: Mapping[str, Any], device: str) -> None:
+    """In this process, as by hand and with ``--embedder off``: the same bytes, and torch's import for each video."""
+    from framefeat.embedding import Models, embed_video
+
+    torch_device = devices.torch_device(device)
+    if torch_device == "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    embed_video(message, Models(torch_device))
 
 
 def prewarm(described: Mapping[str, Any]) -> None:
     """Let the embedder start and load while the first videos are decoded. ``described``: see the rules' common.smk."""
-    owner = os.environ.get("FRAMEFEAT_OWNER")
-    if not owner:
-        return
     from framefeat import embed_client
 
+    owner = embed_client.owner_here()
+    if not owner:
+        return
     try:
         found = devices.wanted(described["device"]) if described["gpus"] else []
-        device = found[0] if found else devices.CPU
+        device = (*found, devices.CPU)[0]
         log = Path(described["logs"]) / f"{devices.file_name(device)}.log"
         embed_client.prewarm(described, owner, device, log)
     except (OSError, UserError):
         return  # the extraction will say what is wrong
+
+
+@contextmanager
+def _scratch(features: Path) -> Iterator[Path]:
+    """A new folder beside ``features`` for what is half-made; it goes away, and what a killed job left with it."""
+    mine = features.parent / f".{features.stem}.part"
+    shutil.rmtree(mine, ignore_errors=True)
+    mine.mkdir(parents=True, exist_ok=True)
+    try:
+        yield Path(tempfile.mkdtemp(dir=mine))
+    finally:
+        shutil.rmtree(mine, ignore_errors=True)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM unwinds the block, as Ctrl-C does, so that it can clean up."""
+
+    def leave(number: int, _: Any) -> None:
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Store:
@@ -123,23 +166,29 @@ class Store:
             known = read_json(stored_record)
             with open(stored_features, "rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        except (OSError, ValueError):
-            return False
-        if digest != known["file_sha256"] or not _same_versions(known["versions"]):
+            if known["key"] != key or known["file_sha256"] != digest:
+                return False
+            if not _same_versions(known["versions"]):
+                return False
+        except (OSError, ValueError, KeyError, TypeError):
             return False
         _link(stored_features, features)
         _link(stored_record, record)
         return True
 
     def keep(self, key: Mapping[str, Any], features: Path, record: Path) -> None:
-        """Store fresh results; those that the same video had before are dropped."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Store fresh results; those that the same video had before are dropped.
+
+        A store that cannot be written costs a forward pass one day, and not the results now.
+        """
         places = self._paths(key)
-        for old in self.folder.iterdir():
-            if old.name[: -len(old.suffix) - 65] == self.video and old not in places:
-                old.unlink(missing_ok=True)
-        for source, target in zip((features, record), places, strict=True):
-            _link(source, target)
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for old in self.folder.iterdir():
+                if old.name[: -len(old.suffix) - 65] == self.video and old not in places:
+                    old.unlink(missing_ok=True)
+            for source, target in zip((features, record), places, strict=True):
+                _link(source, target)
 
 
 def _same_versions(versions: Mapping[str, str]) -> bool:
@@ -158,7 +207,5 @@ def _link(source: Path, target: Path) -> None:
         try:
             os.link(source, temporary)
         except OSError:
-            import shutil
-
             shutil.copyfile(source, temporary)
         os.utime(temporary)  # as new as any other output: Snakemake compares times with the inputs

@@ -68,7 +68,7 @@ def result_folders(path: Path) -> list[Path]:
 
 
 def verify_folder(
-    folder: Path, *, rows_per_video: int, weights: Path | None, redecode: bool = True
+    folder: Path, *, rows_per_video: int, weights: Sequence[Path], redecode: bool = True
 ) -> Verdict:
     """Check one backbone's results; ``rows_per_video`` rows of each video are decoded and embedded again (0: all)."""
     manifest = read_json(folder / "feature_manifest.json")
@@ -285,7 +285,7 @@ class _Model:
     """The backbone that made the matrix, found by the sha256 of its weights and loaded when first needed; and a process
     of its own for the decoders, which do not share one with torch in peace."""
 
-    def __init__(self, manifest: Mapping[str, Any], weights: Path | None) -> None:
+    def __init__(self, manifest: Mapping[str, Any], weights: Sequence[Path]) -> None:
         self.manifest = manifest
         self.weights = weights
         self._loaded: Any = None
@@ -327,10 +327,8 @@ class _Model:
         )
 
 
-def _weight_files(named: Path | None) -> Iterator[Path]:
-    if named is not None:
-        yield named
-        return
+def _weight_files(named: Sequence[Path]) -> Iterator[Path]:
+    yield from named
     yield from sorted(Path("resources/weights").glob("*"))
     yield from sorted((Path.home() / ".cache" / "torch" / "hub" / "checkpoints").glob("*"))
 
@@ -342,7 +340,7 @@ def _spread(matrix: np.ndarray, status: np.ndarray, most: int = 2000) -> np.ndar
     return np.ptp(matrix[rows], axis=0) if len(rows) > 1 else None
 
 
-def run(path: Path, *, rows_per_video: int, weights: Path | None, as_json: bool = False) -> int:
+def run(path: Path, *, rows_per_video: int, weights: Sequence[Path], as_json: bool = False) -> int:
     """Verify everything below ``path``, print a table; returns the exit status (0: all of it holds)."""
     verdicts = [
         verify_folder(folder, rows_per_video=rows_per_video, weights=weights)

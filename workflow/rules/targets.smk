@@ -1,0 +1,49 @@
+# Targets that a person asks for by name: snakemake export_h5 ..., snakemake verify ...
+rule export_h5:
+    input:
+        expand(f"{RESULTS}/{{backbone}}/{SETTINGS.dataset}.h5", backbone=BACKBONES),
+
+
+rule write_h5:
+    input:
+        features=f"{RESULTS}/{{backbone}}/{SETTINGS.dataset}_features.npy",
+        frame_index=f"{RESULTS}/{{backbone}}/frame_index.parquet",
+        manifest=f"{RESULTS}/{{backbone}}/feature_manifest.json",
+        annotations=SETTINGS.annotations or [],
+    output:
+        f"{RESULTS}/{{backbone}}/{SETTINGS.dataset}.h5",
+    log:
+        f"{LOGS}/write_h5/{{backbone}}.log",
+    benchmark:
+        f"{BENCHMARKS}/write_h5/{{backbone}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        folder=subpath(input.manifest, parent=True),
+        options=options(annotations=SETTINGS.annotations),
+    message:
+        "write_h5 of {wildcards.backbone}"
+    shell:
+        "framefeat export_h5 {params.folder:q} {output:q} {params.options} 2> {log:q}"
+
+
+rule verify:
+    input:
+        matrices(),
+    log:
+        f"{LOGS}/verify/verify.log",
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        results=subpath(input[0], ancestor=2),
+        weights=[plan.weights_file for plan in BACKBONES.values()],
+    message:
+        "verify of {SETTINGS.dataset}"
+    shell:
+        "framefeat verify {params.results:q} --weights {params.weights:q} 2> {log:q}"

@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-
 from framefeat.numbered import RECIPES, Clip, make
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "clips"
@@ -23,7 +22,9 @@ def made(file: str) -> Clip:
     return make(recipe, Path(_folder().name))
 
 
-def noisy(path: Path, frames: int = 90, key_every: int = 30, faststart: bool = True, encoder: str = "libx264") -> Path:
+def noisy(
+    path: Path, frames: int = 90, key_every: int = 30, faststart: bool = True, encoder: str = "libx264"
+) -> Path:
     """A clip of dense noise, so that damage hits picture data wherever it strikes."""
     import av
 
@@ -33,7 +34,9 @@ def noisy(path: Path, frames: int = 90, key_every: int = 30, faststart: bool = T
         stream = output.add_stream(encoder, rate=30, options={"g": str(key_every), "preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
         for number in range(frames):
-            frame = av.VideoFrame.from_ndarray(random.integers(0, 255, (96, 128, 3), dtype=np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                random.integers(0, 255, (96, 128, 3), dtype=np.uint8), format="rgb24"
+            )
             frame.pts = number
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
@@ -61,7 +64,9 @@ def audio_only(path: Path) -> Path:
 
     with av.open(str(path), "w") as output:
         stream = output.add_stream("aac", rate=44100)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 2048), dtype=np.float32), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 2048), dtype=np.float32), format="fltp", layout="mono"
+        )
         frame.sample_rate = 44100
         output.mux(stream.encode(frame))
         output.mux(stream.encode(None))

@@ -144,7 +144,9 @@ def new_project(
         rows = pd.DataFrame(
             [{"video_id": video_id, "timestamp_sec": number / 2} for number in range(4) for video_id in ids]
         )
-        project.write_index(rows, pd.DataFrame({"video_id": ids, "video_path": [f"{i}.mp4" for i in ids], "fps": FPS}))
+        project.write_index(
+            rows, pd.DataFrame({"video_id": ids, "video_path": [f"{i}.mp4" for i in ids], "fps": FPS})
+        )
         project.config |= {"weights": str(weights), "device": "auto"}
         return project
 

@@ -80,7 +80,12 @@ def install() -> str:
     try:
         for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *PACKAGES]):
             done = subprocess.run(
-                ["apt-get", *command], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+                ["apt-get", *command],
+                env=environment,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                check=False,
             )
             if done.returncode != 0:
                 return f"apt-get {command[0]} failed: {done.stdout[-500:]}"
@@ -117,7 +122,9 @@ class Node:
             (self.folder / name).mkdir(mode=0o755)
         # Snakemake's job steps drop SLURM_CONF (a real cluster's lies in /etc): srun is told again.
         srun = self.folder / "bin" / "srun"
-        srun.write_text(f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun", path=_PATH)} "$@"\n')
+        srun.write_text(
+            f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun", path=_PATH)} "$@"\n'
+        )
         srun.chmod(0o755)
         controller_port, node_port = _free_ports(2)
         (self.folder / "slurm.conf").write_text(
@@ -197,7 +204,12 @@ class Node:
     # --- what Slurm says
     def ask(self, *command: str, check: bool = True) -> str:
         done = subprocess.run(
-            command, env=os.environ | self.environment, text=True, capture_output=True, timeout=60, check=False
+            command,
+            env=os.environ | self.environment,
+            text=True,
+            capture_output=True,
+            timeout=60,
+            check=False,
         )
         if check and done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr}")

@@ -15,7 +15,9 @@ def digests(project: Project) -> dict[str, str]:
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in OUTPUTS}
 
 
-def test_the_profile_s_groups_and_the_same_bytes(new_project: Callable[..., ClusterProject], tmp_path: Path) -> None:
+def test_the_profile_s_groups_and_the_same_bytes(
+    new_project: Callable[..., ClusterProject], tmp_path: Path
+) -> None:
     """Three videos: one sampling job on CPUs, one extraction job with one GPU and one embedder; a local run's bytes."""
     project = new_project(3)
     run = project.submit()

@@ -3,10 +3,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-
 from framefeat import container as containers
 from framefeat.container import facts, probe, read_container
 from framefeat.errors import UserError
+
 from tests import clips
 
 FILES = [
@@ -97,7 +97,11 @@ def test_a_file_without_frames_is_one_sentence(tmp_path, name):
     assert name in text
     assert "\n" not in text
     assert probe(path) == {"facts": None, "error": text}
-    expected = {"audio.mp4": "found audio only", "empty.mp4": "0 bytes", "header.mp4": "30 frames expected, found none"}
+    expected = {
+        "audio.mp4": "found audio only",
+        "empty.mp4": "0 bytes",
+        "header.mp4": "30 frames expected, found none",
+    }
     assert expected.get(name, "") in text
 
 
@@ -135,7 +139,9 @@ def test_the_first_bits_of_vp9_frames_tell_whether_they_are_shown():
     assert not containers._vp9_shown(hidden + marker + bytes([len(hidden)]) + marker)
 
 
-@pytest.mark.parametrize("rate", [Fraction(24000, 1001), Fraction(25), Fraction(30000, 1001), Fraction(29917, 1000)])
+@pytest.mark.parametrize(
+    "rate", [Fraction(24000, 1001), Fraction(25), Fraction(30000, 1001), Fraction(29917, 1000)]
+)
 @pytest.mark.parametrize("clock", [1000, 90000, 600])
 def test_a_constant_rate_survives_coarse_clocks(rate, clock):
     pts = np.array([round(k / rate * clock) for k in range(3000)])

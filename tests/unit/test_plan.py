@@ -2,12 +2,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from framefeat.container import Container, Packets
 from framefeat.numbered import nearest_frames
 from framefeat.plan import check_times, decode_plan, leading_pictures, plan_samples, start_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 
 def container_of(pts, time_base=Fraction(1, 1000), rate=Fraction(25), expected=None) -> Container:
@@ -44,13 +43,22 @@ def container_of(pts, time_base=Fraction(1, 1000), rate=Fraction(25), expected=N
     )
 
 
-times_of_frames = st.lists(st.integers(1, 400), min_size=0, max_size=60).map(lambda gaps: np.cumsum([0, *gaps]).tolist())
+times_of_frames = st.lists(st.integers(1, 400), min_size=0, max_size=60).map(
+    lambda gaps: np.cumsum([0, *gaps]).tolist()
+)
 sample_times = st.lists(
-    st.one_of(st.integers(0, 30000).map(lambda ms: ms / 1000), st.floats(0, 30, allow_nan=False)), min_size=1, max_size=40
+    st.one_of(st.integers(0, 30000).map(lambda ms: ms / 1000), st.floats(0, 30, allow_nan=False)),
+    min_size=1,
+    max_size=40,
 )
 
 
-@given(times_of_frames, st.integers(-5000, 5000), sample_times, st.sampled_from([23.976, 24.0, 25.0, 29.97, 29.917, 30.0]))
+@given(
+    times_of_frames,
+    st.integers(-5000, 5000),
+    sample_times,
+    st.sampled_from([23.976, 24.0, 25.0, 29.97, 29.917, 30.0]),
+)
 @settings(max_examples=200, deadline=None)
 def test_index_is_python_round(frames, start, times, fps):
     container = container_of(np.array(frames) + start)
@@ -67,7 +75,9 @@ def test_index_is_python_round(frames, start, times, fps):
             assert row in plan.past_end
 
 
-@given(times_of_frames, st.integers(-5000, 5000), sample_times, st.sampled_from([1000, 90000, 12800, 30000, 7]))
+@given(
+    times_of_frames, st.integers(-5000, 5000), sample_times, st.sampled_from([1000, 90000, 12800, 30000, 7])
+)
 @settings(max_examples=300, deadline=None)
 def test_pts_is_the_nearest_frame_by_exact_arithmetic(frames, start, times, clock):
     base = Fraction(1, clock)

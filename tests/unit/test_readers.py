@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from framefeat import readers
 from framefeat.container import read_container
 from framefeat.errors import UserError
@@ -8,6 +7,7 @@ from framefeat.numbered import draw_number, read_number
 from framefeat.readers import DecordReader, PyavReader, ReaderMistake, SequentialReader
 from framefeat.readers_base import is_harmless
 from framefeat.readers_pyav import displayed
+
 from tests import clips
 
 SPARSE = [
@@ -38,7 +38,9 @@ def test_skipping_gives_the_bytes_of_decoding_everything(file, wanted):
     clip = clips.made(file)
     container = read_container(clip.path)
     last = container.n_presented - 1
-    numbers = {"some": list(range(3, last, 13)), "late": [last - 8, last], "all": list(range(last + 1))}[wanted]
+    numbers = {"some": list(range(3, last, 13)), "late": [last - 8, last], "all": list(range(last + 1))}[
+        wanted
+    ]
     reader, strict = PyavReader(container), SequentialReader(container)
     fast, slow = list(reader.frames(numbers)), list(strict.frames(numbers))
     assert [frame.native for frame in fast] == [frame.native for frame in slow] == numbers
@@ -168,7 +170,10 @@ def test_display_matrices_turn_and_mirror():
 def test_rotation_is_what_decord_applies():
     container = read_container(clips.SHARED / "h264_rot90.mov")
     assert container.rotation == -90
-    frames = {name: next(iter(kind(container).frames([1]))).rgb for name, kind in (("p", PyavReader), ("d", DecordReader))}
+    frames = {
+        name: next(iter(kind(container).frames([1]))).rgb
+        for name, kind in (("p", PyavReader), ("d", DecordReader))
+    }
     assert frames["p"].shape == (568, 320, 3)
     assert readers.mean_difference(frames["p"], frames["d"]) < 0.5
 

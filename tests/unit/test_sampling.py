@@ -7,12 +7,12 @@ import time
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from framefeat import proof, readers, sampler
 from framefeat.errors import UserError
 from framefeat.numbered import RECIPES, read_number
 from framefeat.sampling import sample_key, sample_video
+from PIL import Image
+
 from tests import clips
 
 
@@ -99,7 +99,9 @@ def test_thumbnails_name_their_rows_and_keep_the_aspect(tmp_path):
 
 def test_times_past_the_end_are_refused_or_masked(tmp_path):
     clip = clips.made("cfr_25.mp4")
-    with pytest.raises(UserError, match=r"row 1: past the end: 4.04 s means frame 101, the video has 100 frames"):
+    with pytest.raises(
+        UserError, match=r"row 1: past the end: 4.04 s means frame 101, the video has 100 frames"
+    ):
         sample(tmp_path / "fail", clip.path, [0.0, 4.04, 9.0])
     assert list((tmp_path / "fail").iterdir()) == []
     evidence, frames = sample(tmp_path / "mask", clip.path, [0.0, 4.04, 9.0], bad="mask")
@@ -115,7 +117,10 @@ def test_a_damaged_file_fails_or_is_masked_where_it_is_damaged(tmp_path, decoder
     whole = clips.noisy(tmp_path / "whole.mp4")
     path = clips.damaged(whole, tmp_path / "damaged.mp4")
     times = [k / 10 for k in range(30)]
-    with pytest.raises(UserError, match=r"30 frames were expected, \d+ of them cannot be decoded cleanly, the first at 1\.\d+ s"):
+    with pytest.raises(
+        UserError,
+        match=r"30 frames were expected, \d+ of them cannot be decoded cleanly, the first at 1\.\d+ s",
+    ):
         sample(tmp_path / "fail", path, times, fps=30.0, decoder=decoder)
     evidence, frames = sample(tmp_path / "mask", path, times, fps=30.0, bad="mask", decoder=decoder)
     _, truth = sample(tmp_path / "truth", whole, times, fps=30.0, decoder="pyav")
@@ -172,7 +177,9 @@ def _hang(self, wanted):
     yield
 
 
-@pytest.mark.parametrize(("fault", "words"), [(_crash, "killed by signal 11"), (_hang, "no progress for 1 s")])
+@pytest.mark.parametrize(
+    ("fault", "words"), [(_crash, "killed by signal 11"), (_hang, "no progress for 1 s")]
+)
 def test_a_decord_that_dies_is_replaced(tmp_path, monkeypatch, capfd, fault, words):
     monkeypatch.setattr(readers.DecordReader, "frames", fault)
     clip = clips.made("cfr_25.mp4")
@@ -202,7 +209,9 @@ def test_a_decord_with_other_pixels_is_found_by_the_second_decode(tmp_path, monk
 
     def other_frames(self, wanted):
         for frame in real(self, wanted):
-            yield readers.Decoded(frame.native, frame.pts, frame.rgb if frame.native < 20 else 255 - frame.rgb)
+            yield readers.Decoded(
+                frame.native, frame.pts, frame.rgb if frame.native < 20 else 255 - frame.rgb
+            )
 
     monkeypatch.setattr(readers.DecordReader, "frames", other_frames)
     clip = clips.made("cfr_25.mp4")
@@ -238,7 +247,7 @@ def hang(self, wanted):
 readers.PyavReader.frames = hang
 from pathlib import Path
 sampling.sample_video({record_of(clip.path, [0.0])!r}, geometry="squash96", alignment="index", decoder="pyav",
-    on_bad_frames="fail", **{{k: Path(v) for k, v in {({k: str(v) for k, v in outputs_of(out).items()})!r}.items()}})
+    on_bad_frames="fail", **{{k: Path(v) for k, v in { ({k: str(v) for k, v in outputs_of(out).items()})!r}.items()}})
 """
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -276,7 +285,15 @@ def test_rows_for_a_second_decode_are_the_same_each_time(tmp_path):
     assert len(first["recheck"]["rows"]) == 2
 
 
-SHORT_PROOF = ["cfr_23_976.mp4", "h264_open_gop.mkv", "h264_vfr.mp4", "h264_cut.mp4", "hevc_open_gop.ts", "mpeg4_b.avi", "av1.webm"]
+SHORT_PROOF = [
+    "cfr_23_976.mp4",
+    "h264_open_gop.mkv",
+    "h264_vfr.mp4",
+    "h264_cut.mp4",
+    "hevc_open_gop.ts",
+    "mpeg4_b.avi",
+    "av1.webm",
+]
 
 
 @pytest.mark.parametrize("file", SHORT_PROOF)

@@ -38,7 +38,10 @@ class SmallDisk:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+            ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             pytest.skip(f"a disk of limited size needs the right to mount: {done.stderr.strip()}")
@@ -83,7 +86,11 @@ def fails_with_a_sentence(output: str, *files: str) -> None:
     ],
 )
 def test_results_on_a_full_disk(
-    small_disk: tuple[Project, SmallDisk], undisturbed: dict[str, str], until: str, free: int, on_bad_frames: str
+    small_disk: tuple[Project, SmallDisk],
+    undisturbed: dict[str, str],
+    until: str,
+    free: int,
+    on_bad_frames: str,
 ) -> None:
     project, disk = small_disk
     if on_bad_frames == "mask" and until != "merge_index":

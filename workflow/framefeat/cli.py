@@ -92,7 +92,9 @@ def _check_fetched(record: Mapping[str, Any]) -> None:
 
     wanted = record["fingerprint"]
     if not wanted.startswith("address:") and (found := file_sha256(record["path"])) != wanted:
-        raise UserError(f"{record['video_id']!r}: the index says sha256 {wanted}, but {record['path']!r} has {found}; fetch it again.")
+        raise UserError(
+            f"{record['video_id']!r}: the index says sha256 {wanted}, but {record['path']!r} has {found}; fetch it again."
+        )
 
 
 def _extract(options: argparse.Namespace) -> None:
@@ -233,7 +235,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     part.add_argument("--slice", type=Path, metavar="JSON", help="the slice that the record must agree with")
     part.add_argument(
-        "--path", type=Path, nargs="?", metavar="FILE", help="where the video is, if not where the record says (nothing: it is)"
+        "--path",
+        type=Path,
+        nargs="?",
+        metavar="FILE",
+        help="where the video is, if not where the record says (nothing: it is)",
     )
     part.add_argument(
         "--geometry",

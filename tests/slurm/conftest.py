@@ -25,7 +25,7 @@ THIS_NODE = [
     "--slurm-no-account",
     "--slurm-status-command", "squeue",
     "--slurm-init-seconds-before-status-checks", "3",
-    "--slurm-keep-successful-logs",
+    "--seconds-between-status-checks", "2",
     "--latency-wait", "10",
 ]  # fmt: skip
 
@@ -57,31 +57,37 @@ class ClusterProject(Project):
             *THIS_NODE, *arguments,
         ]  # fmt: skip
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            self.command(*arguments), cwd=self.folder, env=self.environment(), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-
     def environment(self) -> dict[str, str]:
         path = os.pathsep.join([str(ENVIRONMENT), self.node.environment["PATH"]])
         return environment() | self.node.environment | {"PATH": path}
 
     def submit(
-        self, *arguments: str, check: bool = True, meanwhile: Callable[["ClusterProject"], None] | None = None
+        self,
+        *arguments: str,
+        check: bool = True,
+        meanwhile: Callable[["ClusterProject", object], None] | None = None,
     ) -> ClusterRun:
         """Run the workflow through the profile; ``meanwhile`` is called while it runs."""
         before = set(self.node.seen())
         began = time.monotonic()
-        process = self.start(*arguments)
+        log = self.folder / "output.txt"
+        with open(log, "w") as stream:
+            process = subprocess.Popen(
+                self.command(*arguments),
+                cwd=self.folder,
+                env=self.environment(),
+                stdout=stream,
+                stderr=stream,
+            )
         try:
             if meanwhile:
-                meanwhile(self)
-            output, _ = process.communicate(timeout=900)
+                meanwhile(self, process)
+            process.wait(timeout=900)
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+        output = log.read_text(errors="replace")
         seconds = time.monotonic() - began
         jobs = {job: fields for job, fields in self.node.seen().items() if job not in before}
         if check:
@@ -130,25 +136,28 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
+def make_project(folder: Path, node: Node, weights: Path, count: int) -> ClusterProject:
+    """``count`` clips with four rows each (2 fps), interleaved."""
+    project = ClusterProject(folder, node)
+    ids = [f"v{number:02d}" for number in range(count)]
+    for number, video_id in enumerate(ids):
+        write_clip(project.videos / f"{video_id}.mp4", seed=number)
+    rows = pd.DataFrame(
+        [{"video_id": video_id, "timestamp_sec": number / 2} for number in range(4) for video_id in ids]
+    )
+    project.write_index(
+        rows, pd.DataFrame({"video_id": ids, "video_path": [f"{i}.mp4" for i in ids], "fps": FPS})
+    )
+    project.config |= {"weights": str(weights), "device": "auto"}
+    return project
+
+
+@pytest.fixture(scope="module")
 def new_project(
     tmp_path_factory: pytest.TempPathFactory, node: Node, weights: Path
 ) -> Callable[..., ClusterProject]:
-    """Make a project of ``count`` clips with four rows each (2 fps), interleaved."""
-
     def make(count: int = 3, name: str = "cluster") -> ClusterProject:
-        project = ClusterProject(tmp_path_factory.mktemp(name) / "work", node)
-        ids = [f"v{number:02d}" for number in range(count)]
-        for number, video_id in enumerate(ids):
-            write_clip(project.videos / f"{video_id}.mp4", seed=number)
-        rows = pd.DataFrame(
-            [{"video_id": video_id, "timestamp_sec": number / 2} for number in range(4) for video_id in ids]
-        )
-        project.write_index(
-            rows, pd.DataFrame({"video_id": ids, "video_path": [f"{i}.mp4" for i in ids], "fps": FPS})
-        )
-        project.config |= {"weights": str(weights), "device": "auto"}
-        return project
+        return make_project(tmp_path_factory.mktemp(name) / "work", node, weights, count)
 
     return make
 

@@ -12,8 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "srun", "scancel")
@@ -95,17 +94,6 @@ def install() -> str:
     return "" if not missing() else f"still not installed: {', '.join(missing())}"
 
 
-@dataclass(frozen=True)
-class Record:
-    """One finished job, as Slurm itself wrote it down."""
-
-    job: str
-    state: str
-    exit_code: str
-    tres: str
-    seconds: float
-
-
 class Node:
     """A running one-node cluster; ``environment`` is what its clients need."""
 
@@ -176,9 +164,9 @@ class Node:
                 )
             )  # fmt: skip
 
-    def _wait(self, program: str, ready: object, seconds: float = 60.0) -> None:
+    def _wait(self, program: str, ready: Callable[[], bool], seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
-        while not ready():  # type: ignore[operator]
+        while not ready():
             if self._processes[-1].poll() is not None or time.monotonic() > deadline:
                 logs = "\n".join(
                     path.read_text(errors="replace")[-2000:]

@@ -17,7 +17,7 @@ from framefeat.errors import UserError
 from framefeat.files import read_json, write_json
 
 from tests import models
-from tests.unit.test_embedder import Run, runtime, wait_for
+from tests.unit.test_embed_client import Run, runtime, wait_for
 
 __all__ = ["runtime"]  # a fixture
 

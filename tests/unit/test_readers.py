@@ -43,12 +43,25 @@ def test_skipping_gives_the_bytes_of_decoding_everything(file, wanted):
     ]
     reader, strict = PyavReader(container), SequentialReader(container)
     fast, slow = list(reader.frames(numbers)), list(strict.frames(numbers))
-    assert [frame.native for frame in fast] == [frame.native for frame in slow] == numbers
-    assert reader.problems == strict.problems == {}
-    for a, b in zip(fast, slow, strict=True):
-        assert a.pts == b.pts == container.pts[a.native]
-        assert read_number(a.rgb) == clip.numbers[a.native]
-        np.testing.assert_array_equal(a.rgb, b.rgb)
+    assert [frame.native for frame in slow] == numbers
+    assert strict.problems == {}
+    if file != "h264_intra_refresh.mp4":  # its key frames are none after the first
+        assert reader.problems == {}
+        assert [frame.native for frame in fast] == numbers
+    truth = {frame.native: frame for frame in slow}
+    for frame in fast:
+        if frame.native not in reader.problems:
+            assert frame.pts == truth[frame.native].pts == container.pts[frame.native]
+            assert read_number(frame.rgb) == clip.numbers[frame.native]
+            np.testing.assert_array_equal(frame.rgb, truth[frame.native].rgb)
+
+
+def test_key_frames_that_are_none_are_noticed(tmp_path):
+    container = read_container(clips.made("h264_intra_refresh.mp4").path)
+    reader = PyavReader(container)
+    list(reader.frames([1, 64, 70]))
+    assert set(reader.problems) == {64, 70}
+    assert "is none" in reader.problems[64]
 
 
 @pytest.mark.parametrize("file", ["cfr_25.mp4", "h264_vfr.mkv", "h264_start_5s.mp4", "vp9.webm", "av1.mp4"])
@@ -94,10 +107,8 @@ def test_decord_that_repeats_a_frame_is_caught(monkeypatch):
 def test_decord_whose_decoder_complains_is_refused(tmp_path):
     whole = clips.noisy(tmp_path / "whole.mp4")
     container = read_container(clips.damaged(whole, tmp_path / "damaged.mp4"))
-    reader, _ = readers.choose_reader(container, "auto", [0])
-    if isinstance(reader, DecordReader):
-        with pytest.raises(ReaderMistake, match="complains"):
-            list(reader.frames(range(0, 90, 5)))
+    with pytest.raises(ReaderMistake, match="complains"):
+        list(DecordReader(container).frames(range(0, 90, 5)))
 
 
 def test_no_decord_without_cuda_libraries_being_loaded():
@@ -112,14 +123,14 @@ def test_no_decord_without_cuda_libraries_being_loaded():
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
 def test_damage_spoils_its_group_of_pictures_and_no_other(tmp_path, suffix):
     whole = clips.noisy(tmp_path / f"whole{suffix}", faststart=False)
-    container = read_container(clips.damaged(whole, tmp_path / f"damaged{suffix}"))
+    container = read_container(clips.damaged(whole, tmp_path / f"damaged{suffix}", at=0.25))
     good = read_container(whole)
     numbers = list(range(0, 90, 3))
     truth = {frame.native: frame.rgb for frame in SequentialReader(good).frames(numbers)}
     for reader in (PyavReader(container), SequentialReader(container)):
         frames = {frame.native: frame.rgb for frame in reader.frames(numbers)}
         assert reader.problems
-        assert all(30 <= number < 60 for number in reader.problems)
+        assert all(15 < number < 30 for number in reader.problems)
         for number in numbers:
             if number not in reader.problems:
                 np.testing.assert_array_equal(frames[number], truth[number])

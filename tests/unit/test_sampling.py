@@ -168,7 +168,7 @@ def test_a_file_without_frames_fails_or_gives_bad_rows(tmp_path, kind):
 
 
 def _crash(self, wanted):
-    os.kill(os.getpid(), signal.SIGSEGV)
+    os.kill(os.getpid(), signal.SIGKILL)
     yield
 
 
@@ -177,9 +177,7 @@ def _hang(self, wanted):
     yield
 
 
-@pytest.mark.parametrize(
-    ("fault", "words"), [(_crash, "killed by signal 11"), (_hang, "no progress for 1 s")]
-)
+@pytest.mark.parametrize(("fault", "words"), [(_crash, "killed by signal 9"), (_hang, "no progress for 1 s")])
 def test_a_decord_that_dies_is_replaced(tmp_path, monkeypatch, capfd, fault, words):
     monkeypatch.setattr(readers.DecordReader, "frames", fault)
     clip = clips.made("cfr_25.mp4")
@@ -196,7 +194,7 @@ def test_a_decoder_that_always_dies_is_a_sentence_or_bad_rows(tmp_path, monkeypa
     for reader in (readers.DecordReader, readers.PyavReader):
         monkeypatch.setattr(reader, "frames", _crash)
     clip = clips.made("cfr_25.mp4")
-    with pytest.raises(UserError, match="killed by signal 11"):
+    with pytest.raises(UserError, match="killed by signal 9"):
         sample(tmp_path / "fail", clip.path, [0.0, 1.0])
     assert list((tmp_path / "fail").iterdir()) == []
     evidence, frames = sample(tmp_path / "mask", clip.path, [0.0, 1.0], bad="mask")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from framefeat.errors import UserError
+from framefeat.errors import UserError, no_room
 
 _SIGN_OF_LIFE_SECONDS = 0.5
 
@@ -127,8 +127,9 @@ def _be_child(work: Callable[[Line], Any], writing: int, parent: int) -> None:
             status = 0
         except UserError as error:
             line.send({"user_error": str(error)})
-        except Exception:
-            line.send({"error": traceback.format_exc()})
+        except Exception as error:
+            full = no_room(error)
+            line.send({"user_error": str(full)} if full else {"error": traceback.format_exc()})
     finally:
         with suppress(Exception):
             sys.stderr.flush()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from framefeat.errors import UserError
+from framefeat.errors import UserError, no_room
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,6 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader of our output is gone (`framefeat show | head`): not a failure, but nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        full = no_room(error)
+        if full is None:
+            raise
+        print(f"framefeat {options.command}: {full}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from framefeat.errors import UserError
@@ -177,8 +177,12 @@ def hold(folder: Path, devices: Sequence[str]) -> Iterator[str]:
     """Hold one of ``devices`` for this process alone, waiting for one to be free: yields its name."""
     while True:
         for name in devices:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            with locked(folder / f"{file_name(name)}.slot", wait=False) as slot:
+            with ExitStack() as stack:
+                try:
+                    folder.mkdir(mode=0o700, exist_ok=True)
+                    slot = stack.enter_context(locked(folder / f"{file_name(name)}.slot", wait=False))
+                except FileNotFoundError:
+                    continue  # an embedder that ended took the folder with it
                 if slot is not None:
                     yield name
                     return

@@ -21,12 +21,12 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from framefeat import devices
 from framefeat.errors import UserError
@@ -43,8 +43,7 @@ class EmbedderLost(Exception):
     """The embedder was gone before it had taken the request: trying again is safe."""
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """The files of one device's embedder."""
 
     folder: Path
@@ -109,9 +108,9 @@ def request(message: Mapping[str, Any], owner: str, device: str, log: Path) -> d
             raise UserError(
                 f"the run that this job belongs to (process {owner.partition(':')[0]}) has ended."
             )
-        place = Place(runtime_folder(owner), device)
         try:
-            return _ask(_connect(place) or _connect_or_start(place, owner, log), message)
+            place = Place(runtime_folder(owner), device)
+            return _ask(_connect(place) or _connect_or_start(place, owner, log), message, place)
         except (EmbedderLost, FileNotFoundError):
             continue  # it was ending, and may have taken the folder with it
     raise UserError(f"the embedder ends as soon as it is started; its log: {log}")
@@ -128,10 +127,22 @@ def prewarm(message: Mapping[str, Any], owner: str, device: str, log: Path) -> N
             _start(place, owner, log)
 
 
+def remove_folder(folder: Path, kinds: Sequence[str] = ("lock", "alive", "slot")) -> None:
+    """Remove a runtime folder, unless one of these ``kinds`` of files in it is locked."""
+    with suppress(OSError), ExitStack() as held:
+        for kind in kinds:
+            for path in folder.glob(f"*.{kind}"):
+                if held.enter_context(devices.locked(path, wait=False)) is None:
+                    return
+        for path in folder.iterdir():
+            path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
 # -------------------------------------------------------------------------------------------------------- requests
 
 
-def _ask(connection: Connection, message: Mapping[str, Any]) -> dict[str, Any]:
+def _ask(connection: Connection, message: Mapping[str, Any], place: Place) -> dict[str, Any]:
     with connection:
         try:
             connection.send_bytes(json.dumps(message).encode())
@@ -142,6 +153,8 @@ def _ask(connection: Connection, message: Mapping[str, Any]) -> dict[str, Any]:
             answer = json.loads(connection.recv_bytes())
         except (EOFError, OSError) as error:
             log = embedder["log"]
+            with suppress(OSError):
+                _tidy(place)
             raise UserError(
                 f"the embedder ended ({_how_it_ended(Path(log), embedder['pid'])}) while it worked on "
                 f"{message.get('video', 'this video')}; its log: {log}. Run again: a new one is started."
@@ -200,6 +213,17 @@ def _connect(place: Place) -> Connection | None:
         ) from error
     except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, BrokenPipeError, EOFError):
         return None
+
+
+def _tidy(place: Place) -> None:
+    """Remove what an embedder that was killed has left."""
+    with devices.locked(place.lock):
+        if _is_alive(place):
+            return
+        place.socket.unlink(missing_ok=True)
+        place.key.unlink(missing_ok=True)
+    if not any(place.folder.glob("*.slot")):
+        remove_folder(place.folder)
 
 
 def _is_alive(place: Place) -> bool:

@@ -20,16 +20,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from pathlib import Path
 from typing import Any, Protocol
 
 from framefeat import devices
-from framefeat.embed_client import Place
-from framefeat.errors import UserError
+from framefeat.embed_client import Place, remove_folder
+from framefeat.errors import UserError, no_room
 
 _OWNER_FILE = "owner"
 _POLL_SECONDS = 0.5  # where the system cannot tell of a process's end by itself
@@ -45,41 +46,94 @@ class Backend(Protocol):
         """Write the features and the record that ``message`` names; returns the record."""
 
 
+class Turns:
+    """Who may work beside whom: ``shared`` work goes side by side, ``alone`` waits for all and keeps all waiting."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._shared = 0
+        self._alone = False
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._shared += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._shared -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone and not self._shared)
+            self._alone = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._changed.notify_all()
+
+
 class TorchBackend:
-    """The backbones on one device. On the CPU requests run side by side, on a CUDA device one after the other."""
+    """The backbones on one device. On the CPU videos are embedded side by side, on a CUDA device one after the other.
+
+    Nothing runs while a model is loaded: torch's tracer replaces the call of *every* module in the process for as long
+    as it works, so that a forward pass in another thread would fail or end up in the trace.
+    """
 
     def __init__(self, torch_device: str) -> None:
         self.torch_device = torch_device
+        self._turns = Turns()
         self._models: Any = None
-        self._told: set[int] = set()  # networks whose loading was logged
         self._guard = threading.Lock()
-        self._turn: Any = threading.Lock() if torch_device == "cuda" else contextlib.nullcontext()
 
     def load(self, message: Mapping[str, Any]) -> None:
-        with self._turn:
-            self._loaded(message)
+        self._ready().get(message)
 
     def embed(self, message: Mapping[str, Any]) -> dict[str, Any]:
         from framefeat.embedding import embed_video
 
-        with self._turn:
-            return embed_video(message, self._loaded(message))
+        loaded = _Loaded(*self._ready().get(message))
+        with self._turns.shared() if self.torch_device == devices.CPU else self._turns.alone():
+            return embed_video(message, loaded)  # type: ignore[arg-type]
 
-    def _loaded(self, message: Mapping[str, Any]) -> Any:
-        """The models, that of ``message`` among them; each loading is told once."""
-        began = time.monotonic()
+    def _ready(self) -> Any:
         with self._guard:
             if self._models is None:
                 from framefeat.embedding import Models
 
-                self._models = Models(self.torch_device)
-        network, _ = self._models.get(message)
-        with self._guard:
-            if id(network) not in self._told:
-                self._told.add(id(network))
-                seconds = time.monotonic() - began
-                say(f"loaded {network.spec.name} on {_device_name(network.device)} in {seconds:.1f} s")
-        return self._models
+                models = Models(self.torch_device)
+                load = models._load
+
+                def load_alone(message: Mapping[str, Any], path: Path) -> Any:
+                    with self._turns.alone():
+                        began = time.monotonic()
+                        network, weights_sha256 = load(message, path)
+                        seconds = time.monotonic() - began
+                        say(
+                            f"loaded {network.spec.name} on {_device_name(network.device)} in {seconds:.1f} s"
+                        )
+                        return network, weights_sha256
+
+                models._load = load_alone  # type: ignore[method-assign]
+                self._models = models
+            return self._models
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The one model that a request has asked for."""
+
+    network: Any
+    weights_sha256: str
+
+    def get(self, message: Mapping[str, Any]) -> tuple[Any, str]:
+        return self.network, self.weights_sha256
 
 
 def _device_name(device: Any) -> str:
@@ -214,6 +268,8 @@ class Embedder:
             say(f"{message.get('video')}: {error}")
             return {"error": str(error)}
         except BaseException as error:
+            if full := no_room(error):
+                return {"error": str(full)}
             trace = traceback.format_exc()
             say(f"{message.get('video')}: {trace}")
             return {"error": f"embedding failed: {type(error).__name__}: {error}", "trace": trace}
@@ -251,22 +307,11 @@ def _process_handle(identity: str) -> int | None:
         return None
 
 
-def remove_folder(folder: Path, kinds: Sequence[str] = ("lock", "alive", "slot")) -> None:
-    """Remove a runtime folder, unless one of these ``kinds`` of files in it is locked."""
-    with suppress(OSError), contextlib.ExitStack() as held:
-        for kind in kinds:
-            for path in folder.glob(f"*.{kind}"):
-                if held.enter_context(devices.locked(path, wait=False)) is None:
-                    return
-        for path in folder.iterdir():
-            path.unlink(missing_ok=True)
-        folder.rmdir()
-
-
 def sweep(folder: Path) -> None:
     """Remove what runs that have ended left beside ``folder``: those whose embedder was killed before them.
 
-    Only this machine's: a folder may be on a disk that several share.
+    Only this machine's, and none in which anything is locked: the disk may be shared with machines and containers whose
+    processes cannot be seen from here.
     """
     prefix = folder.name.rpartition("-")[0]
     for other in folder.parent.glob(f"{prefix}-*"):
@@ -275,6 +320,7 @@ def sweep(folder: Path) -> None:
             if other == folder or not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
                 continue
             if not (other / _OWNER_FILE).exists():
+                other.rmdir()  # if it is empty: somebody looked for an embedder in vain
                 continue
             host, owner = json.loads((other / _OWNER_FILE).read_text())
             if host == socket.gethostname() and not devices.is_running(owner):

@@ -120,7 +120,7 @@ _OPEN_X265 = {"preset": "veryfast", "x265-params": _X265["x265-params"] + ":open
 _PYRAMID = _b_frames(**{"b-pyramid": "normal", "bf": "7", "refs": "4"})
 _OPEN = _b_frames(**{"x264-params": "open-gop=1", "b-pyramid": "normal"})
 _VP9 = {"deadline": "realtime", "cpu-used": "8", "g": "30", "b": "200k"}
-_SVT = {"preset": "10", "g": "30", "crf": "10", "svtav1-params": "lp=1"}
+_SVT = {"preset": "6", "g": "30", "crf": "10", "svtav1-params": "lp=1"}
 _MPEG4 = {"g": "12", "b": "400k"}
 
 RECIPES: tuple[Recipe, ...] = (

@@ -214,7 +214,10 @@ def _prove(
     for alignment in ("index", "pts"):
         for rate, times in schedules.items():
             expected = truth.expected(times, alignment)
+            served: set[str] = set()
             for decoder in decoders:
+                if decoder in served:
+                    continue  # auto took it already
                 where = f"{alignment} {_NAMES[rate]} {decoder}"
                 try:
                     with redirect_stderr(Path(os.devnull).open("w")):
@@ -222,6 +225,7 @@ def _prove(
                 except UserError as error:
                     line.failures.append(f"{where}: {error}")
                     continue
+                served.add(evidence["decoder"] or decoder)
                 _count(line, where, truth, times, expected, evidence, frames)
     if naive:
         for times in schedules.values():

@@ -50,6 +50,7 @@ def choose_reader(
     """
     if decoder == "pyav":
         return pyav_reader(container, tick), "asked for"
+    reader = None
     try:
         reader = DecordReader(container, tick)
         tried = _tried_frames(container, wanted)
@@ -59,6 +60,8 @@ def choose_reader(
                 raise ReaderMistake(f"PyAV cannot decode frame {number} cleanly ({problems.get(number)})")
             reader.compare_pixels(Decoded(number, int(container.pts[number]), frames[number]))
     except ReaderMistake as mistake:
+        if reader is not None:
+            reader.close()
         if decoder == "decord":
             raise UserError(misread(container, mistake)) from None
         return pyav_reader(container, tick), str(mistake)

@@ -43,17 +43,29 @@ class DecordReader:
         reason = misreads(container)
         if reason:
             raise ReaderMistake(reason)
+        # decord decodes ahead in a thread of its own: its complaints may come at any time until the last frame is out.
         self._watch = _StandardError()
-        with self._watch:
-            try:
-                decord = import_decord()
-                decord.logging.set_level(decord.logging.ERROR)
-                self._video = decord.VideoReader(container.path, num_threads=1)
-                starts = np.asarray(self._video.get_frame_timestamp(np.arange(len(self._video))))[:, 0]
-            except Exception as error:
-                raise ReaderMistake(f"decord cannot open it ({_first_line(error)})") from None
-            self._watch.check()
-        self._compare_index(starts.astype(np.float64))
+        try:
+            self._compare_index(self._open())
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give standard error back; called when ``frames`` ends."""
+        self._watch.close()
+
+    def _open(self) -> np.ndarray:
+        """The times of decord's frames: float64 seconds [n]."""
+        try:
+            decord = import_decord()
+            decord.logging.set_level(decord.logging.ERROR)
+            self._video = decord.VideoReader(self.container.path, num_threads=1)
+            starts = np.asarray(self._video.get_frame_timestamp(np.arange(len(self._video))))[:, 0]
+        except Exception as error:
+            raise ReaderMistake(f"decord cannot open it ({_first_line(error)})") from None
+        self._watch.check()
+        return starts.astype(np.float64)
 
     def _compare_index(self, starts: np.ndarray) -> None:
         """decord's frame times (float64 seconds [n]) against the container's, both from the first frame."""
@@ -84,21 +96,23 @@ class DecordReader:
 
     def frames(self, wanted: Sequence[int]) -> Iterator[Decoded]:
         before = None
-        for number in wanted:
-            self.tick()
-            rgb = self._take(int(number))
-            if before is not None and np.array_equal(before, rgb):
-                self._look_again(int(number), rgb)
-            before = rgb
-            yield Decoded(int(number), int(self.container.pts[number]), rgb)
+        try:
+            for number in wanted:
+                self.tick()
+                rgb = self._take(int(number))
+                if before is not None and np.array_equal(before, rgb):
+                    self._look_again(int(number), rgb)
+                before = rgb
+                yield Decoded(int(number), int(self.container.pts[number]), rgb)
+        finally:
+            self.close()
 
     def _take(self, number: int) -> np.ndarray:
-        with self._watch:
-            try:
-                rgb = self._video[number].asnumpy()
-            except Exception as error:
-                raise ReaderMistake(f"decord fails at frame {number} ({_first_line(error)})") from None
-            self._watch.check()
+        try:
+            rgb = self._video[number].asnumpy()
+        except Exception as error:
+            raise ReaderMistake(f"decord fails at frame {number} ({_first_line(error)})") from None
+        self._watch.check()
         if rgb.ndim != 3 or rgb.shape[2] != 3:
             raise ReaderMistake(f"decord's frame {number} has shape {rgb.shape}")
         return rgb
@@ -150,32 +164,33 @@ def _first_line(error: BaseException) -> str:
 
 
 class _StandardError:
-    """While entered, file descriptor 2 goes to a temporary file: native code's complaints can be read and judged."""
+    """Until closed, file descriptor 2 goes to a temporary file: native code's complaints can be read and judged."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
-        self._saved = -1
         self._read = 0
-
-    def __enter__(self) -> None:
         with suppress(Exception):
             sys.stderr.flush()
-        self._saved = os.dup(2)
+        self._saved: int | None = os.dup(2)
         os.dup2(self._file.fileno(), 2)
 
-    def __exit__(self, *_: object) -> None:
-        os.dup2(self._saved, 2)
-        os.close(self._saved)
+    def close(self) -> None:
+        if self._saved is not None:
+            os.dup2(self._saved, 2)
+            os.close(self._saved)
+            self._saved = None
+            self._file.close()
+
+    __del__ = close
 
     def check(self) -> None:
-        """Raise ``ReaderMistake`` for the first new line that is about a damaged picture."""
-        size = os.fstat(self._file.fileno()).st_size
-        if size == self._read:
+        """Raise ``ReaderMistake`` for the first new whole line that is about a damaged picture."""
+        if self._saved is None or os.fstat(self._file.fileno()).st_size == self._read:
             return
-        text = os.pread(self._file.fileno(), min(size - self._read, 10_000), self._read).decode(
-            "utf-8", "replace"
-        )
-        self._read = size
-        for line in text.splitlines():
-            if line.strip() and not is_harmless(line):
-                raise ReaderMistake(f"decord's decoder complains ({line.strip().rpartition('] ')[2][:160]})")
+        text = os.pread(self._file.fileno(), 10_000, self._read)
+        text = text[: text.rfind(b"\n") + 1]
+        self._read += len(text)
+        for line in text.decode("utf-8", "replace").splitlines():
+            message = line.rpartition("] ")[2].strip()
+            if message and not is_harmless(line):
+                raise ReaderMistake(f"decord's decoder complains ({message[:160]})")

@@ -12,6 +12,8 @@ from framefeat.readers_base import Decoded, ReaderMistake, Tick, is_harmless, no
 _MISSING = "the decoder gives no frame for its packet"
 _DAMAGED_PACKET = "the container marks its packet as damaged"
 _DAMAGED_FRAME = "the decoder reports damage"
+_FALSE_KEY = "a packet is marked as a key frame and is none"
+_INTRA = 1  # av.video.frame.PictureType.I
 
 
 class PyavReader:
@@ -39,6 +41,7 @@ class PyavReader:
         number_of = {int(container.pts[number]): int(number) for number in numbers}
         faults: dict[int, str] = {}
         given: set[int] = set()
+        real_keys = RealKeys(container)
         last_pts = NO_PTS
         with capture() as logs:
             source, stream, context = open_stream(container)
@@ -51,6 +54,7 @@ class PyavReader:
                     for frame in frames:
                         pts = frame.pts
                         number = number_of.get(pts)
+                        real_keys.see(frame)
                         if frame.is_corrupt and not plan.leading[_place(container, pts, position)]:
                             faults.setdefault(_place(container, pts, position), _DAMAGED_FRAME)
                         if number is None or number in given:
@@ -65,7 +69,9 @@ class PyavReader:
                         yield Decoded(number, pts, convert(frame))
         for place in np.flatnonzero(plan.feed & ~plan.leading & container.packets.corrupt).tolist():
             faults.setdefault(place, _DAMAGED_PACKET)
-        self.problems = judge(container, numbers, faults, given)
+        for place in real_keys.unseen(np.flatnonzero(plan.restart)):
+            faults.setdefault(place, _FALSE_KEY)
+        self.problems = judge(container, numbers, faults, given, real_keys)
 
     def _decode(
         self, av: Any, source: Any, stream: Any, context: Any, plan: DecodePlan
@@ -121,17 +127,19 @@ class SequentialReader:
         stop = max(int(container.packet[number]) for number in wanted)
         faults: dict[int, str] = {}
         given: set[int] = set()
+        real_keys = RealKeys(container)
         for position, frames, failure, convert in self._decode(stop):
             if failure:
                 faults.setdefault(position, failure)
             for frame in frames:
                 if frame.is_corrupt:
                     faults.setdefault(_place(container, frame.pts, position), _DAMAGED_FRAME)
+                real_keys.see(frame)
                 number = number_of.get(frame.pts)
                 if number is not None and number not in given:
                     given.add(number)
                     yield Decoded(number, frame.pts, convert(frame))
-        self.problems = judge(container, np.array(sorted(wanted)), faults, given)
+        self.problems = judge(container, np.array(sorted(wanted)), faults, given, real_keys)
 
     def _by_count(self, wanted: set[int]) -> Iterator[Decoded]:
         """A fault spoils all frames that come out after it until a key frame."""
@@ -180,14 +188,40 @@ class SequentialReader:
                 yield min(position, last), frames, failure or complaint(logs), convert
 
 
+class RealKeys:
+    """Which packets that are marked as key frames are: some files mark others, or mark where a gradual refresh begins."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._place = {int(container.packets.pts[k]): int(k) for k in np.flatnonzero(container.packets.key)}
+        self._true: set[int] = set()
+        self._false: set[int] = set()
+
+    def see(self, frame: Any) -> None:
+        """Note a decoded frame."""
+        place = self._place.get(frame.pts)
+        if place is not None:
+            (self._true if frame.key_frame or frame.pict_type == _INTRA else self._false).add(place)
+
+    def unseen(self, places: np.ndarray) -> list[int]:
+        """Those positions of shown key packets that gave no key frame; a stream's first packet is taken as it is."""
+        shown = self._container.packets.shown
+        return [place for place in places.tolist() if place and shown[place] and place not in self._true]
+
+    def positions(self) -> np.ndarray:
+        """Positions of key packets (int64, ascending), without those whose frame is none."""
+        keys = np.flatnonzero(self._container.packets.key)
+        return keys[[place not in self._false for place in keys.tolist()]] if self._false else keys
+
+
 def judge(
-    container: Container, wanted: np.ndarray, faults: Mapping[int, str], given: set[int]
+    container: Container, wanted: np.ndarray, faults: Mapping[int, str], given: set[int], real_keys: RealKeys
 ) -> dict[int, str]:
     """Why each wanted frame that is not clean is not: a fault, by packet position, spoils whatever was decoded at or
     after it from the same key frame."""
     problems: dict[int, str] = {}
     places = np.array(sorted(faults), dtype=np.int64)
-    keys = np.flatnonzero(container.packets.key)
+    keys = real_keys.positions()
     for number in wanted.tolist():
         position = int(container.packet[number])
         first = int(np.searchsorted(places, start_of(container.packets, keys, position)))

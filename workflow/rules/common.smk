@@ -140,7 +140,15 @@ def remote_video(wildcards):
     leave_the_others_their_turn()
     record = Path(RESULTS) / "videos" / f"{wildcards.video}.json"
     address = json.loads(record.read_text(encoding="utf-8"))["path"] if record.is_file() else ""
-    return storage(address) if index.is_remote(address) else []
+    if not index.is_remote(address):
+        return []
+    try:
+        return storage(address)
+    except WorkflowError:
+        raise WorkflowError(
+            f"{wildcards.video}: no storage plugin for {address!r} is installed in this environment; "
+            "'make env-slurm' makes one that has http(s); docs/cluster.md says how to add others."
+        ) from None
 
 
 def frames_of(wildcards):

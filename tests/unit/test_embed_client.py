@@ -1,0 +1,428 @@
+"""The embedder as a process: started once, ended with its owner, and never in the way; its backend is a stub."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from framefeat import devices, embed_client, embedding
+from framefeat.embed_client import Place
+from framefeat.embedder import TorchBackend
+from framefeat.errors import UserError
+
+STUB = Path(__file__).with_name("stub_embedder.py")
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+class Run:
+    """A run of a workflow: its owner, the folder of its embedders and their log."""
+
+    def __init__(self, folder: Path) -> None:
+        self.process = subprocess.Popen(["sleep", "600"])
+        self.owner = devices.process_identity(self.process.pid)
+        self.folder = embed_client.runtime_folder(self.owner)
+        self.folder.rmdir()
+        self.log = folder / "logs" / "embedder.log"
+        self.note = folder / "note"
+
+    def place(self, device: str = "cpu") -> Place:
+        return Place(self.folder, device)
+
+    def ask(self, do: str = "answer", device: str = "cpu", **more: Any) -> dict[str, Any]:
+        message = {"do": do, "video": "a video", "note": str(self.note), **more}
+        return embed_client.request(message, self.owner, device, self.log)["record"]
+
+    def started(self) -> int:
+        return self.log.read_text().count("ready for") if self.log.exists() else 0
+
+    def begun(self) -> int:
+        return self.note.read_text().count("begin") if self.note.exists() else 0
+
+    def alive(self) -> bool:
+        """Whether an embedder runs on the CPU."""
+        if not self.place().alive.exists():
+            return False
+        with devices.locked(self.place().alive, wait=False) as alive:
+            return alive is None
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="ff", dir="/tmp"))  # short: sockets lie in it
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    monkeypatch.setattr(embed_client, "COMMAND", [sys.executable, str(STUB)])
+    monkeypatch.delenv(devices.STAND_IN, raising=False)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def run(runtime: Path, tmp_path: Path) -> Iterator[Run]:
+    run = Run(tmp_path)
+    yield run
+    run.end()
+    wait_for(lambda: not any(runtime.iterdir()), 5)  # whatever a test did: nothing is left
+
+
+def client(run: Run, do: str, **more: Any) -> subprocess.Popen[str]:
+    """A job: a process of its own that makes one request."""
+    message = {"do": do, "video": "a video", "note": str(run.note), **more}
+    code = (
+        "import json, sys; from pathlib import Path; from framefeat import embed_client as c; "
+        f"c.COMMAND = {embed_client.COMMAND!r}; "
+        f"print(c.request({message!r}, {run.owner!r}, 'cpu', Path({str(run.log)!r}))['record']['pid'])"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- start
+
+
+def test_jobs_at_once_start_one_embedder(run: Run) -> None:
+    jobs = [client(run, "sleep", seconds=0.2) for _ in range(4)]
+    answers = [job.communicate(timeout=30) for job in jobs]
+    assert len({out for out, _ in answers}) == 1, answers
+    with ThreadPoolExecutor(16) as pool:
+        pids = set(pool.map(lambda _: run.ask()["pid"], range(64)))
+    assert pids == {int(answers[0][0])}
+    assert run.started() == 1
+
+
+def test_only_the_user_can_enter(run: Run) -> None:
+    run.ask()
+    assert stat.S_IMODE(run.folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(run.place().key.stat().st_mode) == 0o600
+    assert stat.S_ISSOCK(run.place().socket.stat().st_mode)
+
+
+def test_a_loose_folder_is_refused(run: Run) -> None:
+    run.folder.mkdir()
+    run.folder.chmod(0o750)
+    with pytest.raises(UserError, match="mode 700"):
+        run.ask()
+    run.folder.rmdir()
+
+
+def test_a_link_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    run.folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="mode 700"):
+        run.ask()
+    run.folder.unlink()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_somebody_elses_folder_is_refused(run: Run) -> None:
+    run.folder.mkdir(mode=0o700)
+    os.chown(run.folder, 12345, -1)
+    with pytest.raises(UserError, match="this user's own"):
+        run.ask()
+    run.folder.rmdir()
+
+
+def test_a_wrong_key_is_refused_and_nobody_waits_for_a_silent_one(run: Run) -> None:
+    pid = run.ask()["pid"]
+    with pytest.raises(AuthenticationError):
+        Client(str(run.place().socket), "AF_UNIX", authkey=b"0" * 32)
+    silent = socket.socket(socket.AF_UNIX)
+    silent.connect(str(run.place().socket))
+    assert run.ask()["pid"] == pid
+    silent.close()
+    wait_for(lambda: "AuthenticationError" in run.log.read_text())
+
+
+def test_a_long_or_missing_runtime_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for base in (tmp_path / ("x" * 80), tmp_path / "absent"):
+        if base.name != "absent":
+            base.mkdir()
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(base))
+        folder = embed_client.runtime_folder(f"{os.getpid()}:{base.name[:6]}")
+        folder.rmdir()
+        place = Place(folder, "MIG-GPU-8932f937-d72c-4106-c12f-20bd9faed9f6/1/0")
+        assert len(os.fsencode(place.socket)) <= 103
+
+
+def test_one_that_cannot_start_says_why(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed_client, "COMMAND", [sys.executable, "-c", "raise SystemExit('no room')"])
+    with pytest.raises(UserError, match=r"could not be started \(no room\); its log: .*embedder\.log"):
+        run.ask()
+    shutil.rmtree(run.folder)
+
+
+def test_loading_begins_before_the_first_request(run: Run) -> None:
+    began = time.monotonic()
+    for _ in range(3):
+        embed_client.prewarm({"note": str(run.note)}, run.owner, "cpu", run.log)
+    assert time.monotonic() - began < 1
+    pid = run.ask()["pid"]
+    wait_for(lambda: "loaded" in run.note.read_text())
+    embed_client.prewarm({"note": str(run.note)}, run.owner, "cpu", run.log)
+    assert run.started() == 1
+    assert run.note.read_text().count("loaded") == 1
+    assert f"loaded {pid}" in run.note.read_text()
+
+
+def test_many_prewarm_at_once_and_a_failing_load_is_no_end(run: Run) -> None:
+    message = {"note": str(run.note), "do": "refuse"}
+    threads = [
+        threading.Thread(target=embed_client.prewarm, args=(message, run.owner, "cpu", run.log))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    run.ask()
+    wait_for(lambda: "no such model" in run.log.read_text())
+    assert run.started() == 1
+
+
+# -------------------------------------------------------------------------------------------------------- requests
+
+
+def test_errors_reach_the_job(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"^frames.npy: cannot be read; sample it again\.$"):
+        run.ask("refuse")
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match="embedding failed: ZeroDivisionError: of all things"):
+        run.ask("fail")
+    assert "in embed\n" in capsys.readouterr().err
+    run.ask()
+    assert run.started() == 1
+
+
+def test_nobody_waits_for_the_embedders_streams(run: Run) -> None:
+    job = client(run, "print")
+    out, err = job.communicate(
+        timeout=20
+    )  # to the end of both streams, of which the embedder must have no copy
+    assert job.returncode == 0, err
+    assert "x" not in out + err
+    assert "x" * 100 in run.log.read_text()
+    inherited = {os.readlink(path) for path in Path(f"/proc/{int(out)}/fd").iterdir()}
+    assert not [name for name in inherited if name.startswith("/dev/pts")]
+    assert os.readlink(f"/proc/{int(out)}/fd/0") == "/dev/null"
+    assert os.getsid(int(out)) == int(out)
+
+
+def test_a_killed_embedder_fails_its_job_and_no_other(run: Run) -> None:
+    first = run.ask()["pid"]
+    with pytest.raises(UserError) as caught:
+        run.ask("kill")
+    assert "the embedder ended (signal 9" in str(caught.value)
+    assert "while it worked on a video" in str(caught.value)
+    assert str(run.log) in str(caught.value)
+    assert not run.folder.exists()  # it could not tidy up, so its job did
+    second = run.ask()["pid"]
+    assert second != first
+    assert run.started() == 2
+
+
+def test_a_crash_is_told(run: Run) -> None:
+    with pytest.raises(UserError, match=r"the embedder ended \(Fatal Python error: Aborted\) while"):
+        run.ask("abort")
+    run.ask()
+
+
+def test_an_ended_job_leaves_nothing_half_made(run: Run, tmp_path: Path) -> None:
+    pid = run.ask()["pid"]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    job = client(run, "sleep", seconds=0.5, scratch=str(scratch))
+    wait_for(lambda: run.begun() == 2)
+    job.kill()
+    job.communicate()
+    wait_for(lambda: not scratch.exists())
+    assert "nobody waits for it any more" in run.log.read_text()
+    assert run.ask()["pid"] == pid
+
+
+# ------------------------------------------------------------------------------------------------------------- end
+
+
+def test_it_ends_with_its_owner(run: Run, runtime: Path, tmp_path: Path) -> None:
+    pid = run.ask()["pid"]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    job = client(run, "sleep", seconds=60, scratch=str(scratch))
+    wait_for(lambda: run.begun() == 2)
+    began = time.monotonic()
+    run.end()
+    wait_for(lambda: not Path(f"/proc/{pid}").exists() or not devices.is_running(f"{pid}:"))
+    wait_for(lambda: not any(runtime.iterdir()))
+    assert time.monotonic() - began < 2
+    assert "its owner has ended" in run.log.read_text()
+    _, err = job.communicate(timeout=10)
+    assert "the embedder ended (its owner has ended)" in err
+    assert not scratch.exists()
+    with pytest.raises(UserError, match="has ended"):
+        run.ask()
+    assert not any(runtime.iterdir())
+
+
+def test_it_ends_with_its_owner_though_a_job_holds_the_device(
+    run: Run, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(devices.STAND_IN, "fake0,fake1")
+    with devices.hold(run.folder, ["fake0"]):
+        for device in ("fake0", "fake1"):
+            run.ask(device=device)
+        run.end()
+        wait_for(lambda: not any(runtime.iterdir()), 3)
+
+
+def test_it_ends_when_idle(run: Run, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRAMEFEAT_IDLE_S", "0.3")
+    first = run.ask("sleep", seconds=1)["pid"]  # at work is not idle
+    wait_for(lambda: not any(runtime.iterdir()), 5)
+    wait_for(lambda: not devices.is_running(f"{first}:"))
+    assert "nothing was asked of it" in run.log.read_text()
+    assert run.ask()["pid"] != first
+
+
+def test_requests_while_it_ends_are_served(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRAMEFEAT_IDLE_S", "0.02")
+
+    def ask(number: int) -> None:
+        for _ in range(8):
+            run.ask()
+            time.sleep(0.03 * (number % 3))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(ask, range(4)))
+    assert run.started() > 1
+
+
+def test_it_ends_when_told(run: Run) -> None:
+    pid = run.ask()["pid"]
+    os.kill(pid, signal.SIGINT)  # Ctrl-C is not for it
+    assert run.ask()["pid"] == pid
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: not run.alive())
+    assert "it was told to" in run.log.read_text()
+    assert run.ask()["pid"] != pid
+
+
+def test_what_dead_runs_left_is_swept(run: Run, runtime: Path, tmp_path: Path) -> None:
+    gone = Run(tmp_path / "gone")
+    pid = gone.ask()["pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not gone.alive())
+    gone.end()
+    other_host = runtime / f"framefeat-{os.getuid()}-0123456789ab"
+    other_host.mkdir()
+    (other_host / "owner").write_text(json.dumps(["another", gone.owner]))
+    (runtime / f"framefeat-{os.getuid()}-empty").mkdir()
+    assert len(list(runtime.iterdir())) == 3
+    run.ask()
+    assert set(runtime.iterdir()) == {run.folder, other_host}
+    shutil.rmtree(other_host)
+
+
+# --------------------------------------------------------------------------------------------------------- devices
+
+
+def test_each_device_has_one_embedder_and_one_job_at_a_time(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(devices.STAND_IN, "fake0,fake1,fake2")
+
+    def job(_: int) -> int:
+        with devices.hold(run.folder, devices.wanted("auto")) as device:
+            return run.ask("sleep", device=device, seconds=0.15)["pid"]
+
+    with ThreadPoolExecutor(9) as pool:
+        pids = list(pool.map(job, range(9)))
+    assert len(set(pids)) == 3
+    depth: dict[str, int] = {}
+    for line in sorted(run.note.read_text().splitlines(), key=lambda line: float(line.split()[2])):
+        what, pid, _ = line.split()
+        depth[pid] = depth.get(pid, 0) + (1 if what == "begin" else -1)
+        assert depth[pid] in (0, 1), "two jobs on one device"
+
+
+class Overlaps:
+    """Stands for the models and for embedding with them; notes what happened at the same time."""
+
+    def __init__(self) -> None:
+        self.now: list[str] = []
+        self.seen: set[str] = set()
+        self.spec = SimpleNamespace(name="model")
+        self.device = SimpleNamespace(type="cpu")
+
+    def work(self, what: str) -> None:
+        self.now.append(what)
+        for _ in range(10):
+            self.seen.add("+".join(sorted(set(self.now))) + (" twice" if self.now.count(what) > 1 else ""))
+            time.sleep(0.005)
+        self.now.remove(what)
+
+    def models(self, torch_device: str) -> Any:
+        models = embedding.Models(torch_device)
+        models._load = lambda message, path: (self.work("load"), (self, "sha256"))[1]  # type: ignore[method-assign,func-returns-value]
+        return models
+
+    def embed(self, message: Any, models: Any) -> dict[str, Any]:
+        assert models.get(message) == (self, "sha256")
+        self.work("embed")
+        return {"rows": 1}
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"), [("cpu", {"load", "embed", "embed twice"}), ("cuda", {"load", "embed"})]
+)
+def test_nothing_runs_while_a_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, device: str, expected: set[str]
+) -> None:
+    overlaps = Overlaps()
+    models = overlaps.models(device)
+    monkeypatch.setattr(embedding, "Models", lambda _: models)
+    monkeypatch.setattr(embedding, "embed_video", overlaps.embed)
+    backend = TorchBackend(device)
+    messages = [
+        {"spec": "{}", "precision": "float32", "weights": __file__, "weights_identity": str(number // 4)}
+        for number in range(16)
+    ]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(backend.embed, messages))
+    assert overlaps.seen == expected
+
+
+# ---------------------------------------------------------------------------------------------------------- weight
+
+
+def test_the_client_is_light() -> None:
+    code = (
+        "import sys; import framefeat.cli, framefeat.extract, framefeat.embed_client; "
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & "
+        "{'numpy', 'torch', 'pandas', 'pyarrow', 'av', 'decord', 'PIL', 'yaml', 'jsonschema', 'asyncio'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -8,6 +8,7 @@ socket     where the embedder listens
 key        32 random bytes that both sides must know, mode 0600
 lock       held while somebody looks for the embedder, starts it, or ends it
 alive      locked by the embedder for as long as it lives: inherited from the client that started it
+owner      whose folder it is, so that what is left of a killed run can be told from one that works
 load       a request that the embedder loads its model for as soon as it is up
 slot       held by the job that uses the device (see ``devices.hold``)
 =========  ==========================================================================================
@@ -32,6 +33,7 @@ from framefeat import devices
 from framefeat.errors import UserError
 
 OWNER = "FRAMEFEAT_OWNER"
+OWNER_FILE = "owner"
 #: How an embedder is started; its arguments follow.
 COMMAND = [sys.executable, "-P", "-m", "framefeat.embedder"]
 _START_SECONDS = 300.0  # an embedder that lives but does not listen: a very slow file system
@@ -236,6 +238,7 @@ def _start(place: Place, owner: str, log: Path) -> None:
     """Start an embedder that nobody waits for; the lock is held, and no other embedder is alive."""
     import subprocess
 
+    (place.folder / OWNER_FILE).write_text(json.dumps([socket.gethostname(), owner]))
     place.socket.unlink(missing_ok=True)
     place.key.unlink(missing_ok=True)
     with open(os.open(place.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:

@@ -29,10 +29,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from framefeat import devices
-from framefeat.embed_client import Place, remove_folder
-from framefeat.errors import UserError, no_room
+from framefeat.embed_client import OWNER_FILE, Place, remove_folder
+from framefeat.errors import UserError
 
-_OWNER_FILE = "owner"
 _POLL_SECONDS = 0.5  # where the system cannot tell of a process's end by itself
 
 
@@ -268,8 +267,6 @@ class Embedder:
             say(f"{message.get('video')}: {error}")
             return {"error": str(error)}
         except BaseException as error:
-            if full := no_room(error):
-                return {"error": str(full)}
             trace = traceback.format_exc()
             say(f"{message.get('video')}: {trace}")
             return {"error": f"embedding failed: {type(error).__name__}: {error}", "trace": trace}
@@ -319,10 +316,10 @@ def sweep(folder: Path) -> None:
             found = other.lstat()
             if other == folder or not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
                 continue
-            if not (other / _OWNER_FILE).exists():
+            if not (other / OWNER_FILE).exists():
                 other.rmdir()  # if it is empty: somebody looked for an embedder in vain
                 continue
-            host, owner = json.loads((other / _OWNER_FILE).read_text())
+            host, owner = json.loads((other / OWNER_FILE).read_text())
             if host == socket.gethostname() and not devices.is_running(owner):
                 remove_folder(other)
 
@@ -337,7 +334,6 @@ def main(backend: Backend | None = None) -> None:
     idle_s = float(os.environ.get("FRAMEFEAT_IDLE_S") or 300)
     embedder = Embedder(Place(Path(folder), device), owner, log, int(alive), backend, idle_s)
     try:
-        (Path(folder) / _OWNER_FILE).write_text(json.dumps([socket.gethostname(), owner]))
         sweep(Path(folder))
         reason = embedder.serve()
     except BaseException as error:

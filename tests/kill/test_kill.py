@@ -188,17 +188,20 @@ def test_killed_runs_finish_with_the_same_bytes(
         kills.append(kill)
         if kill.unlocked:
             assert kill.status == -signal.SIGKILL
-            if (project.folder / ".snakemake" / "locks").is_dir() and any(
-                (project.folder / ".snakemake" / "locks").iterdir()
-            ):
-                refused = project.run(check=False)
-                assert refused.status != 0
-                assert "--unlock" in refused.output, refused.output
+            if is_locked(project):
+                if not any(earlier.unlocked for earlier in kills[:-1]):
+                    refused = project.run(check=False)
+                    assert refused.status != 0
+                    assert "--unlock" in refused.output, refused.output
                 project.run("--unlock")
         finished = project.run()
         assert digests(project) == undisturbed[shift], f"{kill}\n{finished.output}"
         assert not [
             path for path in (project.results / "frames").rglob("*.npy") if not path.name.startswith(".")
         ]
-        assert project.run("--dry-run").jobs == [], str(kill)
+    assert project.run("--dry-run").jobs == []
     assert processes.left_in(project.folder) == []
+
+
+def is_locked(project: Project) -> bool:
+    return any((project.folder / ".snakemake" / "locks").glob("*.lock"))

@@ -52,8 +52,10 @@ class ClusterProject(Project):
 
     def command(self, *arguments: str) -> list[str]:
         (self.folder / "run.yaml").write_text(yaml.safe_dump(self.config), encoding="utf-8")
+        setpriv = shutil.which("setpriv")
+        ends_with_us = [setpriv, "--pdeathsig", "TERM"] if setpriv else []
         return [
-            str(ENVIRONMENT / "snakemake"), "--profile", "profiles/slurm", "--configfile", "run.yaml", "--nocolor",
+            *ends_with_us, str(ENVIRONMENT / "snakemake"), "--profile", "profiles/slurm", "--configfile", "run.yaml", "--nocolor",
             *THIS_NODE, *arguments,
         ]  # fmt: skip
 

@@ -14,7 +14,7 @@ from tests.slurm.conftest import make_project
 from tests.slurm.node import install, running_node
 
 CLIPS = 24
-SIZES = ((6, 1), (6, 12))
+SIZES = ((6, 12), (6, 1))
 
 
 def main() -> int:

@@ -316,3 +316,11 @@ def test_a_proof_with_a_wrong_reader_fails(tmp_path, monkeypatch):
     line = proof.prove_made(recipe, tmp_path, ["pyav"], naive=True)
     assert line.silent > 0
     assert line.failures
+
+
+def test_a_second_decode_costs_a_bounded_number_of_frames(tmp_path, monkeypatch):
+    monkeypatch.setattr(sampler, "_MOST_DECODED_AGAIN", 50)
+    clip = clips.made("h264_one_key_60s.mp4")
+    evidence, _ = sample(tmp_path / "out", clip.path, [0.0, 1.0, 1.5, 10.0, 50.0])
+    assert evidence["recheck"]["agrees"]
+    assert set(evidence["recheck"]["rows"]) <= {0, 1, 2}

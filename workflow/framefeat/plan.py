@@ -185,6 +185,14 @@ def leading_pictures(packets: Packets) -> int:
     return int((packets.pts[begun] < packets.pts[keys[group[begun]]]).sum())
 
 
+def decode_cost(packets: Packets, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+    """How many packets must be decoded for the frame of each packet alone: int64, one for each of ``positions``."""
+    keys = np.flatnonzero(packets.key)
+    return np.array(
+        [position - start_of(packets, keys, position) + 1 for position in map(int, positions)], dtype=np.int64
+    )
+
+
 def start_of(packets: Packets, keys: np.ndarray, position: int) -> int:
     """Position of the key packet that the packet at ``position`` is decoded from (0 if there is none)."""
     place = int(np.searchsorted(keys, position, side="right")) - 1

@@ -150,6 +150,8 @@ def misreads(container: Container) -> str | None:
         return f"decord counts {hidden} packets that are not presented (hidden, or cut off by an edit list)"
     if container.damage:
         return "the file is cut short, and decord repeats frames for missing ones"
+    if {"mpegts", "mpeg"} & set(container.format.split(",")):
+        return "decord begins at the second key frame of most MPEG transport and program streams"
     if leading := leading_pictures(container.packets):
         return (
             f"{leading} frames of open groups of pictures are shown before the key frame that they follow, and decord "

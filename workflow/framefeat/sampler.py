@@ -12,13 +12,14 @@ from framefeat import readers
 from framefeat.child import Line
 from framefeat.container import Container, facts, read_container
 from framefeat.errors import UserError, complain
-from framefeat.plan import Plan, plan_samples
+from framefeat.plan import Plan, decode_cost, plan_samples
 from framefeat.preprocess import Geometry
 from framefeat.readers import Decoded, Reader, ReaderMistake, SequentialReader
 from framefeat.rowfile import RowFile, spread, thumbnail, thumbnail_size, write_strip
 
 EVIDENCE_SCHEMA = 1
 THUMBNAILS = 24
+_MOST_DECODED_AGAIN = 2000
 _MASK = "set on_bad_frames: mask to have these rows as NaN, marked 'bad'"
 
 
@@ -79,7 +80,11 @@ class Sampler:
                 self.rows_of.setdefault(number, []).append(row)
         wanted = sorted(self.rows_of)
         self.with_thumbnail = set(spread(wanted, THUMBNAILS))
-        self.looked_at_again = {*self._draw(wanted), *self._draw(self._within_budget(container, wanted))}
+        self.looked_at_again = {
+            number
+            for in_order in (True, False)
+            for number in self._draw(self._bearable(container, wanted, in_order))
+        }
         reader, reason = self._decode(container, wanted)
         problems = self._judge(container, reader, wanted)
         decord_serves = self.job["decoder"] == "pyav" or reader.name == "decord"
@@ -173,10 +178,14 @@ class Sampler:
     # --- the second decode
 
     @staticmethod
-    def _within_budget(container: Container, numbers: Sequence[int]) -> list[int]:
-        """Those that decoding in order from the file's start reaches at bearable cost."""
-        budget = min(2000, max(300, container.n_presented // 8))
-        return [number for number in numbers if number < budget] or list(numbers[:1])
+    def _bearable(container: Container, numbers: Sequence[int], in_order: bool) -> list[int]:
+        """Those that a second decode reaches at bearable cost: ``in_order`` from the file's start, else from a key."""
+        if in_order or container.index_source != "packets":
+            budget = min(_MOST_DECODED_AGAIN, max(300, container.n_presented // 8))
+            return [number for number in numbers if number < budget] or list(numbers[:1])
+        cost = decode_cost(container.packets, container.packet[np.asarray(numbers, dtype=np.int64)])
+        most = max(_MOST_DECODED_AGAIN, int(cost.min()) if len(cost) else 0)
+        return [number for number, price in zip(numbers, cost.tolist(), strict=True) if price <= most]
 
     def _draw(self, numbers: Sequence[int]) -> list[int]:
         """Frames to decode again: the last one, and others drawn by the content's own digest."""
@@ -195,20 +204,17 @@ class Sampler:
         """Decode a few frames again through the other reader and compare: the evidence of it, and ``recheck.npy``."""
         self.line.say(phase="second decode")
         tick = self.line.tick
+        strict = SequentialReader(container, tick)
         try:
             other = readers.other_reader(container, used, tick, decord_serves and bool(clean))
-            strict = other.name == SequentialReader.name
-            found = self._compare(
-                other, self._draw(self._within_budget(container, clean) if strict else clean)
-            )
+            in_order = other.name == strict.name
+            found = self._compare(other, self._draw(self._bearable(container, clean, in_order)))
+            if found["agrees"] or found["reader"] != "decord":
+                return found
         except ReaderMistake:
-            found = None
-        if found is None or (found["reader"] == "decord" and not found["agrees"]):
-            # decord is no judge: PyAV in order is.
-            found = self._compare(
-                SequentialReader(container, tick), self._draw(self._within_budget(container, clean))
-            )
-        return found
+            pass
+        # decord is no judge: PyAV in order is.
+        return self._compare(strict, self._draw(self._bearable(container, clean, True)))
 
     def _compare(self, other: Reader, chosen: list[int]) -> dict[str, Any]:
         again, problems = readers.take(other, chosen)

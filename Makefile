@@ -11,7 +11,7 @@ export PYTHONNOUSERSITE := 1
 SOURCES := workflow/framefeat workflow/snakemake_logger_plugin_framefeat tests examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-dev env-bench env-slurm demo test test-all lint format bench proof test-kill test-slurm plan lock clean-env
+.PHONY: help env env-dev env-bench env-slurm demo test lint format bench proof test-kill test-slurm plan lock clean-env
 
 help:
 	@echo "make env         a .venv from the lock, and the example's clips and weights"
@@ -54,10 +54,6 @@ demo: env
 	@framefeat show results/demo
 
 test: env-dev
-	pytest -q -n $(CORES) --dist loadfile tests/unit
-
-# Real Snakemake runs, the browser, kill -9: minutes more.
-test-all: env-dev
 	pytest -q -n $(CORES) --dist loadfile tests/unit tests/workflow tests/browser tests/kill
 
 lint: env-dev

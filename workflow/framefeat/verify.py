@@ -2,10 +2,9 @@
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,6 +23,8 @@ from framefeat.names import video_key
 PIXEL_TOLERANCE = 2.0
 #: Features of a frame decoded and embedded again: cosine at least this.
 COSINE_TOLERANCE = 0.999
+#: A decoder that has not given a video's few frames again by then hangs.
+DECODING_SECONDS = 600
 
 
 @dataclass
@@ -99,12 +100,16 @@ def verify_folder(
     model = _Model(manifest, weights) if redecode else None
     videos = []
     covered = np.zeros(len(matrix), dtype=bool)
-    for entry in manifest["videos"]:
-        rows = rows_of(entry)
-        covered[rows] = True
-        videos.append(
-            _verify_video(folder, manifest, entry, rows, index, status, matrix, model, rows_per_video)
-        )
+    try:
+        for entry in manifest["videos"]:
+            rows = rows_of(entry)
+            covered[rows] = True
+            videos.append(
+                _verify_video(folder, manifest, entry, rows, index, status, matrix, model, rows_per_video)
+            )
+    finally:
+        if model is not None:
+            model.end()
     if not covered.all():
         failures.append(f"{int((~covered).sum())} rows belong to no video of the manifest")
     spread = _spread(matrix, status)
@@ -281,28 +286,72 @@ def _decode_again(
     )
 
 
+def _serve(requests: Any) -> None:
+    """The decoding process: one answer, or the sentence why there is none, for each request."""
+    while True:
+        try:
+            request = requests.recv()
+        except EOFError:
+            os._exit(0)  # a decoder's own threads cannot hold up the end
+        try:
+            requests.send((_decode_again(*request), None))
+        except UserError as error:
+            requests.send((None, str(error)))
+
+
+class _Decoding:
+    """The decoders, in a process of their own: they do not share one with torch in peace, and may crash or hang."""
+
+    def __init__(self) -> None:
+        context = get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def __call__(self, *request: Any) -> tuple[dict[int, float], dict[int, np.ndarray]]:
+        """``_decode_again``'s answer. Raises ``UserError`` where the process fails, which then is of no further use."""
+        try:
+            self._pipe.send(request)
+            if not self._pipe.poll(DECODING_SECONDS):
+                raise UserError(f"decoding {request[0]!r} again gave nothing for {DECODING_SECONDS} s")
+            answer, problem = self._pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            raise UserError(f"decoding {request[0]!r} again killed the decoder") from error
+        if problem is not None:
+            raise UserError(problem)
+        return answer
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+
 class _Model:
-    """The backbone that made the matrix, found by the sha256 of its weights and loaded when first needed; and a process
-    of its own for the decoders, which do not share one with torch in peace."""
+    """The backbone that made the matrix, found by the sha256 of its weights and loaded when first needed."""
 
     def __init__(self, manifest: Mapping[str, Any], weights: Sequence[Path]) -> None:
         self.manifest = manifest
         self.weights = weights
         self._loaded: Any = None
-        self._decoding: ProcessPoolExecutor | None = None
+        self._decoding: _Decoding | None = None
 
     def decode_again(
         self, path: str, wanted: Sequence[int], decoder: str
     ) -> tuple[dict[int, float], dict[int, np.ndarray]]:
         if self._decoding is None:
-            self._decoding = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+            self._decoding = _Decoding()
         try:
-            return self._decoding.submit(
-                _decode_again, path, list(wanted), decoder, self.manifest["spec"]["geometry"]
-            ).result()
-        except BrokenProcessPool as error:
+            return self._decoding(path, list(wanted), decoder, self.manifest["spec"]["geometry"])
+        except UserError:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        if self._decoding is not None:
+            self._decoding.end()
             self._decoding = None
-            raise UserError(f"decoding {path!r} again killed the decoder") from error
 
     def embed(self, frames: np.ndarray) -> np.ndarray:
         """Features float32 [K, D] of resized frames uint8 [K, h, w, 3]."""

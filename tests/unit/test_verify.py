@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from framefeat import verify
 from framefeat.errors import UserError
+
 from tests.clips import made
 
 
@@ -37,9 +37,7 @@ def test_a_file_that_cannot_be_read_is_a_sentence(decoding: verify._Decoding, tm
         decoding(str(tmp_path / "no.mp4"), [0], "decord", "squash224")
 
 
-def test_a_decoder_that_hangs(
-    decoding: verify._Decoding, clip: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_decoder_that_hangs(decoding: verify._Decoding, clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "DECODING_SECONDS", 0.2)
     os.kill(decoding._process.pid or 0, signal.SIGSTOP)
     with pytest.raises(UserError, match="gave nothing"):

@@ -1,5 +1,6 @@
 """Backbones: names, weights that fit or do not, the notebook's arithmetic, and the same bytes however it is run."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from framefeat import backbone, torchvision_table
 from framefeat import network as networks
 from framefeat.backbone import BackboneSpec, folder_name, load_model, resolve
 from framefeat.errors import UserError
+from framefeat.files import read_json
 from framefeat.libraries import torchvision_models
 from framefeat.network import Network, embed
+from framefeat.weights import WeightsRef
 from PIL import Image
 
 from tests.backbone_table import SHORT, compare
@@ -317,7 +321,7 @@ def test_another_models_weights_are_refused(spec: BackboneSpec, tmp_path: Path) 
 
 
 def test_a_pinned_digest_is_checked(weights: str) -> None:
-    from framefeat.weights import WeightsRef, file_sha256
+    from framefeat.weights import file_sha256
 
     good = WeightsRef("file", weights, file_sha256(weights))
     load_model(resolve("mobilenet_v3_large", good), weights)
@@ -336,6 +340,31 @@ def test_position_embeddings_are_resampled_to_the_frames(tmp_path: Path) -> None
     features = embed(load_model(spec, spec.file), FRAMES[:3], 2)[0]
     assert features.shape == (3, spec.dim)
     assert features.std(0).mean() > 0.01
+
+
+def test_the_table_of_models_is_the_library_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snakemake names backbones by a table; another torchvision's is not in it and costs a process of its own."""
+    library = torchvision_models()
+    table = read_json(torchvision_table.PATH)
+    assert set(table["models"]) == set(library.list_models(module=library))
+    sizes = {
+        (name, label, preprocess): entry["dim"]
+        for name, labels in table["models"].items()
+        for label, entries in labels.items()
+        for preprocess, entry in entries.items()
+    }
+    for key in [
+        ("mobilenet_v3_large", "IMAGENET1K_V1", "squash224"),
+        ("googlenet", "IMAGENET1K_V1", "weights"),
+        ("swin_t", "IMAGENET1K_V1", "weights"),
+        ("vit_b_16", "IMAGENET1K_SWAG_E2E_V1", "weights"),
+    ]:
+        assert resolve(key[0], WeightsRef("enum", key[1]), key[2]).dim == sizes.pop(key)
+    # Of all others everything but the forward pass that tells the size.
+    monkeypatch.setattr(backbone, "_dim", lambda *_: 0)
+    for (name, label, preprocess), size in sizes.items():
+        found = resolve(name, WeightsRef("enum", label), preprocess).to_json() | {"dim": size}
+        assert json.loads(json.dumps(found)) == table["models"][name][label][preprocess]
 
 
 # ---------------------------------------------------------------------------------------------------- device

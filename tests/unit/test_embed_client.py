@@ -384,13 +384,12 @@ class Overlaps:
             time.sleep(0.005)
         self.now.remove(what)
 
-    def models(self, torch_device: str) -> Any:
-        models = embedding.Models(torch_device)
-        models._load = lambda message, path: (self.work("load"), (self, "sha256"))[1]  # type: ignore[method-assign,func-returns-value]
-        return models
+    def load(self, message: Any, path: Path, device: str) -> Any:
+        self.work("load")
+        return self, "sha256"
 
-    def embed(self, message: Any, models: Any) -> dict[str, Any]:
-        assert models.get(message) == (self, "sha256")
+    def embed(self, message: Any, network: Any, weights_sha256: str) -> dict[str, Any]:
+        assert (network, weights_sha256) == (self, "sha256")
         self.work("embed")
         return {"rows": 1}
 
@@ -402,8 +401,7 @@ def test_nothing_runs_while_a_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch, device: str, expected: set[str]
 ) -> None:
     overlaps = Overlaps()
-    models = overlaps.models(device)
-    monkeypatch.setattr(embedding, "Models", lambda _: models)
+    monkeypatch.setattr(embedding, "load_network", overlaps.load)
     monkeypatch.setattr(embedding, "embed_video", overlaps.embed)
     backend = TorchBackend(device)
     messages = [

@@ -89,7 +89,7 @@ def resolve(
 
 
 def _dim(name: str, source: str, arch: str, geometry: Geometry) -> int:
-    """The number of features, by a forward pass without memory (``meta`` device), or a real one where that fails."""
+    """The number of features, by a forward pass without memory (``meta`` device), or a real one where the model needs values."""
     import torch
 
     from framefeat.network import build
@@ -105,7 +105,7 @@ def _dim(name: str, source: str, arch: str, geometry: Geometry) -> int:
         except UserError:
             raise
         except Exception as error:
-            if device == "cpu":
+            if device == "cpu" or not (isinstance(error, NotImplementedError) or "meta" in str(error)):
                 raise UserError(
                     f"{name} does not run on {geometry.output[0]} x {geometry.output[1]} pixels ({error}): "
                     "try preprocess: weights, or another backbone."

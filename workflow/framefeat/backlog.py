@@ -14,7 +14,7 @@ def wait_for_room(frames: Path, most: int) -> None:
     Only a device at work is waited for: its job holds a core of its own, so waiting decoders cannot keep it from
     ending. Without an owner (by hand) there is nothing to wait for.
     """
-    owner = os.environ.get(embed_client.OWNER)
+    owner = embed_client.owner_here()
     if not owner:
         return
     folder = embed_client.runtime_folder(owner)

@@ -22,7 +22,6 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from pathlib import Path
@@ -97,42 +96,27 @@ class TorchBackend:
     def embed(self, message: Mapping[str, Any]) -> dict[str, Any]:
         from framefeat.embedding import embed_video
 
-        loaded = _Loaded(*self._ready().get(message))
+        loaded = self._ready().get(message)
         with self._turns.shared() if self.torch_device == devices.CPU else self._turns.alone():
-            return embed_video(message, loaded)  # type: ignore[arg-type]
+            return embed_video(message, *loaded)
 
     def _ready(self) -> Any:
         with self._guard:
             if self._models is None:
                 from framefeat.embedding import Models
 
-                models = Models(self.torch_device)
-                load = models._load
-
-                def load_alone(message: Mapping[str, Any], path: Path) -> Any:
-                    with self._turns.alone():
-                        began = time.monotonic()
-                        network, weights_sha256 = load(message, path)
-                        seconds = time.monotonic() - began
-                        say(
-                            f"loaded {network.spec.name} on {_device_name(network.device)} in {seconds:.1f} s"
-                        )
-                        return network, weights_sha256
-
-                models._load = load_alone  # type: ignore[method-assign]
-                self._models = models
+                self._models = Models(self._load_alone)
             return self._models
 
+    def _load_alone(self, message: Mapping[str, Any], path: Path) -> tuple[Any, str]:
+        from framefeat.embedding import load_network
 
-@dataclass(frozen=True)
-class _Loaded:
-    """The one model that a request has asked for."""
-
-    network: Any
-    weights_sha256: str
-
-    def get(self, message: Mapping[str, Any]) -> tuple[Any, str]:
-        return self.network, self.weights_sha256
+        with self._turns.alone():
+            began = time.monotonic()
+            network, weights_sha256 = load_network(message, path, self.torch_device)
+            seconds = time.monotonic() - began
+            say(f"loaded {network.spec.name} on {_device_name(network.device)} in {seconds:.1f} s")
+            return network, weights_sha256
 
 
 def _device_name(device: Any) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ _VERSIONED = ("torch", "torchvision", "timm", "numpy")
 class Models:
     """Loaded backbones by everything that decides them, so that a changed configuration never meets a stale one."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, load: Callable[[Mapping[str, Any], Path], tuple[Any, str]]) -> None:
+        """``load``: a network and the sha256 of its weights, from a message and the path in it."""
+        self._load = load
         self._models: dict[str, tuple[Any, str]] = {}
         self._guard = threading.Lock()
 
@@ -52,36 +53,38 @@ class Models:
                 self._models[key] = self._load(message, path)
             return self._models[key]
 
-    def _load(self, message: Mapping[str, Any], path: Path) -> tuple[Any, str]:
-        from framefeat.backbone import BackboneSpec, load_model
-        from framefeat.fingerprints import file_sha256
-        from framefeat.weights import published_digest
 
-        spec = BackboneSpec.from_json(json.loads(message["spec"]))
-        sha256 = file_sha256(path)
-        identity = message["weights_identity"]
-        if spec.kind == "file":
-            if len(identity) == 64 and sha256 != identity:
-                raise UserError(f"weights: {str(path)!r} has changed since the run began; run again.")
-        else:
-            digest = published_digest(path.name)
-            if digest and not sha256.startswith(digest):
-                raise UserError(
-                    f"weights: the content of {str(path)!r} is not what its name says; delete it and run again."
-                )
-        return load_model(spec, str(path), device=self.device, precision=message["precision"]), sha256
+def load_network(message: Mapping[str, Any], path: Path, device: str) -> tuple[Any, str]:
+    """The network that ``message`` describes, with the weights at ``path``, and their sha256; checked against what the run
+    was begun with."""
+    from framefeat.backbone import BackboneSpec, load_model
+    from framefeat.fingerprints import file_sha256
+    from framefeat.weights import published_digest
+
+    spec = BackboneSpec.from_json(json.loads(message["spec"]))
+    sha256 = file_sha256(path)
+    identity = message["weights_identity"]
+    if spec.kind == "file":
+        if len(identity) == 64 and sha256 != identity:
+            raise UserError(f"weights: {str(path)!r} has changed since the run began; run again.")
+    else:
+        digest = published_digest(path.name)
+        if digest and not sha256.startswith(digest):
+            raise UserError(
+                f"weights: the content of {str(path)!r} is not what its name says; delete it and run again."
+            )
+    return load_model(spec, str(path), device=device, precision=message["precision"]), sha256
 
 
-def embed_video(message: Mapping[str, Any], models: Models) -> dict[str, Any]:
+def embed_video(message: Mapping[str, Any], network: Any, weights_sha256: str) -> dict[str, Any]:
     """Write one video's features (float32 [T, D], NaN in bad rows) and their record; returns the record.
 
-    ``message`` names the files (``frames`` uint8 [T, h, w, 3], ``recheck`` uint8 [K, h, w, 3], ``evidence``), the backbone
-    and what else decides the result. The rows of ``recheck`` are embedded too and compared with the features as they
+    ``message`` names the files (``frames`` uint8 [T, h, w, 3], ``recheck`` uint8 [K, h, w, 3], ``evidence``) and what else
+    decides the result; ``network`` is a ``framefeat.network.Network``. The rows of ``recheck`` are embedded too and compared with the features as they
     were written. Raises ``UserError`` where a good row's features are not finite.
     """
     from framefeat.network import AUTO_BATCH, embed
 
-    network, weights_sha256 = models.get(message)
     evidence = read_json(message["evidence"])
     frames = np.load(message["frames"], mmap_mode="r")
     again = np.load(message["recheck"])

@@ -91,12 +91,12 @@ def _compute(message: Mapping[str, Any], options: Any) -> None:
 
 def _compute_here(message: Mapping[str, Any], device: str) -> None:
     """In this process, as by hand and with ``--embedder off``: the same bytes, and torch's import for each video."""
-    from framefeat.embedding import Models, embed_video
+    from framefeat.embedding import embed_video, load_network
 
     torch_device = devices.torch_device(device)
     if torch_device == "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    embed_video(message, Models(torch_device))
+    embed_video(message, *load_network(message, Path(message["weights"]), torch_device))
 
 
 def prewarm(described: Mapping[str, Any]) -> None:

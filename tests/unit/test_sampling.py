@@ -168,7 +168,7 @@ def test_a_file_without_frames_fails_or_gives_bad_rows(tmp_path, kind):
 
 
 def _crash(self, wanted):
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGSEGV)
     yield
 
 
@@ -177,7 +177,7 @@ def _hang(self, wanted):
     yield
 
 
-@pytest.mark.parametrize(("fault", "words"), [(_crash, "killed by signal 9"), (_hang, "no progress for 1 s")])
+@pytest.mark.parametrize(("fault", "words"), [(_crash, "killed by signal 11"), (_hang, "no progress for 1 s")])
 def test_a_decord_that_dies_is_replaced(tmp_path, monkeypatch, capfd, fault, words):
     monkeypatch.setattr(readers.DecordReader, "frames", fault)
     clip = clips.made("cfr_25.mp4")
@@ -194,12 +194,36 @@ def test_a_decoder_that_always_dies_is_a_sentence_or_bad_rows(tmp_path, monkeypa
     for reader in (readers.DecordReader, readers.PyavReader):
         monkeypatch.setattr(reader, "frames", _crash)
     clip = clips.made("cfr_25.mp4")
-    with pytest.raises(UserError, match="killed by signal 9"):
+    with pytest.raises(UserError, match="killed by signal 11"):
         sample(tmp_path / "fail", clip.path, [0.0, 1.0])
     assert list((tmp_path / "fail").iterdir()) == []
     evidence, frames = sample(tmp_path / "mask", clip.path, [0.0, 1.0], bad="mask")
     assert evidence["rows"]["status"] == ["bad", "bad"]
     assert not frames.any()
+
+
+def test_a_decoder_killed_from_outside_proves_nothing(tmp_path, monkeypatch, capfd):
+    """The same result as undisturbed if it happens once; never bad rows, and never another decoder."""
+    real = readers.DecordReader.frames
+    once = tmp_path / "once"
+
+    def killed(self, wanted):
+        if not once.exists():
+            once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from real(self, wanted)
+
+    clip = clips.made("cfr_25.mp4")
+    undisturbed, _ = sample(tmp_path / "undisturbed", clip.path, [0.0, 1.0])
+    monkeypatch.setattr(readers.DecordReader, "frames", killed)
+    evidence, _ = sample(tmp_path / "out", clip.path, [0.0, 1.0])
+    assert evidence == undisturbed
+    assert "killed by signal 9 (SIGKILL); once more" in capfd.readouterr().err
+    monkeypatch.setattr(
+        readers.DecordReader, "frames", lambda self, wanted: os.kill(os.getpid(), signal.SIGKILL)
+    )
+    with pytest.raises(UserError, match="twice.*memory"):
+        sample(tmp_path / "mask", clip.path, [0.0, 1.0], bad="mask")
 
 
 def test_a_decord_with_other_pixels_is_found_by_the_second_decode(tmp_path, monkeypatch):

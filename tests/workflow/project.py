@@ -77,6 +77,13 @@ class Project:
             assert result.status == 0, result.output
         return result
 
+    def framefeat(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        (self.folder / "run.yaml").write_text(yaml.safe_dump(self.config), encoding="utf-8")
+        return subprocess.run(
+            [sys.executable, "-m", "framefeat.cli", *arguments], cwd=self.folder, env=environment(), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=200, check=False,
+        )  # fmt: skip
+
     @property
     def results(self) -> Path:
         return self.folder / "results" / self.config["dataset"]

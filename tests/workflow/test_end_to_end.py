@@ -3,8 +3,6 @@
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,18 +12,11 @@ import pytest
 
 from bench.baselines import notebook
 from tests.workflow.conftest import write_clip
-from tests.workflow.project import ROOT, SHARED, Project, environment
+from tests.workflow.project import ROOT, SHARED, Project
 
 BACKBONE = "mobilenet_v3_large"
 CLIPS = ROOT / "resources" / "example"
 OUTPUTS = ("toy_features.npy", "frame_index.parquet", "feature_manifest.json")
-
-
-def framefeat(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "framefeat.cli", *arguments],
-        cwd=project.folder, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-    )  # fmt: skip
 
 
 def digests(project: Project) -> dict[str, str]:
@@ -122,8 +113,7 @@ def test_embedder_off_gives_the_same_bytes(real: Project) -> None:
     real.run("--forcerun", "sample_frames")
     geometry = real.results / "frames" / "squash224"
     spec = stored["key"]["spec"]
-    done = framefeat(
-        real, "extract", "--embedder", "off", "--spec", json.dumps(spec), "--weights", real.config["weights"],
+    done = real.framefeat("extract", "--embedder", "off", "--spec", json.dumps(spec), "--weights", real.config["weights"],
         "--weights-identity", stored["key"]["weights"], "--device", "cpu",
         "--frames", str(geometry / f"{key}.npy"), "--recheck", str(geometry / f"{key}.recheck.npy"),
         "--evidence", str(real.results / "evidence" / "squash224" / f"{key}.json"),
@@ -136,7 +126,7 @@ def test_embedder_off_gives_the_same_bytes(real: Project) -> None:
 
 
 def test_verify_holds_and_catches_swapped_rows(real: Project, tmp_path: Path, weights: Path) -> None:
-    done = framefeat(real, "verify", "results/toy", "--weights", str(weights))
+    done = real.framefeat("verify", "results/toy", "--weights", str(weights))
     assert done.returncode == 0, done.stdout
     copy = tmp_path / "results"
     shutil.copytree(real.results, copy)
@@ -147,7 +137,7 @@ def test_verify_holds_and_catches_swapped_rows(real: Project, tmp_path: Path, we
     manifest = json.loads((folder / "feature_manifest.json").read_text())
     manifest["matrix_sha256"] = hashlib.sha256((folder / "toy_features.npy").read_bytes()).hexdigest()
     (folder / "feature_manifest.json").write_text(json.dumps(manifest))
-    done = framefeat(real, "verify", str(copy), "--weights", str(weights))
+    done = real.framefeat("verify", str(copy), "--weights", str(weights))
     assert done.returncode == 1
     assert "features_sha256" in done.stdout
     # Even where every checksum was corrected, the frames themselves tell.
@@ -155,7 +145,7 @@ def test_verify_holds_and_catches_swapped_rows(real: Project, tmp_path: Path, we
         rows = entry.get("row_numbers") or range(entry["first_row"], entry["last_row"] + 1)
         entry["features_sha256"] = hashlib.sha256(matrix[list(rows)].tobytes()).hexdigest()
     (folder / "feature_manifest.json").write_text(json.dumps(manifest))
-    done = framefeat(real, "verify", str(copy), "--weights", str(weights), "--rows", "0")
+    done = real.framefeat("verify", str(copy), "--weights", str(weights), "--rows", "0")
     assert done.returncode == 1
     assert "cosine" in done.stdout
 

@@ -1,27 +1,33 @@
 """Exact job sets: after a complete run, each edit recomputes what it calls for and nothing more."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from tests.workflow.conftest import write_clip
-from tests.workflow.project import Project
+from tests.workflow.project import Project, Run
 
-HEAVY = ("sample_frames", "extract_features")
 BACKBONE = "mobilenet_v3_large"
+MERGED = ["merge_index:toy"]
+ASSEMBLED = [f"assemble:{BACKBONE}", "report:toy"]
+
+
+def recomputed(*videos: str) -> list[str]:
+    return [f"{rule}:{video}" for rule in ("extract_features", "sample_frames") for video in videos]
 
 
 @pytest.fixture(scope="module")
 def project(new_project: Callable[..., Project]) -> Project:
     """A complete run that the edits of this module start from, one after the other."""
     project = new_project()
-    done = project.run()
-    assert done.of(*HEAVY) == sorted(f"{rule}:{video}" for rule in HEAVY for video in "abc")
+    assert run_as_planned(project).jobs == sorted([*MERGED, *recomputed("a", "b", "c"), *ASSEMBLED])
     return project
 
 
@@ -30,6 +36,18 @@ def settled(project: Project) -> Iterator[None]:
     """Each test leaves a complete state behind, so that the next one starts from one."""
     yield
     project.run()
+
+
+def run_as_planned(project: Project) -> Run:
+    """A run whose jobs, sorted, are those that ``framefeat plan`` foretold."""
+    told = project.framefeat("plan", "--json", "--configfile", "run.yaml")
+    assert told.returncode == 0, told.stdout
+    plan = json.loads(told.stdout)
+    done = project.run()
+    assert done.of("sample_frames") == sorted(f"sample_frames:{video}" for video in plan["sample"])
+    embedded = {video for videos in plan["extract"].values() for video in videos}
+    assert set(done.of("extract_features")) == {f"extract_features:{video}" for video in embedded}
+    return Run(done.status, done.output, sorted(done.jobs))
 
 
 def appended(table: pd.DataFrame, **row: object) -> pd.DataFrame:
@@ -41,33 +59,35 @@ def matrix(project: Project) -> np.ndarray:
 
 
 def test_nothing_changed(project: Project) -> None:
-    done = project.run()
+    done = run_as_planned(project)
     assert done.jobs == []
     assert "Nothing to be done" in done.output
+    assert "Nothing to be done" in project.framefeat("plan", "--configfile", "run.yaml").stdout
 
 
 def test_index_touched_or_rewritten_or_columns_reordered(project: Project) -> None:
     for name in ("frames.csv", "videos.csv"):
         os.utime(project.folder / name)
-    assert project.run().jobs == []
+    assert run_as_planned(project).jobs == []
     project.write_index(project.rows(), project.video_table())
-    assert project.run().of(*HEAVY) == []
+    assert run_as_planned(project).jobs == []
     rows, videos = project.rows(), project.video_table()
     project.write_index(rows[rows.columns[::-1]], videos[videos.columns[::-1]])
-    assert project.run().of(*HEAVY) == []
+    # The order of the columns is the order in frame_index.parquet.
+    assert run_as_planned(project).jobs == sorted([*MERGED, *ASSEMBLED])
 
 
 def test_one_time_edited_one_row_added_one_removed(project: Project) -> None:
     rows = project.rows()
     rows.loc[rows["video_id"] == "b", "timestamp_sec"] += [0, 0.04, 0, 0]
     project.write_index(rows, project.video_table())
-    assert project.run().of(*HEAVY) == ["extract_features:b", "sample_frames:b"]
+    assert run_as_planned(project).jobs == sorted([*MERGED, *recomputed("b"), *ASSEMBLED])
     rows = appended(rows, video_id="a", frame_idx=4, timestamp_sec=2.0, label="new")
     project.write_index(rows, project.video_table())
-    assert project.run().of(*HEAVY) == ["extract_features:a", "sample_frames:a"]
+    assert run_as_planned(project).jobs == sorted([*MERGED, *recomputed("a"), *ASSEMBLED])
     assert matrix(project).shape == (13, 960)
     project.write_index(rows.drop(index=rows.index[2]), project.video_table())
-    assert project.run().of(*HEAVY) == ["extract_features:c", "sample_frames:c"]
+    assert run_as_planned(project).jobs == sorted([*MERGED, *recomputed("c"), *ASSEMBLED])
     assert matrix(project).shape == (12, 960)
 
 
@@ -75,31 +95,27 @@ def test_rows_reordered_and_labels_changed(project: Project) -> None:
     rows = project.rows()
     before = matrix(project)
     project.write_index(rows[::-1], project.video_table())
-    done = project.run()
-    assert done.of(*HEAVY) == []
-    assert f"assemble:{BACKBONE}" in done.jobs
+    assert run_as_planned(project).jobs == sorted([*MERGED, *ASSEMBLED])
     assert np.array_equal(matrix(project), before[::-1])
     rows["label"] = "changed"
     project.write_index(rows, project.video_table())
-    done = project.run()
-    assert done.of(*HEAVY) == []
-    assert f"assemble:{BACKBONE}" in done.jobs
+    assert run_as_planned(project).jobs == sorted([*MERGED, *ASSEMBLED])
 
 
 def test_video_touched_or_copied_again(project: Project) -> None:
     path = project.videos / "a.mp4"
     os.utime(path)
-    assert project.run().of(*HEAVY) == []
+    assert set(run_as_planned(project).jobs) <= {*MERGED, *ASSEMBLED}
     shutil.copy(path, path.with_suffix(".copy"))
     os.replace(path.with_suffix(".copy"), path)
-    assert project.run().of(*HEAVY) == []
+    assert set(run_as_planned(project).jobs) <= {*MERGED, *ASSEMBLED}
 
 
 def test_video_replaced_by_an_older_file(project: Project, clips: Path) -> None:
     path = project.videos / "b.mp4"
     shutil.copy(clips / "other.mp4", path)
     os.utime(path, (1_000_000_000, 1_000_000_000))
-    assert project.run().of(*HEAVY) == ["extract_features:b", "sample_frames:b"]
+    assert run_as_planned(project).jobs == sorted([*MERGED, *recomputed("b"), *ASSEMBLED])
 
 
 def test_collection_moved_and_files_renamed(project: Project) -> None:
@@ -110,8 +126,7 @@ def test_collection_moved_and_files_renamed(project: Project) -> None:
     videos = project.video_table()
     videos.loc[videos["video_id"] == "c", "video_path"] = "renamed.mp4"
     project.write_index(project.rows(), videos)
-    done = project.run()
-    assert done.of(*HEAVY) == []
+    assert set(run_as_planned(project).jobs) <= {*MERGED, *ASSEMBLED}
 
 
 def test_video_added_then_removed(project: Project) -> None:
@@ -119,20 +134,40 @@ def test_video_added_then_removed(project: Project) -> None:
     write_clip(project.videos / "d.mp4", seed=9)
     more_rows = appended(rows, video_id="d", frame_idx=0, timestamp_sec=1.0, label="x")
     project.write_index(more_rows, appended(videos, video_id="d", video_path="d.mp4", fps=25))
-    done = project.run()
-    assert done.of(*HEAVY) == ["extract_features:d", "sample_frames:d"]
-    assert f"assemble:{BACKBONE}" in done.jobs
+    assert run_as_planned(project).jobs == sorted([*MERGED, *recomputed("d"), *ASSEMBLED])
     project.write_index(rows, videos)
-    done = project.run()
-    assert done.of(*HEAVY) == []
-    assert f"assemble:{BACKBONE}" in done.jobs
+    assert run_as_planned(project).jobs == sorted([*MERGED, *ASSEMBLED])
     assert len(matrix(project)) == len(rows)
+    assert "d" not in {video["video_id"] for video in manifest(project)["videos"]}
+
+    def files() -> set[str]:
+        found = (path for path in project.results.rglob("d.*") if path.is_file())
+        return {str(path.relative_to(project.results)) for path in found}
+
+    left = files()
+    assert f"{BACKBONE}/features/d.npy" in left
+    listed = project.framefeat("stale", "results/toy")
+    assert listed.returncode == 0
+    assert all(name in listed.stdout for name in left), listed.stdout
+    assert files() == left
+    assert project.framefeat("stale", "results/toy", "--delete").returncode == 0
+    assert files() == set()
+    assert run_as_planned(project).jobs == []
+
+
+def manifest(project: Project) -> dict[str, Any]:
+    return json.loads((project.results / BACKBONE / "feature_manifest.json").read_text())
 
 
 def test_how_not_what(project: Project) -> None:
     before = dict(project.config)
     project.config |= {"device": "auto", "batch_size": 8, "decoder_timeout": 60, "keep_frames": True}
     assert project.run(cores=1).jobs == []
+    profile = project.folder / "mine"
+    profile.mkdir()
+    (profile / "config.yaml").write_text("printshellcmds: true\nkeep-going: true\nlatency-wait: 9\n")
+    assert project.run("--profile", "mine").jobs == []
+    assert project.run("--quiet", "progress").jobs == []
     project.config = before
 
 
@@ -157,8 +192,7 @@ def test_weights_replaced(project: Project, weights: Path, tmp_path: Path) -> No
     other = tmp_path / "other.pth"
     live_mobilenet(other, seed=5)
     project.config["weights"] = str(other)
-    done = project.run()
-    assert done.of("extract_features") == [f"extract_features:{video}" for video in "abc"]
+    assert run_as_planned(project).jobs == sorted([*recomputed("a", "b", "c"), *ASSEMBLED])
     assert not np.allclose(matrix(project), before)
     shutil.copy(weights, other)
     os.utime(other, (1_000_000_000, 1_000_000_000))
@@ -168,27 +202,36 @@ def test_weights_replaced(project: Project, weights: Path, tmp_path: Path) -> No
 
 def test_alignment_and_precision(project: Project) -> None:
     project.config["alignment"] = "pts"
-    assert project.run().of("sample_frames") == [f"sample_frames:{video}" for video in "abc"]
+    assert run_as_planned(project).jobs == sorted([*MERGED, *recomputed("a", "b", "c"), *ASSEMBLED])
     project.config["alignment"] = "index"
     project.run()
     project.config["precision"] = "bf16"
-    assert project.run().of("extract_features") == [f"extract_features:{video}" for video in "abc"]
+    assert run_as_planned(project).jobs == sorted([*recomputed("a", "b", "c"), *ASSEMBLED])
     project.config["precision"] = "float32"
 
 
-def test_backbone_added(project: Project) -> None:
+def test_backbone_added_and_its_weights_replaced(project: Project) -> None:
     """Frames are gone: sampling runs again, but the first backbone's stored features come back without a forward pass."""
-    before = matrix(project)
-    stamp = (project.results / BACKBONE / "store").stat().st_mtime_ns
-    project.config["backbones"] = [BACKBONE, "mobilenet_v3_small"]
     from tests.models import live_model
 
+    before = matrix(project)
+    stamp = (project.results / BACKBONE / "store").stat().st_mtime_ns
+
+    def untouched() -> bool:
+        return (project.results / BACKBONE / "store").stat().st_mtime_ns == stamp and np.array_equal(
+            matrix(project), before
+        )
+
+    project.config["backbones"] = [BACKBONE, "mobilenet_v3_small"]
     small = project.folder / "small.pth"
     live_model("mobilenet_v3_small", small)
     project.config["weights"] = {BACKBONE: project.config["weights"], "mobilenet_v3_small": str(small)}
-    project.run()
-    assert np.array_equal(matrix(project), before)
-    assert (project.results / BACKBONE / "store").stat().st_mtime_ns == stamp, (
-        "the stored features were made again"
-    )
-    assert np.load(project.results / "mobilenet_v3_small" / "toy_features.npy").shape[1] == 576
+    run_as_planned(project)
+    assert untouched()
+    path = project.results / "mobilenet_v3_small" / "toy_features.npy"
+    first = np.load(path)
+    assert first.shape[1] == 576
+    live_model("mobilenet_v3_small", small, seed=7)
+    run_as_planned(project)
+    assert untouched()
+    assert not np.allclose(np.load(path), first)

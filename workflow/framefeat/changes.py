@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +101,12 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
             reasons = _extract_reasons(
                 results, key, plan, wanted.precision, plan.geometry in stale_geometries
             )
-            if reasons:
-                extracted[plan.folder][record["video_id"]] = reasons
+            if not reasons:
+                continue
+            extracted[plan.folder][record["video_id"]] = reasons
+            frames = results / "frames" / plan.geometry / f"{key}.npy"
+            if record["video_id"] not in sample and not frames.is_file():
+                sample[record["video_id"]] = [f"its frames are needed again for {plan.folder}"]
     known = {path.stem for path in (results / "slices").glob("*.json")}
     return Changes(sample, extracted, sorted(known - set(records)), len(records), rows_changed)
 
@@ -166,7 +170,7 @@ def sentences(changes: Changes) -> Iterator[str]:
 def run(configfile: Path | None, as_json: bool = False) -> None:
     changes = find(configuration(configfile))
     if as_json:
-        print(json.dumps(vars(replace(changes)), indent=1))
+        print(json.dumps(vars(changes), indent=1))
         return
     for line in sentences(changes):
         print(line)

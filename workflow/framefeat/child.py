@@ -17,11 +17,14 @@ _SIGN_OF_LIFE_SECONDS = 0.5
 
 
 class ChildLost(Exception):
-    """The child ended without an answer: ``how``, and the last ``state`` that it told."""
+    """The child ended without an answer: ``how``, and the last ``state`` that it told.
 
-    def __init__(self, how: str, state: dict[str, Any]) -> None:
+    ``from_outside``: by SIGKILL, which no code sends itself: the system's out-of-memory killer, or a person.
+    """
+
+    def __init__(self, how: str, state: dict[str, Any], from_outside: bool = False) -> None:
         super().__init__(how)
-        self.how, self.state = how, state
+        self.how, self.state, self.from_outside = how, state, from_outside
 
 
 class Line:
@@ -96,6 +99,7 @@ def run_in_child(
         if code < 0
         else f"ended with status {code}",
         state,
+        from_outside=code == -signal.SIGKILL,
     )
 
 

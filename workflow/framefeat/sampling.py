@@ -95,22 +95,42 @@ def _attempts(job: Mapping[str, Any], timeout: float) -> dict[str, Any]:
     """Once; where decord dies under ``auto``, once more with PyAV; where all fails, by the rule for bad frames."""
     record = job["record"]
     progress = _Progress(record["video_id"], len(record["timestamps"]))
+
+    def attempt(**more: str) -> dict[str, Any]:
+        work = partial(_work, {**job, **more})
+        try:
+            return run_in_child(work, timeout, progress)
+        except ChildLost as lost:
+            if not lost.from_outside:
+                raise
+            # Nothing that the file or its decoder did: another decoder, or bad rows, would be a wrong conclusion.
+            print(f"{record['path']!r}: the decoder {lost.how}; once more", file=sys.stderr, flush=True)
+        try:
+            return run_in_child(work, timeout, progress)
+        except ChildLost as lost:
+            if not lost.from_outside:
+                raise
+            raise UserError(
+                f"{record['path']!r}: the decoder {lost.how} twice{_after(lost)}, by the system for want of memory or by "
+                "somebody; give the job more memory (mem_mb), or run fewer at once, and run again."
+            ) from None
+
     try:
         try:
-            return run_in_child(partial(_work, job), timeout, progress)
+            return attempt()
         except ChildLost as lost:
             if job["decoder"] != "auto" or lost.state.get("phase") != "decord":
                 raise
             reason = f"decord {lost.how}{_after(lost)}"
             print(f"{record['path']!r}: {reason}; trying PyAV", file=sys.stderr, flush=True)
-            return run_in_child(partial(_work, {**job, "not_decord": reason}), timeout, progress)
+            return attempt(not_decord=reason)
     except ChildLost as lost:
         problem = (
             f"{record['path']!r}: the decoder {lost.how}{_after(lost)}; the file is damaged: fetch it again."
         )
         if job["on_bad_frames"] == "fail":
             raise UserError(problem) from None
-        return run_in_child(partial(_work, {**job, "hopeless": problem}), timeout, progress)
+        return attempt(hopeless=problem)
 
 
 def _after(lost: ChildLost) -> str:

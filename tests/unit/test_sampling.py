@@ -222,7 +222,7 @@ def test_a_decoder_killed_from_outside_proves_nothing(tmp_path, monkeypatch, cap
     monkeypatch.setattr(
         readers.DecordReader, "frames", lambda self, wanted: os.kill(os.getpid(), signal.SIGKILL)
     )
-    with pytest.raises(UserError, match="twice.*memory"):
+    with pytest.raises(UserError, match=r"twice.*memory"):
         sample(tmp_path / "mask", clip.path, [0.0, 1.0], bad="mask")
 
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -346,20 +346,23 @@ def run(
     if clips is None:
         clips = Path(__file__).resolve().parents[3] / "shared" / "clips"
     files = (
-        sorted(path for path in clips.iterdir() if path.suffix not in (".tsv", ".md"))
-        if clips.is_dir()
-        else []
+        [path for path in clips.iterdir() if path.suffix not in (".tsv", ".md")] if clips.is_dir() else []
     )
+    # The longest work first, so that no core waits for it at the end.
+    files.sort(key=lambda path: -path.stat().st_size)
     with tempfile.TemporaryDirectory(prefix="framefeat-proof-") as folder:
-        tasks = [
+        tasks: list[tuple[str, Any, str, tuple[str, ...], bool]] = [
+            ("file", path, folder, tuple(decoders), naive) for path in files if only in path.name
+        ]
+        tasks += [
             ("made", recipe, folder, tuple(decoders), naive) for recipe in RECIPES if only in recipe.file
         ]
-        tasks += [("file", path, folder, tuple(decoders), naive) for path in files if only in path.name]  # type: ignore[misc]
         print(HEADER + ("   naive decord wrong" if naive else ""), flush=True)
         workers = workers or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 16)
         lines = []
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for line in pool.map(_task, tasks):
+            for done in as_completed([pool.submit(_task, task) for task in tasks]):
+                line = done.result()
                 lines.append(line)
                 print(text_of(line, naive), flush=True)
                 for failure in line.failures[:5]:

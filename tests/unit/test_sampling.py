@@ -177,7 +177,9 @@ def _hang(self, wanted):
     yield
 
 
-@pytest.mark.parametrize(("fault", "words"), [(_crash, "killed by signal 11"), (_hang, "no progress for 1 s")])
+@pytest.mark.parametrize(
+    ("fault", "words"), [(_crash, "killed by signal 11"), (_hang, "no progress for 1 s")]
+)
 def test_a_decord_that_dies_is_replaced(tmp_path, monkeypatch, capfd, fault, words):
     monkeypatch.setattr(readers.DecordReader, "frames", fault)
     clip = clips.made("cfr_25.mp4")

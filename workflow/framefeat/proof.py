@@ -345,9 +345,7 @@ def run(
     """
     if clips is None:
         clips = Path(__file__).resolve().parents[3] / "shared" / "clips"
-    files = (
-        [path for path in clips.iterdir() if path.suffix not in (".tsv", ".md")] if clips.is_dir() else []
-    )
+    files = [path for path in clips.iterdir() if path.suffix not in (".tsv", ".md")] if clips.is_dir() else []
     # The longest work first, so that no core waits for it at the end.
     files.sort(key=lambda path: -path.stat().st_size)
     with tempfile.TemporaryDirectory(prefix="framefeat-proof-") as folder:

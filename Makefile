@@ -75,7 +75,7 @@ proof: env-dev
 	framefeat proof
 
 test-kill: env-dev
-	pytest -q tests/kill --kills 20
+	pytest -q --timeout 3000 tests/kill --kills 20
 
 # The Slurm plugin in an environment of its own, beside everything that the main one holds: where Slurm is installed but no
 # controller answers, its import alone slows every start of Snakemake by ten seconds.
@@ -91,7 +91,7 @@ env-slurm: $(SLURM_VENV)/.main
 # Installs Debian's slurm-wlm and munge where it may; what cannot run without them is skipped and says so.
 test-slurm: env-dev env-slurm
 	@python -m tests.slurm.node install
-	pytest -q -s -rs tests/slurm
+	pytest -q -s -rs --timeout 900 tests/slurm
 
 plan: env
 	@framefeat plan

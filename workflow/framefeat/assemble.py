@@ -56,7 +56,7 @@ def assemble(
     bad_videos: list[str] = []
     weights_sha256: set[str] = set()
     precisions: set[str] = set()
-    versions: dict[str, Any] = {}
+    versions: dict[str, set[str]] = {}
     matrix_path = folder / f"{dataset}_features.npy"
     with atomic_path(matrix_path) as temporary:
         with open(temporary, "wb", buffering=0) as stream:
@@ -83,7 +83,8 @@ def assemble(
                 videos.append(_video_entry(rows, places, evidence, record, features, index, pts, status))
                 weights_sha256.add(record["weights_sha256"])
                 precisions.add(record["key"]["precision"])
-                versions = record["versions"] | evidence.get("versions", {})
+                for name, number in (evidence["versions"] | record["versions"]).items():
+                    versions.setdefault(name, set()).add(number)
                 if videos[-1]["counts"]["bad"]:
                     bad_videos.append(f"{evidence['video_id']!r}: " + "; ".join(evidence["problems"][:3]))
         if bad_videos and on_bad_frames == "fail":
@@ -127,7 +128,11 @@ def assemble(
         "frame_index_sha256": _file_sha256(frame_index_path),
         "counts": counts,
         "notes": notes,
-        "versions": {"framefeat": importlib.metadata.version("framefeat"), **versions},
+        # Several, where results of earlier environments stand beside new ones.
+        "versions": {
+            "framefeat": importlib.metadata.version("framefeat"),
+            **{name: ", ".join(sorted(numbers)) for name, numbers in sorted(versions.items())},
+        },
         "videos": videos,
     }
     write_json(folder / "feature_manifest.json", manifest, indent=1)

@@ -139,6 +139,8 @@ def _after(lost: ChildLost) -> str:
 
 
 def _work(job: Mapping[str, Any], line: Line) -> dict[str, Any]:
+    # Nothing here needs linear algebra, and numpy's library would start a thread for each core.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from framefeat.sampler import Sampler
 
     sampler = Sampler(job, line)

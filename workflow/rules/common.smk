@@ -102,7 +102,18 @@ def matrices():
     )
 
 
+def without_rate_limit():
+    """Snakemake limits itself to 100 job starts a second by default. Its way to do so (9.27) sets a timer at each look at the
+    ready jobs that looks again and sets another: they add up to a core's whole time. Called while the jobs are worked out,
+    when the settings are there and the scheduler is not yet."""
+    scheduling = workflow.scheduling_settings
+    limit = scheduling and scheduling.max_jobs_per_timespan
+    if limit and (limit.max_jobs, limit.timespan) == (100, 1):
+        scheduling.max_jobs_per_timespan = None
+
+
 def index_files(wildcards):
+    without_rate_limit()
     return [] if SETTINGS.from_folder else [SETTINGS.frame_index, SETTINGS.video_index]
 
 

@@ -88,10 +88,11 @@ $(SLURM_VENV)/.main: $(VENV)/.uv envs/slurm.lock pyproject.toml
 env-slurm: $(SLURM_VENV)/.main
 	@echo "on a login node: PATH=$(CURDIR)/$(SLURM_VENV)/bin:\$$PATH snakemake --profile profiles/slurm --jobs 50"
 
+SLURM_TESTS ?= tests/slurm
 # Installs Debian's slurm-wlm and munge where it may; what cannot run without them is skipped and says so.
 test-slurm: env-dev env-slurm
 	@python -m tests.slurm.node install
-	pytest -q -s -rs --timeout 900 tests/slurm
+	pytest -q -s -rs --timeout 900 $(SLURM_TESTS)
 
 plan: env
 	@framefeat plan

@@ -165,6 +165,10 @@ def run(sets: list[int], rounds: int, clips: int, slow_clips: int, gpu: int, wei
     for seconds, folder in folders.items():
         inputs.build(folder, sources, seconds, clips)
     few = [f"clip{number:03}" for number in range(slow_clips)]
+    slow = {"torchcodec loop": "torchcodec_loop", "process per video": "per_process", "notebook": "notebook"}
+    if subprocess.run([sys.executable, "-c", "import torchcodec"], capture_output=True).returncode:
+        print("torchcodec does not load (it needs FFmpeg's shared libraries): not measured", flush=True)
+        del slow["torchcodec loop"]
     for seconds, folder in folders.items():
         runs: dict[str, list[Figures]] = defaultdict(list)
         forwards: list[float] = []
@@ -176,11 +180,7 @@ def run(sets: list[int], rounds: int, clips: int, slow_clips: int, gpu: int, wei
             runs["decode once (1 thread)"].append(baseline("decode_cpu", folder, weights))
             forward = baseline("forward_cpu", folder, weights)
             forwards.append(json.loads(forward.output.strip().splitlines()[-1])["forward_cpu_s"])
-            for name, method in (
-                ("torchcodec loop", "torchcodec_loop"),
-                ("process per video", "per_process"),
-                ("notebook", "notebook"),
-            ):
+            for name, method in slow.items():
                 runs[f"{name} ({slow_clips} clips)"].append(
                     baseline(method, folder, weights, "--videos", *few)
                 )
@@ -191,6 +191,7 @@ def run(sets: list[int], rounds: int, clips: int, slow_clips: int, gpu: int, wei
             "forward_cpu_s": forwards,
             "scale": {name: clips / slow_clips if "clips)" in name else 1.0 for name in runs},
         }
+        (DATA / "results.json").write_text(json.dumps(results))  # should the next set be interrupted
     return results
 
 

@@ -24,8 +24,8 @@ ENVIRONMENT = ROOT / ".venv-slurm" / "bin"
 THIS_NODE = [
     "--slurm-no-account",
     "--slurm-status-command", "squeue",
-    "--slurm-init-seconds-before-status-checks", "3",
-    "--seconds-between-status-checks", "2",
+    "--slurm-init-seconds-before-status-checks", "1",
+    "--seconds-between-status-checks", "1",
     "--latency-wait", "10",
 ]  # fmt: skip
 

@@ -103,6 +103,13 @@ def test_same_bytes_from_scratch_whatever_the_order(real: Project, tmp_path: Pat
     assert digests(again) == before
 
 
+def test_snakemake_s_own_report_holds_ours(real: Project) -> None:
+    real.run("--report", "own.html")
+    text = (real.folder / "own.html").read_text(encoding="utf-8")
+    assert "Frame features" in text
+    assert "report.html" in text
+
+
 def test_embedder_off_gives_the_same_bytes(real: Project) -> None:
     before = digests(real)
     key = "007"

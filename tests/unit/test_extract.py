@@ -255,6 +255,8 @@ def start(job: Job, do: str, logs: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", STUB_COMMAND, "|".join(embed_client.COMMAND), do, *job.arguments("--embedder-logs", str(logs))],
         stderr=subprocess.PIPE, text=True,
+        # A suite that a shell runs in the background ignores Ctrl-C, and so would the job.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 

@@ -78,14 +78,18 @@ def install() -> str:
         policy.chmod(0o755)
     try:
         for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *PACKAGES]):
-            done = subprocess.run(
-                ["apt-get", *command],
-                env=environment,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
+            try:
+                done = subprocess.run(
+                    ["apt-get", *command],
+                    env=environment,
+                    text=True,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    check=False,
+                    timeout=200,
+                )
+            except subprocess.TimeoutExpired:
+                return f"apt-get {command[0]} did not end in 200 s"
             if done.returncode != 0:
                 return f"apt-get {command[0]} failed: {done.stdout[-500:]}"
     finally:

@@ -2,9 +2,10 @@
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.lib import format as npy
 
 from framefeat.errors import UserError, complain
-from framefeat.files import atomic_path, read_json, write_json
+from framefeat.files import atomic_path, read_json
 from framefeat.merge import KEY, SLICE_ROW
 
 #: A change of the numbers that this stage gives must change it.
@@ -33,11 +34,11 @@ def assemble(
     alignment: str,
     decoder: str,
     on_bad_frames: str,
-) -> dict[str, Any]:
+) -> None:
     """Write ``{dataset}_features.npy``, ``frame_index.parquet`` and ``feature_manifest.json`` of one backbone.
 
-    ``results`` is ``results/{dataset}``; ``spec`` describes the backbone. Memory does not grow with the number of rows
-    of the matrix: one video's features are in memory at a time. Returns the manifest.
+    ``results`` is ``results/{dataset}``; ``spec`` describes the backbone. One video's features are in memory at a time; of
+    each row stay its few columns of the index, of each video its line of the manifest.
     """
     folder = results / str(spec["folder"])
     index = pq.read_table(results / "index.parquet")
@@ -52,7 +53,8 @@ def assemble(
     native = np.full(count, -1, dtype=np.int64)
     pts = np.full(count, np.nan)
     status = np.empty(count, dtype=object)
-    videos: list[dict[str, Any]] = []
+    videos: list[str] = []
+    verified = True
     bad_videos: list[str] = []
     weights_sha256: set[str] = set()
     precisions: set[str] = set()
@@ -80,12 +82,14 @@ def assemble(
                     places
                 ]
                 status[rows] = np.asarray(seen["status"], dtype=object)[places]
-                videos.append(_video_entry(rows, places, evidence, record, features, index, pts, status))
+                entry = _video_entry(rows, places, evidence, record, features, pts, status)
+                videos.append(_json(entry))  # a tenth of the memory of what it describes
+                verified = verified and entry["verified"]
                 weights_sha256.add(record["weights_sha256"])
                 precisions.add(record["key"]["precision"])
                 for name, number in (evidence["versions"] | record["versions"]).items():
                     versions.setdefault(name, set()).add(number)
-                if videos[-1]["counts"]["bad"]:
+                if entry["counts"]["bad"]:
                     bad_videos.append(f"{evidence['video_id']!r}: " + "; ".join(evidence["problems"][:3]))
         if bad_videos and on_bad_frames == "fail":
             raise complain(
@@ -110,9 +114,7 @@ def assemble(
         "weights": spec["weights"],
         "feature_dim": int(spec["dim"]),
         "total_frames": count,
-        "alignment_verified": bool(videos)
-        and all(video["verified"] for video in videos)
-        and not counts["bad"],
+        "alignment_verified": bool(videos) and verified and not counts["bad"],
         "order": ORDER,
         "schema_version": MANIFEST_SCHEMA,
         "dataset": dataset,
@@ -133,11 +135,22 @@ def assemble(
             "framefeat": importlib.metadata.version("framefeat"),
             **{name: ", ".join(sorted(numbers)) for name, numbers in sorted(versions.items())},
         },
-        "videos": videos,
     }
-    write_json(folder / "feature_manifest.json", manifest, indent=1)
+    _write_manifest(folder / "feature_manifest.json", manifest, videos)
     print(f"{matrix_path}: float32 ({count}, {spec['dim']})", file=sys.stderr)
-    return manifest
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def _write_manifest(path: Path, manifest: Mapping[str, Any], videos: Iterable[str]) -> None:
+    """``manifest`` with a last member ``videos``, each of them (JSON already) on a line of its own."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+        stream.write(_json(manifest, indent=1).removesuffix("\n}") + ',\n "videos": [')
+        for number, video in enumerate(videos):
+            stream.write((",\n  " if number else "\n  ") + video)
+        stream.write("\n ]\n}\n")
 
 
 def _check_parts(
@@ -190,7 +203,6 @@ def _video_entry(
     evidence: Mapping[str, Any],
     record: Mapping[str, Any],
     features: np.ndarray,
-    index: pa.Table,
     pts: np.ndarray,
     status: np.ndarray,
 ) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 # Configuration and input functions, and nothing else.
+import gc
 import json
 import os
 import re
@@ -15,6 +16,9 @@ from framefeat import settings as configuration
 from framefeat.backbone_plan import backbone_plans
 from framefeat.errors import UserError
 from framefeat.progress import command_again
+
+# The jobs of ten thousand videos are millions of objects, none of them garbage: looking through them takes a fifth of the time.
+gc.set_threshold(100_000, 20, 100)
 
 
 def checked(function, *arguments):
@@ -137,6 +141,19 @@ def parts_of_backbone(wildcards):
         [f"{RESULTS}/evidence/{geometry}/{key}.json" for key in keys]
         + [f"{RESULTS}/{wildcards.backbone}/features/{key}.npy" for key in keys]
         + [f"{RESULTS}/{wildcards.backbone}/features/{key}.json" for key in keys]
+    )
+
+
+def features_of_part(wildcards):
+    """The features of every parts-th video."""
+    part, parts = int(wildcards.part), int(wildcards.parts)
+    if not 1 <= part <= parts:
+        raise WorkflowError(f"There is no part {part} of {parts}: count from 1 to {parts}.")
+    return expand(
+        "{results}/{backbone}/features/{video}.npy",
+        results=RESULTS,
+        backbone=BACKBONES,
+        video=video_keys()[part - 1 :: parts],
     )
 
 

@@ -4,6 +4,20 @@ rule export_h5:
         expand(f"{RESULTS}/{{backbone}}/{SETTINGS.dataset}.h5", backbone=BACKBONES),
 
 
+# One part of a collection whose jobs are too many for one graph: docs/cluster.md, "A hundred thousand videos".
+rule part:
+    input:
+        features_of_part,
+    output:
+        touch(f"{RESULTS}/parts/{{part}}-of-{{parts}}"),
+    wildcard_constraints:
+        part=r"\d+",
+        parts=r"\d+",
+    localrule: True
+    message:
+        "part of {wildcards.part}-of-{wildcards.parts}"
+
+
 rule write_h5:
     input:
         features=f"{RESULTS}/{{backbone}}/{SETTINGS.dataset}_features.npy",

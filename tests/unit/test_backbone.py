@@ -14,7 +14,7 @@ from framefeat.backbone import BackboneSpec, folder_name, load_model, resolve
 from framefeat.errors import UserError
 from framefeat.files import read_json
 from framefeat.libraries import torchvision_models
-from framefeat.network import Network, embed
+from framefeat.network import Network, Stacked, embed
 from framefeat.weights import WeightsRef
 from PIL import Image
 
@@ -231,6 +231,14 @@ def test_workers_change_no_byte(network: Network) -> None:
     one = embed(network, FRAMES, 4, workers=1)[0]
     for _ in range(3):
         np.testing.assert_array_equal(embed(network, FRAMES, 4, workers=3)[0], one)
+
+
+def test_frames_of_two_arrays_one_after_the_other(network: Network) -> None:
+    whole = embed(network, FRAMES, 4)[0]
+    for split in (1, 4, 6):
+        stacked = Stacked(FRAMES[:split], FRAMES[split:])
+        assert stacked.shape == FRAMES.shape
+        np.testing.assert_array_equal(embed(network, stacked, 4)[0], whole)
 
 
 def test_a_frame_does_not_depend_on_its_neighbours(network: Network) -> None:

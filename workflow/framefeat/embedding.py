@@ -5,6 +5,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def embed_video(message: Mapping[str, Any], network: Any, weights_sha256: str) -
     decides the result; ``network`` is a ``framefeat.network.Network``. The rows of ``recheck`` are embedded too and compared with the features as they
     were written. Raises ``UserError`` where a good row's features are not finite.
     """
-    from framefeat.network import AUTO_BATCH, embed
+    from framefeat.network import AUTO_BATCH
 
     evidence = read_json(message["evidence"])
     frames = np.load(message["frames"], mmap_mode="r")
@@ -95,11 +96,8 @@ def embed_video(message: Mapping[str, Any], network: Any, weights_sha256: str) -
         raise UserError(
             f"{message['video']}: {len(frames)} frames, but evidence for {len(bad)} rows; sample it again."
         )
-    if bad.all():
-        features, used = np.full((len(frames), network.spec.dim), np.nan, np.float32), batch
-    else:
-        features, used = embed(network, frames, batch, workers=int(message["threads"]))
-        features[bad] = np.nan
+    rows = evidence["recheck"]["rows"] if len(again) else []
+    features, second, used = _features(network, frames, again, bad, batch, int(message["threads"]))
     if not np.isfinite(features[~bad]).all():
         row = int(np.flatnonzero(~bad)[np.flatnonzero(~np.isfinite(features[~bad]).all(axis=1))[0]])
         raise UserError(
@@ -109,8 +107,6 @@ def embed_video(message: Mapping[str, Any], network: Any, weights_sha256: str) -
     with atomic_path(message["features"]) as temporary, open(temporary, "wb") as stream:
         np.save(stream, features, allow_pickle=False)
     written = np.load(message["features"])
-    rows = evidence["recheck"]["rows"] if len(again) else []
-    second = embed(network, again, max(1, len(again)))[0] if len(again) else np.zeros((0, features.shape[1]))
     cosines = [_cosine(vector, written[row]) for vector, row in zip(second, rows, strict=True)]
     needed = [SAME_PIXELS if d == 0 else NEAR_PIXELS for d in evidence["recheck"]["mean_abs_diff"]]
     if message["precision"] != "float32":
@@ -131,7 +127,7 @@ def embed_video(message: Mapping[str, Any], network: Any, weights_sha256: str) -
         "recheck": {"rows": rows, "cosine": [round(value, 7) for value in cosines], "agrees": agrees},
         "verified": agrees and bool(evidence["recheck"]["agrees"]) and not bad.any(),
         "warnings": _warnings(written, evidence, bad),
-        "versions": {name: version(name) for name in _VERSIONED},
+        "versions": dict(_versions()),
     }
     if rows and not agrees:
         raise UserError(
@@ -140,6 +136,30 @@ def embed_video(message: Mapping[str, Any], network: Any, weights_sha256: str) -
         )
     write_json(message["record"], record)
     return record
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in _VERSIONED}
+
+
+def _features(
+    network: Any, frames: np.ndarray, again: np.ndarray, bad: np.ndarray, batch: int, workers: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Features of ``frames`` (float32 [T, D], NaN where ``bad``) and of ``again`` (float32 [K, D]), and the batch size used."""
+    from framefeat.network import Stacked, embed
+
+    if bad.all():
+        nothing = np.full((len(frames), network.spec.dim), np.nan, np.float32)
+        return nothing, nothing[:0], batch
+    # Every batch is full, the last one with repetitions: where these leave room, the second look costs nothing.
+    fits = len(again) <= -len(frames) % batch
+    features, used = embed(network, Stacked(frames, again) if fits else frames, batch, workers=workers)
+    features, second = features[: len(frames)], features[len(frames) :]
+    if len(again) and not fits:
+        second = embed(network, again, len(again))[0]
+    features[bad] = np.nan
+    return features, second, used
 
 
 def _file_sha256(path: str | os.PathLike[str]) -> str:

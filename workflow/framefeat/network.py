@@ -455,7 +455,29 @@ def _settle(device: torch.device) -> None:
 # --------------------------------------------------------------------------------------------------- embedding
 
 
-def embed(network: Network, frames: np.ndarray, batch_size: int, workers: int = 1) -> tuple[np.ndarray, int]:
+class Stacked:
+    """Frames of two arrays (uint8 ``[T, h, w, 3]``, ``[K, h, w, 3]``) read one after the other, without a copy of them all."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, first: np.ndarray, second: np.ndarray) -> None:
+        self._first, self._second = first, second
+        self.shape = (len(first) + len(second), *first.shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(len(self))
+        split = len(self._first)
+        return np.concatenate(
+            [self._first[start:stop], self._second[max(0, start - split) : max(0, stop - split)]]
+        )
+
+
+def embed(
+    network: Network, frames: np.ndarray | Stacked, batch_size: int, workers: int = 1
+) -> tuple[np.ndarray, int]:
     """Features of ``frames`` (uint8 ``[T, h, w, 3]``, an array or a memory map): float32 ``[T, D]``, and the batch used.
 
     Every batch has ``batch_size`` rows (the last frame is repeated to fill the last one), so that a row does not depend
@@ -485,7 +507,7 @@ def embed(network: Network, frames: np.ndarray, batch_size: int, workers: int = 
         batch_size //= 2
 
 
-def _fill(batch: np.ndarray, frames: np.ndarray, start: int) -> int:
+def _fill(batch: np.ndarray, frames: np.ndarray | Stacked, start: int) -> int:
     """Copy the batch that begins at ``start`` and repeat its last frame to the end. Returns how many are real."""
     chunk = frames[start : start + len(batch)]
     batch[: len(chunk)] = chunk
@@ -493,7 +515,7 @@ def _fill(batch: np.ndarray, frames: np.ndarray, start: int) -> int:
     return len(chunk)
 
 
-def _embed_cpu(network: Network, frames: np.ndarray, batch_size: int, workers: int) -> np.ndarray:
+def _embed_cpu(network: Network, frames: np.ndarray | Stacked, batch_size: int, workers: int) -> np.ndarray:
     features = np.empty((len(frames), network.spec.dim), np.float32)
 
     def run(start: int) -> None:
@@ -507,7 +529,7 @@ def _embed_cpu(network: Network, frames: np.ndarray, batch_size: int, workers: i
     return features
 
 
-def _embed_cuda(network: Network, frames: np.ndarray, batch_size: int, workers: int) -> np.ndarray:
+def _embed_cuda(network: Network, frames: np.ndarray | Stacked, batch_size: int, workers: int) -> np.ndarray:
     """Two pinned buffers: while the device works on one batch the next is read and copied on a stream of its own."""
     device = network.device
     shape = (batch_size, *frames.shape[1:])

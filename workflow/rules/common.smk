@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.jobs import Job
 from snakemake.logging import logger
 
 from framefeat import assemble, devices, extract, index, sampling
@@ -114,6 +115,11 @@ def without_rate_limit():
     limit = scheduling and scheduling.max_jobs_per_timespan
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
         scheduling.max_jobs_per_timespan = None
+
+
+# No rule here has pipes or services. Whether an input is one Snakemake (9.27) asks for each file of a job by going through all
+# jobs that it depends on: a minute before assemble begins at 10,000 videos, two hours at 100,000.
+Job.is_pipe_or_service_input = lambda job, path: False
 
 
 def index_files(wildcards):

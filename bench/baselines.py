@@ -55,7 +55,7 @@ def notebook(rows: pd.DataFrame, paths: dict[str, str], fps: dict[str, float], w
         if len(batch) == 128:
             flush()
     flush()
-    return np.concatenate(features)
+    return np.concatenate([np.zeros((0, 960), np.float32), *features])
 
 
 def _good_model(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -94,7 +94,7 @@ def _loop(
                 batch.clear()
     if batch:
         features.append(embed(np.stack(batch)))
-    return np.concatenate(features)
+    return np.concatenate([np.zeros((0, 960), np.float32), *features])
 
 
 def decord_loop(
@@ -197,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     rows = pd.read_parquet(options.folder / "frames.parquet")
     videos = pd.read_csv(options.folder / "videos.csv", dtype={"video_id": str})
-    if options.videos:
+    if options.videos is not None:  # none named: the start alone
         rows = rows[rows["video_id"].isin(options.videos)]
     if options.torch_threads:
         import torch

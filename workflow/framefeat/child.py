@@ -14,6 +14,7 @@ from typing import Any
 from framefeat.errors import UserError, no_room
 
 _SIGN_OF_LIFE_SECONDS = 0.5
+_SIGNAL_SECONDS = 0.5
 
 
 class ChildLost(Exception):
@@ -106,11 +107,17 @@ def run_in_child(
 def _messages(reading: int, timeout: float) -> Iterator[dict[str, Any] | None]:
     """Each message of the child until it closes its end; None where it is silent for too long."""
     waiting = b""
+    silent_at = time.monotonic() + timeout
     while True:
-        ready, _, _ = select.select([reading], [], [], timeout)
+        # In short waits: Python runs no handler of a signal that comes just before a wait until that wait is over.
+        pause = min(_SIGNAL_SECONDS, max(0.0, silent_at - time.monotonic()))
+        ready, _, _ = select.select([reading], [], [], pause)
         if not ready:
+            if time.monotonic() < silent_at:
+                continue
             yield None
             return
+        silent_at = time.monotonic() + timeout
         part = os.read(reading, 1 << 16)
         if not part:
             return

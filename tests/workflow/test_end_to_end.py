@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -92,15 +93,27 @@ def test_index_and_manifest(real: Project) -> None:
     assert not list((real.results / "frames").rglob("*.npy")), "temporary frames are left"
 
 
-def test_same_bytes_from_scratch_whatever_the_order(real: Project, tmp_path: Path) -> None:
-    before = digests(real)
-    again = Project(tmp_path / "work")
+def once_more(real: Project, folder: Path, **config: Any) -> Project:
+    """The same inputs in a fresh folder, not yet run."""
+    again = Project(folder)
     shutil.rmtree(again.videos)
     again.videos.symlink_to(real.videos)
     again.write_index(real.rows(), real.video_table())
-    again.config = dict(real.config)
+    again.config = real.config | config
+    return again
+
+
+def test_same_bytes_from_scratch_whatever_the_order(real: Project, tmp_path: Path) -> None:
+    again = once_more(real, tmp_path / "work")
     again.run(cores=1)
-    assert digests(again) == before
+    assert digests(again) == digests(real)
+
+
+def test_same_bytes_without_a_warm_embedder(real: Project, tmp_path: Path) -> None:
+    again = once_more(real, tmp_path / "work", warm_embedder=False)
+    again.run()
+    assert digests(again) == digests(real)
+    assert not (again.folder / "logs" / "toy" / "embedder").exists(), "an embedder was started"
 
 
 def test_snakemake_s_own_report_holds_ours(real: Project) -> None:
@@ -108,28 +121,6 @@ def test_snakemake_s_own_report_holds_ours(real: Project) -> None:
     text = (real.folder / "own.html").read_text(encoding="utf-8")
     assert "Frame features" in text
     assert "report.html" in text
-
-
-def test_embedder_off_gives_the_same_bytes(real: Project) -> None:
-    before = digests(real)
-    key = "007"
-    record = real.results / BACKBONE / "features" / f"{key}.json"
-    features = record.with_suffix(".npy").read_bytes()
-    stored = json.loads(record.read_text())
-    real.config["keep_frames"] = True
-    real.run("--forcerun", "sample_frames")
-    geometry = real.results / "frames" / "squash224"
-    spec = stored["key"]["spec"]
-    done = real.framefeat("extract", "--embedder", "off", "--spec", json.dumps(spec), "--weights", real.config["weights"],
-        "--weights-identity", stored["key"]["weights"], "--device", "cpu",
-        "--frames", str(geometry / f"{key}.npy"), "--recheck", str(geometry / f"{key}.recheck.npy"),
-        "--evidence", str(real.results / "evidence" / "squash224" / f"{key}.json"),
-        "--features", str(real.folder / "by-hand" / "features" / "x.npy"),
-        "--record", str(real.folder / "by-hand" / "features" / "x.json"),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    assert (real.folder / "by-hand" / "features" / "x.npy").read_bytes() == features
-    assert digests(real) == before
 
 
 def test_verify_holds_and_catches_swapped_rows(real: Project, tmp_path: Path, weights: Path) -> None:

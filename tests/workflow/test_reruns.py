@@ -161,7 +161,13 @@ def manifest(project: Project) -> dict[str, Any]:
 
 def test_how_not_what(project: Project) -> None:
     before = dict(project.config)
-    project.config |= {"device": "auto", "batch_size": 8, "decoder_timeout": 60, "keep_frames": True}
+    project.config |= {
+        "device": "auto",
+        "batch_size": 8,
+        "decoder_timeout": 60,
+        "keep_frames": True,
+        "warm_embedder": False,
+    }
     assert project.run(cores=1).jobs == []
     profile = project.folder / "mine"
     profile.mkdir()

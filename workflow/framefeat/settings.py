@@ -36,6 +36,7 @@ class Settings:
     device: str
     precision: str
     batch_size: str | int
+    warm_embedder: bool
     annotations: str | None
 
     @property

@@ -64,7 +64,7 @@ resource_scopes:
 
 
 # Where this process runs the jobs itself, the first of them lets the embedder load while videos are decoded.
-if RUNS_JOBS_HERE:
+if RUNS_JOBS_HERE and SETTINGS.warm_embedder:
     first = next(iter(BACKBONES.values()))
     os.environ.update(
         FRAMEFEAT_PREWARM=json.dumps(

@@ -13,7 +13,7 @@ rule extract_features:
     priority: 10
     conda:
         "../../envs/environment.yaml"
-    # 'device' and 'batch_size' say how, not what: unlike a parameter they recompute nothing when they change.
+    # The last three say how, not what: unlike a parameter they recompute nothing when they change.
     resources:
         gpu=GPU_PER_JOB,
         turn=1,
@@ -21,6 +21,7 @@ rule extract_features:
         runtime=120,
         device=SETTINGS.device,
         batch_size=str(SETTINGS.batch_size),
+        embedder="auto" if SETTINGS.warm_embedder else "off",
     params:
         logs=LOGS,
         algorithm=extract.ALGORITHM,
@@ -34,4 +35,4 @@ rule extract_features:
         " --precision {params.precision} --device {resources.device} --gpus {resources.gpu} --threads {threads}"
         " --batch-size {resources.batch_size} --frames {input.frames:q} --recheck {input.recheck:q}"
         " --evidence {input.evidence:q} --features {output.features:q} --record {output.record:q}"
-        " --embedder-logs {params.logs:q}/embedder 2> {log:q}"
+        " --embedder {resources.embedder} --embedder-logs {params.logs:q}/embedder 2> {log:q}"

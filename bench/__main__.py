@@ -260,7 +260,7 @@ def main() -> None:
         from bench.weights import make_weights
 
         make_weights(weights)
-    small = many_small(200, 5, 1, options.gpu, weights)
+    small = many_small(200, 5, options.rounds, options.gpu, weights)
     results = run(options.sets, options.rounds, options.clips, options.slow_clips, options.gpu, weights) | {
         "small": small
     }

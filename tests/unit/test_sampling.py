@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from framefeat import proof, readers, sampler
+from framefeat import child, proof, readers, sampler
 from framefeat.errors import UserError
 from framefeat.numbered import RECIPES, read_number
 from framefeat.sampling import sample_key, sample_video
@@ -283,6 +283,23 @@ sampling.sample_video({record_of(clip.path, [0.0])!r}, geometry="squash96", alig
     assert process.stdout.read() == ""  # the child held this pipe too: it is gone
     process.stdout.close()
     assert list(out.iterdir()) == []
+
+
+def test_no_wait_is_long_enough_to_hold_up_a_signal(monkeypatch):
+    """Python runs the handler of a signal that comes just before a wait after it: the test above meets that by chance."""
+    waits = []
+    wait = child.select.select
+
+    def noted(*arguments):
+        waits.append(arguments[3])
+        return wait(*arguments)
+
+    monkeypatch.setattr(child.select, "select", noted)
+    began = time.monotonic()
+    with pytest.raises(child.ChildLost, match=r"no progress for 1\.2 s"):
+        child.run_in_child(lambda line: time.sleep(30), timeout=1.2)
+    assert 1.2 <= time.monotonic() - began < 5
+    assert max(waits) <= 0.5
 
 
 def test_the_parent_stays_light():

@@ -470,6 +470,8 @@ class Stacked:
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(len(self))
         split = len(self._first)
+        if stop <= split:  # all batches but the last: no copy
+            return self._first[start:stop]
         return np.concatenate(
             [self._first[start:stop], self._second[max(0, start - split) : max(0, stop - split)]]
         )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -133,6 +133,8 @@ def _centre(image: Image.Image, size: Size, fill: tuple[int, int, int]) -> Image
     rows, columns = max(0, size[0] - image.height), max(0, size[1] - image.width)
     if rows or columns:
         border = (columns // 2, rows // 2, (columns + 1) // 2, (rows + 1) // 2)
+        from PIL import ImageOps
+
         image = ImageOps.expand(image, border=border, fill=fill)
     top, left = round((image.height - size[0]) / 2), round((image.width - size[1]) / 2)
     return image.crop((left, top, left + size[1], top + size[0]))

@@ -1,0 +1,42 @@
+"""The command line as a person meets it: help, mistakes, and that a subcommand's own parser is all that is built."""
+
+import argparse
+from unittest import mock
+
+import pytest
+from framefeat import cli
+
+
+@pytest.mark.parametrize("command", cli._COMMANDS)
+def test_each_subcommand_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: framefeat {command} ")
+
+
+def test_help_names_all_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(f" {name} {command.help}" in said for name, command in cli._COMMANDS.items())
+
+
+@pytest.mark.parametrize("arguments", [[], ["no-such"], ["--no-such"], ["show", "a", "--no-such"]])
+def test_mistakes_are_told_with_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: framefeat")
+
+
+def test_one_parser_is_built_for_a_job() -> None:
+    with mock.patch.object(
+        argparse.ArgumentParser, "__init__", autospec=True, side_effect=RuntimeError
+    ) as made:
+        with pytest.raises(RuntimeError):
+            cli.main(["extract", "--spec", "{}"])
+        assert made.call_count == 1
+    command, options = cli._parse(["stale", "results/x", "--delete"])
+    assert (command, options.delete) == ("stale", True)

@@ -17,20 +17,20 @@ slot       held by the job that uses the device (see ``devices.hold``)
 import hashlib
 import json
 import os
-import socket
 import stat
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from framefeat import devices
 from framefeat.errors import UserError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 OWNER = "FRAMEFEAT_OWNER"
 OWNER_FILE = "owner"
@@ -81,12 +81,17 @@ def owner_here() -> str | None:
     return owner if owner and devices.is_running(owner) else None
 
 
+def host_name() -> str:
+    """This machine's name, without the import of ``socket``."""
+    return os.uname().nodename
+
+
 def runtime_folder(owner: str) -> Path:
     """The folder of ``owner``'s embedders, mode 0700. Raises ``UserError`` where somebody else could have made it."""
     base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
     if not os.access(base, os.W_OK | os.X_OK):
         base = Path(tempfile.gettempdir())
-    name = hashlib.sha256(f"{owner}@{socket.gethostname()}".encode()).hexdigest()[:12]
+    name = hashlib.sha256(f"{owner}@{host_name()}".encode()).hexdigest()[:12]
     folder = base / f"framefeat-{os.getuid()}-{name}"
     if len(os.fsencode(folder)) > _LONGEST_FOLDER:
         folder = Path("/tmp") / folder.name
@@ -144,7 +149,7 @@ def remove_folder(folder: Path, kinds: Sequence[str] = ("lock", "alive", "slot")
 # -------------------------------------------------------------------------------------------------------- requests
 
 
-def _ask(connection: Connection, message: Mapping[str, Any], place: Place) -> dict[str, Any]:
+def _ask(connection: "Connection", message: Mapping[str, Any], place: Place) -> dict[str, Any]:
     with connection:
         try:
             connection.send_bytes(json.dumps(message).encode())
@@ -188,7 +193,7 @@ def _how_it_ended(log: Path, pid: int) -> str:
 # ----------------------------------------------------------------------------------------------------------- start
 
 
-def _connect_or_start(place: Place, owner: str, log: Path) -> Connection:
+def _connect_or_start(place: Place, owner: str, log: Path) -> "Connection":
     with devices.locked(place.lock):
         started = False
         deadline = time.monotonic() + _START_SECONDS
@@ -205,8 +210,12 @@ def _connect_or_start(place: Place, owner: str, log: Path) -> Connection:
     raise UserError(f"the embedder could not be started{_last_line(log)}; its log: {log}")
 
 
-def _connect(place: Place) -> Connection | None:
+def _connect(place: Place) -> "Connection | None":
     """A connection whose other side knows the key; None where nobody listens, or not any more."""
+    # Imported here: sampling jobs ask where the embedder is, and seldom call it.
+    from multiprocessing import AuthenticationError
+    from multiprocessing.connection import Client
+
     try:
         return Client(str(place.socket), "AF_UNIX", authkey=bytes.fromhex(place.key.read_text()))
     except AuthenticationError as error:
@@ -238,7 +247,7 @@ def _start(place: Place, owner: str, log: Path) -> None:
     """Start an embedder that nobody waits for; the lock is held, and no other embedder is alive."""
     import subprocess
 
-    (place.folder / OWNER_FILE).write_text(json.dumps([socket.gethostname(), owner]))
+    (place.folder / OWNER_FILE).write_text(json.dumps([host_name(), owner]))
     place.socket.unlink(missing_ok=True)
     place.key.unlink(missing_ok=True)
     with open(os.open(place.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:

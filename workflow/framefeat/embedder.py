@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from framefeat import devices
-from framefeat.embed_client import OWNER_FILE, Place, remove_folder
+from framefeat.embed_client import OWNER_FILE, Place, host_name, remove_folder
 from framefeat.errors import UserError
 
 _POLL_SECONDS = 0.5  # where the system cannot tell of a process's end by itself
@@ -304,7 +304,7 @@ def sweep(folder: Path) -> None:
                 other.rmdir()  # if it is empty: somebody looked for an embedder in vain
                 continue
             host, owner = json.loads((other / OWNER_FILE).read_text())
-            if host == socket.gethostname() and not devices.is_running(owner):
+            if host == host_name() and not devices.is_running(owner):
                 remove_folder(other)
 
 

@@ -8,7 +8,7 @@ UV := $(BIN)/uv pip
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONNOUSERSITE := 1
-# Where this is set and nothing is compiled yet, every job of a run compiles what it imports: four seconds in the demo.
+# Where this is set and nothing is compiled yet, every job of a run would compile what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 SOURCES := workflow/framefeat workflow/snakemake_logger_plugin_framefeat tests examples bench
 

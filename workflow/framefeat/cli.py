@@ -444,7 +444,7 @@ _COMMANDS = {
 
 
 def _parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
-    """The subcommand and its options. Its parser alone is built: all of them take a tenth of a short job's time."""
+    """The subcommand and its options. Its parser alone is built: all of them are a tenth of an extraction client's time."""
     if arguments and arguments[0] in _COMMANDS:
         name, *rest = arguments
         parser = argparse.ArgumentParser(prog=f"framefeat {name}")

@@ -78,7 +78,7 @@ def write_strip(path: str, cells: Sequence["np.ndarray"], size: tuple[int, int])
     from PIL import Image
 
     strip = np.concatenate(list(cells), axis=1) if cells else np.full((*size, 3), 128, dtype=np.uint8)
-    # By its ending PIL finds the one plugin that writes it; for a format it imports the five commonest, 5 ms.
+    # By the ending PIL finds the one plugin that it needs; by a format's name it imports the five commonest.
     Image.fromarray(strip).save(path, format=None if path.endswith(".jpg") else "JPEG", quality=80)
 
 

@@ -5,6 +5,8 @@ SLURM_VENV := .venv-slurm
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 UV := $(BIN)/uv pip
+# Named in each call: uv would else install into whatever environment is active in the caller's shell.
+INTO := --python $(BIN)/python
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONNOUSERSITE := 1
@@ -31,17 +33,17 @@ $(VENV)/.uv:
 	@touch $@
 
 $(VENV)/.main: $(VENV)/.uv envs/main.lock envs/example.lock pyproject.toml
-	$(UV) install --quiet --require-hashes -r envs/main.lock
-	$(UV) install --quiet --require-hashes --no-deps -r envs/example.lock
-	$(UV) install --quiet --no-deps --no-build-isolation -e .
+	$(UV) install --quiet $(INTO) --require-hashes -r envs/main.lock
+	$(UV) install --quiet $(INTO) --require-hashes --no-deps -r envs/example.lock
+	$(UV) install --quiet $(INTO) --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.main envs/dev.lock
-	$(UV) install --quiet --require-hashes -r envs/dev.lock
+	$(UV) install --quiet $(INTO) --require-hashes -r envs/dev.lock
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev envs/bench.lock
-	$(UV) install --quiet --require-hashes -r envs/bench.lock
+	$(UV) install --quiet $(INTO) --require-hashes -r envs/bench.lock
 	@touch $@
 
 env: $(VENV)/.main

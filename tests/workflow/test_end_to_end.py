@@ -32,6 +32,7 @@ def real(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Project:
     ids = {
         "-esJrBWj2d8": ("bikes", 25.0, 20),
         "007": ("bigbuckbunny", 25.0, 10),
+        "NA.recheck": ("carphone_pristine", 29.97, 8),
         "NA": ("carphone_pristine", 29.97, 8),
     }
     rows = [

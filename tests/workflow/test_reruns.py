@@ -216,6 +216,25 @@ def test_alignment_and_precision(project: Project) -> None:
     project.config["precision"] = "float32"
 
 
+def test_kept_frames_spare_the_decoding(project: Project) -> None:
+    """A backbone added later finds them; and no sampling job waits for the device until they are gone."""
+    from tests.models import live_model
+
+    before = dict(project.config)
+    project.config |= {"keep_frames": True, "alignment": "pts"}
+    project.run()
+    planned = project.run("--dry-run", "--printshellcmds", "--forcerun", "sample_frames").output
+    assert "--backlog 0" in planned
+    small = project.folder / "small.pth"
+    live_model("mobilenet_v3_small", small)
+    project.config["backbones"] = [BACKBONE, "mobilenet_v3_small"]
+    project.config["weights"] = {BACKBONE: before["weights"], "mobilenet_v3_small": str(small)}
+    assert run_as_planned(project).of("sample_frames", "extract_features") == [
+        f"extract_features:{video}" for video in "abc"
+    ]
+    project.config = before
+
+
 def test_backbone_added_and_its_weights_replaced(project: Project) -> None:
     """Frames are gone: sampling runs again, but the first backbone's stored features come back without a forward pass."""
     from tests.models import live_model
@@ -241,3 +260,12 @@ def test_backbone_added_and_its_weights_replaced(project: Project) -> None:
     run_as_planned(project)
     assert untouched()
     assert not np.allclose(np.load(path), first)
+    # Left out while a video changes, it is brought up to date when it comes back.
+    both = project.config["backbones"]
+    project.config["backbones"] = BACKBONE
+    rows = project.rows()
+    rows.loc[rows["video_id"] == "a", "timestamp_sec"] += 0.04
+    project.write_index(rows, project.video_table())
+    project.run()
+    project.config["backbones"] = both
+    assert run_as_planned(project).of("sample_frames") == ["sample_frames:a"]

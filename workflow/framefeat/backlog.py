@@ -25,7 +25,7 @@ def wait_for_room(frames: Path, most: int) -> None:
 def _count(frames: Path) -> int:
     if not frames.is_dir():
         return 0
-    return sum(entry.name.endswith(".recheck.npy") for entry in os.scandir(frames))
+    return sum(entry.name.endswith(".npy") and not entry.name.startswith(".") for entry in os.scandir(frames))
 
 
 def _is_held(slot: Path) -> bool:

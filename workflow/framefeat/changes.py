@@ -31,6 +31,7 @@ _WORDS = {
     "weights": "other weights",
     "spec": "the backbone's description changed",
     "precision": "precision changed",
+    "evidence_sha256": "its frames were sampled again since",
 }
 
 
@@ -81,7 +82,7 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
     sample: dict[str, list[str]] = {}
     extracted: dict[str, dict[str, list[str]]] = {plan.folder: {} for plan in plans}
     for key, record in records.items():
-        stale_geometries = set()
+        valid = {}  # by geometry: the evidence of frames that need no new sampling
         for geometry in sorted({plan.geometry for plan in plans}):
             evidence = _read(results / "evidence" / geometry / f"{key}.json")
             expected = sampling.sample_key(
@@ -89,18 +90,13 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
             )
             reasons = _reasons(evidence, expected)
             if reasons:
-                stale_geometries.add(geometry)
                 sample[record["video_id"]] = reasons
-            elif (
-                evidence is not None
-                and wanted.on_bad_frames == "fail"
-                and "bad" in evidence["rows"]["status"]
-            ):
+                continue
+            valid[geometry] = evidence
+            if wanted.on_bad_frames == "fail" and "bad" in evidence["rows"]["status"]:
                 sample[record["video_id"]] = ["it has bad frames, and on_bad_frames is fail"]
         for plan in plans:
-            reasons = _extract_reasons(
-                results, key, plan, wanted.precision, plan.geometry in stale_geometries
-            )
+            reasons = _extract_reasons(results, key, plan, wanted.precision, valid.get(plan.geometry))
             if not reasons:
                 continue
             extracted[plan.folder][record["video_id"]] = reasons
@@ -112,14 +108,16 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
 
 
 def _extract_reasons(
-    results: Path, key: str, plan: BackbonePlan, precision: str, resampled: bool
+    results: Path, key: str, plan: BackbonePlan, precision: str, evidence: Mapping[str, Any] | None
 ) -> list[str]:
+    """``evidence``: of the frames that lie there; None where they are sampled again."""
     record = _read(results / plan.folder / "features" / f"{key}.json")
     if record is None:
         return ["no features yet"]
     expected = extract.request_key(plan.spec_json, plan.weights_identity, precision)
-    reasons = _reasons(record, expected)
-    return reasons or (["its frames are sampled again"] if resampled else [])
+    if evidence is None:
+        return _reasons(record, expected) or ["its frames are sampled again"]
+    return _reasons(record, expected | {"evidence_sha256": extract.evidence_digest(evidence)})
 
 
 def _reasons(stored: Mapping[str, Any] | None, expected: Mapping[str, Any]) -> list[str]:

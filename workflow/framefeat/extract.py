@@ -72,7 +72,7 @@ def run(options: Any) -> None:
         record.unlink(missing_ok=True)
         for path, target in zip(made, (features, record), strict=True):
             os.replace(path, target)
-    store.keep(message["key"], features, record)
+    store.keep(features, record)
 
 
 def _compute(message: Mapping[str, Any], options: Any) -> None:
@@ -145,50 +145,42 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 class Store:
-    """Features by what they were computed from, beside the results (hard links: no second copy on the disk).
+    """A video's last features and what they were computed from, beside the results (hard links: no second copy on the disk).
 
     Snakemake deletes a job's outputs before it runs the job again; where nothing that decides them has changed, they
     are taken from here, the same bytes, without a forward pass.
     """
 
     def __init__(self, features: Path) -> None:
-        self.folder = features.parent.parent / "store"
-        self.video = features.stem
-
-    def _paths(self, key: Mapping[str, Any]) -> tuple[Path, Path]:
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        return self.folder / f"{self.video}.{digest}.npy", self.folder / f"{self.video}.{digest}.json"
+        # Named by the video alone: a job of one video among 100,000 must not look through all files to find its own.
+        self.features = features.parent.parent / "store" / features.name
+        self.record = self.features.with_name(f"{features.stem}.json")
 
     def fetch(self, key: Mapping[str, Any], features: Path, record: Path) -> bool:
-        """Put the stored results in place; False where there are none, or other versions or a disk fault made them useless."""
-        stored_features, stored_record = self._paths(key)
+        """Put the stored results in place; False where there are none, or of another ``key``, or other versions or a disk
+        fault made them useless."""
         try:
-            known = read_json(stored_record)
-            with open(stored_features, "rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            if known["key"] != key or known["file_sha256"] != digest:
+            known = read_json(self.record)
+            if known["key"] != key or not _same_versions(known["versions"]):
                 return False
-            if not _same_versions(known["versions"]):
-                return False
+            with open(self.features, "rb") as stream:
+                if known["file_sha256"] != hashlib.file_digest(stream, "sha256").hexdigest():
+                    return False
         except (OSError, ValueError, KeyError, TypeError):
             return False
-        _link(stored_features, features)
-        _link(stored_record, record)
+        _link(self.features, features)
+        _link(self.record, record)
         return True
 
-    def keep(self, key: Mapping[str, Any], features: Path, record: Path) -> None:
-        """Store fresh results; those that the same video had before are dropped.
+    def keep(self, features: Path, record: Path) -> None:
+        """Store fresh results in place of the video's last ones.
 
         A store that cannot be written costs a forward pass one day, and not the results now.
         """
-        places = self._paths(key)
         with suppress(OSError):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for old in self.folder.iterdir():
-                if old.name[: -len(old.suffix) - 65] == self.video and old not in places:
-                    old.unlink(missing_ok=True)
-            for source, target in zip((features, record), places, strict=True):
-                _link(source, target)
+            self.features.parent.mkdir(parents=True, exist_ok=True)
+            _link(features, self.features)
+            _link(record, self.record)
 
 
 def _same_versions(versions: Mapping[str, str]) -> bool:

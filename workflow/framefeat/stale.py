@@ -5,8 +5,9 @@ from pathlib import Path
 
 from framefeat.errors import UserError
 
-#: Folders of results/{dataset} whose files are named ``{key}.suffix``; ``*`` stands for a geometry or a backbone.
-_PER_VIDEO = ("frames/*", "evidence/*", "thumbnails/*", "*/features", "*/store")
+#: Folders of results/{dataset} whose files are named ``{key}.suffix``, where keys may hold dots of their own; ``*`` stands
+#: for a geometry or a backbone.
+_PER_VIDEO = ("frames/*", "rechecks/*", "evidence/*", "thumbnails/*", "*/features", "*/store")
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,10 @@ def find(results: Path) -> list[Stale]:
             if not folder.is_dir():
                 continue
             for path in sorted(folder.iterdir()):
-                key = _key(path.name)
+                key = path.stem
                 if path.is_file() and not path.name.startswith(".") and key not in keys:
                     found.append(Stale(path, key, path.stat().st_size))
     return found
-
-
-def _key(name: str) -> str:
-    """The video key of ``{key}.npy``, ``{key}.recheck.npy`` or ``{key}.{digest}.npy``: keys may hold dots of their own."""
-    stem = name.rsplit(".", 1)[0]
-    head, dot, tail = stem.rpartition(".")
-    is_suffix = tail == "recheck" or (len(tail) == 64 and all(c in "0123456789abcdef" for c in tail))
-    return head if dot and is_suffix else stem
 
 
 def run(results: Path, delete: bool) -> None:

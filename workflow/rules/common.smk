@@ -46,8 +46,10 @@ HAS_GPU = not RUNS_JOBS_HERE or bool(checked(devices.wanted, SETTINGS.device))
 GPU_PER_JOB = int(SETTINGS.device != "cpu" and HAS_GPU)
 if RUNS_JOBS_HERE and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", 1)
-# Videos whose temporary frames may wait on the disk for the device.
-BACKLOG = 4 * (workflow.global_resources["_cores"].value or 8) if RUNS_JOBS_HERE else 0
+# Videos whose temporary frames may wait on the disk for the device; 0: any number.
+BACKLOG = (
+    4 * (workflow.global_resources["_cores"].value or 8) if RUNS_JOBS_HERE and not SETTINGS.keep_frames else 0
+)
 
 # Embedders that the jobs of this process share end with it. Slurm's plugin runs one Snakemake for each job of a group inside
 # another that lives as long as the Slurm job: there the outer one is the owner, and the group shares one embedder.
@@ -190,7 +192,7 @@ def frames_of(wildcards):
     geometry = BACKBONES[wildcards.backbone].geometry
     return {
         "frames": f"{RESULTS}/frames/{geometry}/{wildcards.video}.npy",
-        "recheck": f"{RESULTS}/frames/{geometry}/{wildcards.video}.recheck.npy",
+        "recheck": f"{RESULTS}/rechecks/{geometry}/{wildcards.video}.npy",
         "evidence": f"{RESULTS}/evidence/{geometry}/{wildcards.video}.json",
     }
 

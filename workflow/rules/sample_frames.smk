@@ -4,7 +4,7 @@ rule sample_frames:
         remote=remote_video,
     output:
         frames=kept_if_asked(f"{RESULTS}/frames/{{geometry}}/{{video}}.npy"),
-        recheck=kept_if_asked(f"{RESULTS}/frames/{{geometry}}/{{video}}.recheck.npy"),
+        recheck=kept_if_asked(f"{RESULTS}/rechecks/{{geometry}}/{{video}}.npy"),
         evidence=f"{RESULTS}/evidence/{{geometry}}/{{video}}.json",
         thumbnails=f"{RESULTS}/thumbnails/{{geometry}}/{{video}}.jpg",
     log:

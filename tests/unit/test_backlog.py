@@ -1,6 +1,7 @@
 """Decoders wait while many videos' frames lie on the disk, and only for a device that uses them up."""
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -11,12 +12,13 @@ from framefeat import backlog, devices, embed_client
 
 
 @pytest.fixture
-def slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def slots(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder in which jobs hold devices, of a run whose Snakemake is this process."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     owner = devices.process_identity(os.getpid())
     monkeypatch.setenv(embed_client.OWNER, owner)
-    return embed_client.runtime_folder(owner)
+    folder = embed_client.runtime_folder(owner)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

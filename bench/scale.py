@@ -7,6 +7,7 @@ leaves behind.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -234,14 +235,13 @@ def stand_in(results: Path, sample: Sample) -> None:
         key = {name: slice_.get(name, value) for name, value in sample.evidence["key"].items()}
         evidence = sample.evidence | {"video_id": slice_["video_id"], "key": key}
         record_key = sample.record["key"] | {"evidence_sha256": evidence_digest(evidence)}
+        features = sample.features + np.float32(number % 1000) * np.float32(1e-3)
         record = sample.record | {"video_id": slice_["video_id"], "key": record_key}
+        record["features_sha256"] = hashlib.sha256(features.tobytes()).hexdigest()
         (evidence_folder / f"{path.stem}.json").write_text(json.dumps(evidence, ensure_ascii=False) + "\n")
         (features_folder / f"{path.stem}.json").write_text(json.dumps(record, ensure_ascii=False) + "\n")
         (thumbnail_folder / f"{path.stem}.jpg").write_bytes(sample.thumbnails)
-        np.save(
-            features_folder / f"{path.stem}.npy",
-            sample.features + np.float32(number % 1000) * np.float32(1e-3),
-        )
+        np.save(features_folder / f"{path.stem}.npy", features)
 
 
 # --- the measurements
@@ -327,9 +327,10 @@ def measure_assemble(
             slice_ |= {"schema": 1, "video_id": video_id(number), "rows": each}
             (results / "slices" / f"{video_id(number)}.json").write_text(json.dumps(slice_))
             (results / "evidence" / GEOMETRY / f"{video_id(number)}.json").write_text(json.dumps(evidence))
-            record = sample.record | {"video_id": video_id(number), "key": record_key, "rows": each}
-            (results / BACKBONE / "features" / f"{video_id(number)}.json").write_text(json.dumps(record))
             block[:, 0] = number
+            record = sample.record | {"video_id": video_id(number), "key": record_key, "rows": each}
+            record["features_sha256"] = hashlib.sha256(block).hexdigest()
+            (results / BACKBONE / "features" / f"{video_id(number)}.json").write_text(json.dumps(record))
             np.save(results / BACKBONE / "features" / f"{video_id(number)}.npy", block)
         ids, places = [video_id(number) for number in range(videos)], np.arange(each)
         columns = (
@@ -354,7 +355,7 @@ def measure_assemble(
         matrix.with_suffix(".plain").unlink()
         os.sync()
         command = ["framefeat", "assemble", str(results), "--geometry", GEOMETRY, "--spec", json.dumps(spec),
-                   "--dataset", DATASET]  # fmt: skip
+                   "--weights-identity", sample.record["key"]["weights"], "--dataset", DATASET]  # fmt: skip
         clock = time.perf_counter()
         figures = measure(command, folder)
         sync(matrix)

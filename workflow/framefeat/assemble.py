@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.lib import format as npy
 
+from framefeat import extract, sampling
 from framefeat.errors import UserError, complain
 from framefeat.files import atomic_path, read_json
+from framefeat.keys import differences
 from framefeat.merge import KEY, SLICE_ROW
 
 #: A change of the numbers that this stage gives must change it.
@@ -33,13 +35,19 @@ def assemble(
     dataset: str,
     alignment: str,
     decoder: str,
+    precision: str,
+    weights_identity: str,
     on_bad_frames: str,
 ) -> None:
     """Write ``{dataset}_features.npy``, ``frame_index.parquet`` and ``feature_manifest.json`` of one backbone.
 
     ``results`` is ``results/{dataset}``; ``spec`` describes the backbone. One video's features are in memory at a time; of
     each row stay its few columns of the index, of each video its line of the manifest.
+
+    What else is given says what the stored parts must have been made with, whatever their files' times say. Raises
+    ``UserError`` listing every part that was not, or that is not what it was when it was made.
     """
+    asked = extract.request_key(json.dumps(extract.identifying(spec)), weights_identity, precision)
     folder = results / str(spec["folder"])
     index = pq.read_table(results / "index.parquet")
     keys = index.column(KEY).combine_chunks()
@@ -56,8 +64,8 @@ def assemble(
     videos: list[str] = []
     verified = True
     bad_videos: list[str] = []
+    unfit: list[str] = []
     weights_sha256: set[str] = set()
-    precisions: set[str] = set()
     versions: dict[str, set[str]] = {}
     matrix_path = folder / f"{dataset}_features.npy"
     with atomic_path(matrix_path) as temporary:
@@ -71,10 +79,19 @@ def assemble(
             for code, key in enumerate(encoded.dictionary.to_pylist()):
                 rows = order[starts[code] : starts[code + 1]]
                 places = slice_rows[rows]
-                evidence = read_json(results / "evidence" / geometry / f"{key}.json")
-                record = read_json(folder / "features" / f"{key}.json")
-                features = np.load(folder / "features" / f"{key}.npy", mmap_mode="r")
-                _check_parts(key, evidence, record, features, int(spec["dim"]), places)
+                wanted = read_json(results / "slices" / f"{key}.json")
+                sampled = sampling.sample_key(wanted, alignment=alignment, geometry=geometry, decoder=decoder)
+                try:
+                    evidence = _evidence(
+                        results / "evidence" / geometry / f"{key}.json", sampled, wanted["rows"]
+                    )
+                    record, features = _features(
+                        folder / "features" / f"{key}.npy", asked, evidence, int(spec["dim"])
+                    )
+                except _Unfit as reason:
+                    unfit.append(str(reason))
+                if unfit:
+                    continue
                 _write_rows(stream, start, row_bytes, rows, places, features)
                 seen = evidence["rows"]
                 native[rows] = np.asarray(seen["native_idx"], dtype=np.int64)[places]
@@ -86,21 +103,26 @@ def assemble(
                 videos.append(_json(entry))  # a tenth of the memory of what it describes
                 verified = verified and entry["verified"]
                 weights_sha256.add(record["weights_sha256"])
-                precisions.add(record["key"]["precision"])
                 for name, number in (evidence["versions"] | record["versions"]).items():
                     versions.setdefault(name, set()).add(number)
                 if entry["counts"]["bad"]:
                     bad_videos.append(f"{evidence['video_id']!r}: " + "; ".join(evidence["problems"][:3]))
+        if unfit:
+            raise complain(
+                "Stored parts do not fit what the index and the configuration ask for:",
+                unfit,
+                "Delete these files and run again: they are made anew.",
+            )
         if bad_videos and on_bad_frames == "fail":
             raise complain(
                 "on_bad_frames is 'fail', but stored results of an earlier run with 'mask' hold bad frames:",
                 bad_videos,
                 "Set on_bad_frames: mask, or mend the files and run Snakemake with --forcerun sample_frames.",
             )
-        if len(weights_sha256) > 1 or len(precisions) > 1:
+        if len(weights_sha256) > 1:
             raise UserError(
-                f"{folder}: the stored features come from different weights or precisions "
-                f"({sorted(weights_sha256 | precisions)}); run Snakemake with --forcerun extract_features."
+                f"{folder}: the stored features come from different weights ({', '.join(sorted(weights_sha256))}); run "
+                "Snakemake with --forcerun extract_features."
             )
         matrix_sha256 = _file_sha256(temporary)
     frame_index_path = folder / "frame_index.parquet"
@@ -122,7 +144,7 @@ def assemble(
         "preprocessing": {name: spec[name] for name in ("geometry", "mean", "std")},
         "spec": spec,
         "alignment": alignment,
-        "precision": precisions.pop(),
+        "precision": precision,
         "decoder": decoder,
         "on_bad_frames": on_bad_frames,
         "weights_sha256": weights_sha256.pop(),
@@ -153,31 +175,46 @@ def _write_manifest(path: Path, manifest: Mapping[str, Any], videos: Iterable[st
         stream.write("\n ]\n}\n")
 
 
-def _check_parts(
-    key: str,
-    evidence: Mapping[str, Any],
-    record: Mapping[str, Any],
-    features: np.ndarray,
-    dim: int,
-    places: np.ndarray,
-) -> None:
-    rows = len(evidence["rows"]["status"])
-    if features.dtype != np.float32 or features.shape != (rows, dim) or places.max(initial=-1) >= rows:
-        raise UserError(
-            f"{key}: the stored features are {features.dtype} {features.shape}, the evidence has {rows} rows and the "
-            f"backbone {dim} dimensions; run Snakemake with --forcerun sample_frames for this video."
-        )
-    if record["key"]["evidence_sha256"] != evidence_digest(evidence):
-        raise UserError(
-            f"{key}: features and evidence come from different samplings; run Snakemake with --forcerun extract_features."
-        )
+class _Unfit(Exception):
+    """A stored part that is not what is asked for: its file, and why."""
 
 
-def evidence_digest(evidence: Mapping[str, Any]) -> str:
-    """What ties features to the frames they were computed from: see ``extract``."""
-    from framefeat.extract import evidence_digest as digest
+def _evidence(path: Path, asked: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    try:
+        evidence = read_json(path)
+        reasons = differences(evidence["key"], asked)
+        if not reasons and len(evidence["rows"]["status"]) != rows:
+            reasons = [f"it has {len(evidence['rows']['status'])} rows for {rows}"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _Unfit(f"{str(path)!r} cannot be used: {error!r}") from None
+    if reasons:
+        raise _Unfit(f"{str(path)!r}: {'; '.join(reasons)}")
+    return evidence
 
-    return digest(evidence)
+
+def _features(
+    path: Path, asked: Mapping[str, Any], evidence: Mapping[str, Any], dim: int
+) -> tuple[dict[str, Any], np.ndarray]:
+    """The record and the features (float32 [T, D], memory-mapped) of one video."""
+    record_path = path.with_name(f"{path.stem}.json")
+    try:
+        record = read_json(record_path)
+        reasons = differences(record["key"], {**asked, "evidence_sha256": extract.evidence_digest(evidence)})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _Unfit(f"{str(record_path)!r} cannot be used: {error!r}") from None
+    if reasons:
+        raise _Unfit(f"{str(record_path)!r}: {'; '.join(reasons)}")
+    try:
+        features = np.load(path, mmap_mode="r")
+        shape = (len(evidence["rows"]["status"]), dim)
+        whole = features.dtype == np.float32 and features.shape == shape
+        if not whole or _rows_sha256(features, np.arange(shape[0])) != record["features_sha256"]:
+            raise _Unfit(
+                f"{str(path)!r} is not what it was when it was made: it was edited, or the disk damaged it"
+            )
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise _Unfit(f"{str(path)!r} cannot be used: {error!r}") from None
+    return record, features
 
 
 def _write_rows(
@@ -210,6 +247,7 @@ def _video_entry(
     counts = {name: int((mine == name).sum()) for name in ("ok", "clamped", "bad")}
     times = np.asarray(evidence["rows"]["timestamp_sec"], dtype=float)[places]
     offsets = np.abs(pts[rows] - times)
+    reordered = not np.array_equal(places, np.arange(len(features)))
     contiguous = bool(len(rows) == rows[-1] - rows[0] + 1)
     return {
         "video_id": evidence["video_id"],
@@ -226,7 +264,7 @@ def _video_entry(
         "decoder_reason": evidence["decoder_reason"],
         "max_abs_offset_sec": float(np.nanmax(offsets)) if np.isfinite(offsets).any() else None,
         "counts": counts,
-        "features_sha256": _rows_sha256(features, places),
+        "features_sha256": _rows_sha256(features, places) if reordered else record["features_sha256"],
         "verified": bool(record["verified"]) and not counts["bad"],
         "recheck": {"pixels": evidence["recheck"], "features": record["recheck"]},
         "batch_size": record["batch_size"],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from framefeat.errors import UserError
+from framefeat.extract import identifying
 from framefeat.files import read_json, write_json
 from framefeat.fingerprints import remembered_sha256
 from framefeat.settings import Settings
@@ -38,7 +39,7 @@ class BackbonePlan:
     @property
     def spec_json(self) -> str:
         """What decides the features: neither the path nor the name of a weights file does."""
-        return _json(self.spec | ({"weights": "", "file": "", "sha256": None} if self.is_local else {}))
+        return _json(identifying(self.spec))
 
     @property
     def label_json(self) -> str:

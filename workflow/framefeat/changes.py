@@ -19,20 +19,7 @@ import yaml
 from framefeat import extract, merge, sampling, settings
 from framefeat.backbone_plan import BackbonePlan, backbone_plans
 from framefeat.files import read_json
-
-_WORDS = {
-    "fingerprint": "the file's content changed",
-    "times_sha256": "its times changed",
-    "fps": "its fps in the index changed",
-    "alignment": "alignment changed",
-    "geometry": "the frames' geometry changed",
-    "decoder": "decoder changed",
-    "algorithm": "the algorithm has a new version",
-    "weights": "other weights",
-    "spec": "the backbone's description changed",
-    "precision": "precision changed",
-    "evidence_sha256": "its frames were sampled again since",
-}
+from framefeat.keys import differences
 
 
 @dataclass(frozen=True)
@@ -88,7 +75,9 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
             expected = sampling.sample_key(
                 record, alignment=wanted.alignment, geometry=geometry, decoder=wanted.decoder
             )
-            reasons = _reasons(evidence, expected)
+            reasons = (
+                differences(evidence["key"], expected) if evidence else ["new: no frames were sampled yet"]
+            )
             if reasons:
                 sample[record["video_id"]] = reasons
                 continue
@@ -116,25 +105,8 @@ def _extract_reasons(
         return ["no features yet"]
     expected = extract.request_key(plan.spec_json, plan.weights_identity, precision)
     if evidence is None:
-        return _reasons(record, expected) or ["its frames are sampled again"]
-    return _reasons(record, expected | {"evidence_sha256": extract.evidence_digest(evidence)})
-
-
-def _reasons(stored: Mapping[str, Any] | None, expected: Mapping[str, Any]) -> list[str]:
-    if stored is None:
-        return ["new: no frames were sampled yet"]
-    old = stored["key"]
-    return [
-        _WORDS.get(name, f"{name} changed") + _detail(name, old.get(name), value)
-        for name, value in expected.items()
-        if old.get(name) != value
-    ]
-
-
-def _detail(name: str, old: Any, new: Any) -> str:
-    return (
-        f" from {old} to {new}" if name in ("alignment", "decoder", "precision", "fps", "algorithm") else ""
-    )
+        return differences(record["key"], expected) or ["its frames are sampled again"]
+    return differences(record["key"], expected | {"evidence_sha256": extract.evidence_digest(evidence)})
 
 
 def _read(path: Path) -> Any:

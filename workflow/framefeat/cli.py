@@ -124,6 +124,8 @@ def _assemble(options: argparse.Namespace) -> None:
         dataset=options.dataset,
         alignment=options.alignment,
         decoder=options.decoder,
+        precision=options.precision,
+        weights_identity=options.weights_identity,
         on_bad_frames=options.on_bad_frames,
     )
 
@@ -304,6 +306,8 @@ def _assemble_options(part: argparse.ArgumentParser) -> None:
     part.add_argument("results", type=Path, metavar="RESULTS", help="results/{dataset}")
     part.add_argument("--geometry", default="squash224", metavar="NAME")
     part.add_argument("--spec", required=True, metavar="JSON")
+    part.add_argument("--weights-identity", required=True, metavar="TEXT")
+    part.add_argument("--precision", choices=["float32", "bf16", "fp16"], default="float32")
     part.add_argument("--dataset", required=True, metavar="NAME")
     part.add_argument("--alignment", choices=["index", "pts"], default="index")
     part.add_argument("--decoder", choices=["auto", "decord", "pyav"], default="auto")

@@ -34,6 +34,11 @@ def request_key(spec_json: str, weights_identity: str, precision: str) -> dict[s
     }
 
 
+def identifying(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A backbone's description without what does not decide its features: path and name of a weights file."""
+    return {**spec} | ({"weights": "", "file": "", "sha256": None} if spec["kind"] == "file" else {})
+
+
 def evidence_digest(evidence: Mapping[str, Any]) -> str:
     """Ties features to the frames they were computed from: what was asked of the sampling, and what came out."""
     kept = [evidence["key"], evidence["rows"], evidence["recheck"], evidence["decoder"]]

@@ -20,14 +20,16 @@ rule assemble:
         algorithm=assemble.ALGORITHM,
         geometry=lambda wildcards: BACKBONES[wildcards.backbone].geometry,
         spec=lambda wildcards: BACKBONES[wildcards.backbone].label_json,
+        weights=lambda wildcards: BACKBONES[wildcards.backbone].weights_identity,
         options=options(
             dataset=SETTINGS.dataset,
             alignment=SETTINGS.alignment,
             decoder=SETTINGS.decoder,
+            precision=SETTINGS.precision,
             on_bad_frames=SETTINGS.on_bad_frames,
         ),
     message:
         "assemble of {wildcards.backbone}"
     shell:
-        "framefeat assemble {params.results:q} --geometry {params.geometry:q} --spec {params.spec:q} {params.options}"
-        " 2> {log:q}"
+        "framefeat assemble {params.results:q} --geometry {params.geometry:q} --spec {params.spec:q}"
+        " --weights-identity {params.weights:q} {params.options} 2> {log:q}"

@@ -301,7 +301,7 @@ def measure_assemble(
 ) -> dict[str, float | Figures]:
     """``framefeat assemble`` of ``rows`` rows of ``videos`` videos, and a plain write of as many bytes, each with a sync."""
     from framefeat.extract import evidence_digest
-    from framefeat.merge import KEY, SLICE_ROW
+    from framefeat.merge import COLUMNS, KEY, SLICE_ROW
 
     each = rows // videos
     folder = Path(tempfile.mkdtemp(prefix="framefeat-assemble-", dir=parent))
@@ -341,9 +341,7 @@ def measure_assemble(
         columns |= {KEY: columns["video_id"], "timestamp_sec": columns[SLICE_ROW] / FPS}
         names = ["video_id", "timestamp_sec"]
         table = pa.table({name: columns[name] for name in (*names, KEY, SLICE_ROW)})
-        pq.write_table(
-            table.replace_schema_metadata({"framefeat.columns": "\n".join(names)}), results / "index.parquet"
-        )
+        pq.write_table(table.replace_schema_metadata({COLUMNS: json.dumps(names)}), results / "index.parquet")
         del table, columns
 
         matrix = results / BACKBONE / f"{DATASET}_features.npy"

@@ -15,7 +15,7 @@ from framefeat import assemble, extract, sampling
 from framefeat.errors import UserError
 from framefeat.files import read_json, write_json
 from framefeat.index import times_digest
-from framefeat.merge import KEY, SLICE_ROW
+from framefeat.merge import COLUMNS, KEY, SLICE_ROW
 
 DIM = 5
 SPEC = {
@@ -90,10 +90,8 @@ class Parts:
             "video_id": list(videos), "timestamp_sec": [place / 2 for place in places], "label": list(range(10)),
             KEY: list(videos), SLICE_ROW: list(places),
         })  # fmt: skip
-        names = "\n".join(["video_id", "timestamp_sec", "label"])
-        pq.write_table(
-            table.replace_schema_metadata({"framefeat.columns": names}), self.results / "index.parquet"
-        )
+        names = json.dumps(["video_id", "timestamp_sec", "label"])
+        pq.write_table(table.replace_schema_metadata({COLUMNS: names}), self.results / "index.parquet")
 
     def evidence(self, video: str) -> Path:
         return self.results / "evidence" / "squash224" / f"{video}.json"

@@ -71,6 +71,17 @@ def test_all_missing_files_are_listed(tmp_path: Path) -> None:
     assert "'b'" not in str(caught.value)
 
 
+def test_paths_that_cannot_be_looked_up_are_missing(tmp_path: Path) -> None:
+    paths = ["x" * 5000 + ".mp4", "a\0b.mp4", ".", ".."]
+    pd.DataFrame({"video_id": list("abcd"), "video_path": paths, "fps": 25}).to_parquet(
+        tmp_path / "v.parquet"
+    )
+    wanted = {"dataset": "t", "frame_index": "f", "video_index": str(tmp_path / "v.parquet")}
+    for more in ({}, {"video_root": str(tmp_path)}):
+        with pytest.raises(UserError, match=r"(?s)'a' .*'b' .*'c' .*'d' "):
+            index.find_videos(resolve(wanted | more))
+
+
 def test_paths_of_another_machine_are_found_by_name_below_video_root(tmp_path: Path) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "deep" / "er" / "x.mp4").touch()
@@ -108,7 +119,10 @@ def test_one_name_twice_below_video_root_is_refused(tmp_path: Path) -> None:
         ({"video_id": ["a", "b"], "video_path": ["a.mp4", "b.mp4"], "fps": [0, -1]}, r"(?s)'a'.*'b'"),
         ({"video_id": ["a"], "video_path": ["a.mp4"], "fps": [None]}, "absent"),
         ({"video_id": ["a", ""], "video_path": ["a.mp4", "b.mp4"], "fps": [1, 1]}, "empty in .*\n.*row 1"),
-        ({"video_id": ["a"], "video_path": ["a.mp4"], "fps": ["fast"]}, "no number"),
+        (
+            {"video_id": ["a", "b", "c"], "video_path": ["a.mp4"] * 3, "fps": ["fast", "25", "30000/1001"]},
+            r"(?s)fps.*row 0: 'fast'\n.*row 2: '30000/1001'",
+        ),
     ],
 )
 def test_bad_video_tables(tmp_path: Path, table: dict, words: str) -> None:
@@ -126,6 +140,12 @@ def test_bad_video_tables(tmp_path: Path, table: dict, words: str) -> None:
         ),
         ({"video_id": ["a"], "t": [0]}, "no column timestamp_sec"),
         ({"video_id": ["a"], "timestamp_sec": [0], "status": ["x"]}, "(?s)the results use.*status"),
+        ({"video_id": ["a"], "timestamp_sec": [0], "__slice_row": [3]}, "(?s)the results use.*__slice_row"),
+        (
+            {"video_id": ["a", "b"], "timestamp_sec": ["0.5", "0,5"]},
+            r"timestamp_sec holds .*string.*\n.*row 1: '0,5'",
+        ),
+        ({"video_id": ["a"], "timestamp_sec": [pd.Timedelta(1, "s")]}, r"timestamp_sec holds duration"),
         ({"video_id": [], "timestamp_sec": []}, "no rows"),
     ],
 )

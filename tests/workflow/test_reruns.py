@@ -77,6 +77,24 @@ def test_index_touched_or_rewritten_or_columns_reordered(project: Project) -> No
     assert run_as_planned(project).jobs == sorted([*MERGED, *ASSEMBLED])
 
 
+def test_an_index_that_is_gone_is_no_reason_to_be_content(project: Project) -> None:
+    """Snakemake alone would say 'Nothing to be done'."""
+    before = dict(project.config)
+    project.config |= {"frame_index": "frame.csv", "video_index": "video.csv"}
+    for arguments in ([], ["--dry-run"]):
+        done = project.run(*arguments, check=False)
+        assert done.status != 0
+        assert "frame_index: 'frame.csv'" in done.output
+        assert "video_index: 'video.csv'" in done.output
+        assert "Traceback" not in done.output
+    project.config = before | {"annotations": "gone.tsv"}
+    project.run()
+    done = project.run("export_h5", check=False)
+    assert done.status != 0
+    assert "annotations: the file 'gone.tsv' does not exist" in done.output
+    project.config = before
+
+
 def test_one_time_edited_one_row_added_one_removed(project: Project) -> None:
     rows = project.rows()
     rows.loc[rows["video_id"] == "b", "timestamp_sec"] += [0, 0.04, 0, 0]

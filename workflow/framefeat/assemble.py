@@ -18,7 +18,7 @@ from framefeat import extract, sampling
 from framefeat.errors import UserError, complain
 from framefeat.files import atomic_path, read_json
 from framefeat.keys import differences
-from framefeat.merge import KEY, SLICE_ROW
+from framefeat.merge import COLUMNS, KEY, SLICE_ROW
 
 #: A change of the numbers that this stage gives must change it.
 ALGORITHM = 1
@@ -290,7 +290,7 @@ def _write_frame_index(
     path: Path, index: pa.Table, native: np.ndarray, pts: np.ndarray, status: np.ndarray
 ) -> None:
     metadata = dict(index.schema.metadata or {})
-    names = metadata.pop(b"framefeat.columns").decode().split("\n")
+    names = json.loads(metadata.pop(COLUMNS))
     table = index.select(names)
     times = table.column("timestamp_sec").cast(pa.float64()).to_numpy()
     table = table.append_column("native_idx", pa.array(native))

@@ -123,14 +123,15 @@ class _Locator:
         starts: Iterable[Path] = [self.root] if self.root else [Path("."), self.index_folder]
         for start in starts:
             candidate = start / path  # an absolute path stays as it is
-            if candidate.is_file():
+            # Not Path.is_file: it raises for a path that is too long, or that may not be looked at.
+            if os.path.isfile(candidate):
                 return str(candidate)
         if self.root is None:
             return None
         name = PureWindowsPath(path).name  # takes both kinds of slashes for separators
         if not name:
             return None
-        if (self.root / name).is_file():
+        if os.path.isfile(self.root / name):
             return str(self.root / name)
         matches = self._names().get(name, [])
         if len(matches) > 1:
@@ -202,7 +203,7 @@ def read_frame_index(path: str) -> tuple[pa.Table, list[str], np.ndarray]:
     """The frame index as it is, its ids as text and its times as float64 seconds. Lists every unusable row."""
     table = tables.read_table(path, "frame_index")
     tables.require_columns(table, ("video_id", "timestamp_sec"), path, "frame_index")
-    taken = [name for name in tables.RESULT_COLUMNS if name in table.column_names]
+    taken = [name for name in (*tables.RESULT_COLUMNS, *tables.MERGED_COLUMNS) if name in table.column_names]
     if taken:
         raise complain(
             f"frame_index: {path!r} has columns whose names the results use:", taken, "Rename or drop them."

@@ -1,5 +1,6 @@
 """The merge stage: two tables (or a folder) in; one merged index and one small slice per video out."""
 
+import json
 import os
 import shutil
 import sys
@@ -11,14 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from framefeat import fingerprints, index
+from framefeat import fingerprints, index, tables
 from framefeat.errors import UserError, complain
 from framefeat.files import atomic_path, write_json
 from framefeat.names import video_key
 from framefeat.settings import Settings
 
 #: Columns that the merged index adds: the video's file-safe key, and the row of its slice that this row means.
-KEY, SLICE_ROW = "__video_key", "__slice_row"
+KEY, SLICE_ROW = tables.MERGED_COLUMNS
+#: The entry of the merged index's metadata that names the columns of the frame index, as a JSON list.
+COLUMNS = b"framefeat.columns"
 SLICE_SCHEMA = 1
 
 
@@ -71,7 +74,7 @@ def merge(settings: Settings, out: Path, workers: int = 1) -> None:
     columns[KEY] = pa.array([keys[number] for number in positions], pa.string())
     columns[SLICE_ROW] = pa.array(slice_rows)
     merged = pa.table(columns).replace_schema_metadata(
-        {"framefeat.columns": "\n".join(frame_table.column_names), **_plain(frame_table.schema.metadata)}
+        _plain(frame_table.schema.metadata) | {COLUMNS: json.dumps(frame_table.column_names)}
     )
     with atomic_path(out / "index.parquet") as temporary:
         pq.write_table(merged, temporary)
@@ -149,7 +152,7 @@ def _check_ends(
             for row in np.flatnonzero((positions == number) & (times >= first)):
                 late.append(
                     f"row {row} ({ids[row]!r}): {times[row]:g} s, but the video has {facts['frames']} frames "
-                    f"and ends at {facts['duration_sec']:.3f} s (at {video.fps:g} fps: frame {round(times[row] * video.fps)})"
+                    f"and ends at {facts['duration_sec']:.3f} s (at {video.fps:g} fps: frame {np.rint(times[row] * video.fps):.15g})"
                 )
     if late:
         raise complain(

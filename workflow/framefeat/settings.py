@@ -1,6 +1,7 @@
 """The run's settings: the configuration, checked against its schema, with every default filled in."""
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,20 @@ def resolve(config: Mapping[str, Any], schema_path: Path = SCHEMA) -> Settings:
             "The configuration names no input: set frame_index and video_index, or name a folder in videos."
         )
     return settings
+
+
+def check_index_files(settings: Settings) -> None:
+    """Raises ``UserError`` where the input is two indexes and one of them does not exist."""
+    if settings.from_folder:
+        return
+    paths = {"frame_index": str(settings.frame_index), "video_index": str(settings.video_index)}
+    missing = [f"{key}: {path!r}" for key, path in paths.items() if not os.path.isfile(path)]
+    if missing:
+        raise complain(
+            "The configuration names files that do not exist:",
+            missing,
+            "Correct the paths, or fetch the files.",
+        )
 
 
 def _key(error: ValidationError) -> str:

@@ -14,6 +14,8 @@ from framefeat.errors import UserError, complain
 
 #: What the results add to the frame index; a user's column of that name would be lost, so it is refused.
 RESULT_COLUMNS = ("native_idx", "pts_sec", "offset_sec", "status")
+#: What the merged index adds.
+MERGED_COLUMNS = ("__video_key", "__slice_row")
 
 
 def read_table(path: str | os.PathLike[str], key: str) -> pa.Table:
@@ -81,14 +83,26 @@ def text_column(table: pa.Table, name: str, path: str) -> list[str]:
 
 
 def number_column(table: pa.Table, name: str, path: str) -> np.ndarray:
-    """The column as float64; null becomes NaN. What is no number is refused."""
+    """The column as float64; null becomes NaN. What is no number is refused, all listed."""
     column = table.column(name)
+    if pa.types.is_null(column.type):
+        return np.full(len(column), np.nan)
     try:
-        return np.asarray(
-            pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
-            if not pa.types.is_null(column.type)
-            else np.full(len(column), np.nan),
-            dtype=np.float64,
-        )
-    except pa.ArrowException as error:
-        raise UserError(f"{path!r}: column {name} holds what is no number: {error}") from error
+        return np.asarray(pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+    except pa.ArrowException:
+        wrong = [
+            f"row {row}: {value!r}" for row, value in enumerate(column.to_pylist()) if not _is_number(value)
+        ]
+        raise complain(
+            f"{path!r}: column {name} holds {column.type}, and what is no number in (rows count from 0):",
+            wrong,
+            "Write plain numbers, with a point for the decimals.",
+        ) from None
+
+
+def _is_number(value: object) -> bool:
+    try:
+        pc.cast(pa.scalar(value), pa.float64())
+    except pa.ArrowException:
+        return False
+    return True

@@ -31,6 +31,9 @@ def checked(function, *arguments):
 
 
 SETTINGS = checked(configuration.resolve, config)
+# Where an input is gone, Snakemake takes the results that were once made from it for source files: nothing to be done.
+if workflow.is_main_process:
+    checked(configuration.check_index_files, SETTINGS)
 BACKBONES = {plan.folder: plan for plan in checked(backbone_plans, SETTINGS)}
 
 RESULTS = f"results/{SETTINGS.dataset}"
@@ -127,6 +130,11 @@ Job.is_pipe_or_service_input = lambda job, path: False
 def index_files(wildcards):
     without_rate_limit()
     return [] if SETTINGS.from_folder else [SETTINGS.frame_index, SETTINGS.video_index]
+
+
+def annotations(wildcards):
+    """A file that is gone is not named here, so that the export runs and complains of it."""
+    return [SETTINGS.annotations] if SETTINGS.annotations and os.path.isfile(SETTINGS.annotations) else []
 
 
 def collection(wildcards):

@@ -23,7 +23,7 @@ rule write_h5:
         features=f"{RESULTS}/{{backbone}}/{SETTINGS.dataset}_features.npy",
         frame_index=f"{RESULTS}/{{backbone}}/frame_index.parquet",
         manifest=f"{RESULTS}/{{backbone}}/feature_manifest.json",
-        annotations=SETTINGS.annotations or [],
+        annotations=annotations,
     output:
         f"{RESULTS}/{{backbone}}/{SETTINGS.dataset}.h5",
     log:

@@ -253,6 +253,12 @@ def test_parts_that_do_not_fit_are_named(
     assert read_json(parts.model / "feature_manifest.json")["matrix_sha256"] == before
 
 
+def test_a_slice_that_is_gone(parts: Parts) -> None:
+    (parts.results / "slices" / "c.json").unlink()
+    with pytest.raises(UserError, match=r"slices/c\.json' is gone; .*--forcerun merge_index"):
+        parts.assemble()
+
+
 def test_all_that_do_not_fit_are_listed(parts: Parts) -> None:
     cut_evidence(parts)
     with pytest.raises(UserError) as error:

@@ -1,6 +1,7 @@
 """The command line as a person meets it: help, mistakes, and that a subcommand's own parser is all that is built."""
 
 import argparse
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -29,6 +30,15 @@ def test_mistakes_are_told_with_the_usage(arguments: list[str], capsys: pytest.C
         cli.main(arguments)
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("usage: framefeat")
+
+
+def test_a_record_that_is_gone_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = [f"--{name}={tmp_path / name}" for name in ("frames", "recheck", "evidence", "thumbnails")]
+    assert (
+        cli.main(["sample", f"--video={tmp_path / 'a.json'}", f"--slice={tmp_path / 'b.json'}", *made]) == 1
+    )
+    said = capsys.readouterr().err
+    assert all(name in said for name in ("a.json'", "b.json'", "--forcerun merge_index"))
 
 
 def test_one_parser_is_built_for_a_job() -> None:

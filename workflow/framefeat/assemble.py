@@ -79,7 +79,12 @@ def assemble(
             for code, key in enumerate(encoded.dictionary.to_pylist()):
                 rows = order[starts[code] : starts[code + 1]]
                 places = slice_rows[rows]
-                wanted = read_json(results / "slices" / f"{key}.json")
+                slice_path = results / "slices" / f"{key}.json"
+                if not slice_path.is_file():
+                    raise UserError(
+                        f"{str(slice_path)!r} is gone; run Snakemake with --forcerun merge_index."
+                    )
+                wanted = read_json(slice_path)
                 sampled = sampling.sample_key(wanted, alignment=alignment, geometry=geometry, decoder=decoder)
                 try:
                     evidence = _evidence(

@@ -89,8 +89,8 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
             if not reasons:
                 continue
             extracted[plan.folder][record["video_id"]] = reasons
-            frames = results / "frames" / plan.geometry / f"{key}.npy"
-            if record["video_id"] not in sample and not frames.is_file():
+            kept = (results / folder / plan.geometry / f"{key}.npy" for folder in ("frames", "rechecks"))
+            if record["video_id"] not in sample and not all(path.is_file() for path in kept):
                 sample[record["video_id"]] = [f"its frames are needed again for {plan.folder}"]
     known = {path.stem for path in (results / "slices").glob("*.json")}
     return Changes(sample, extracted, sorted(known - set(records)), len(records), rows_changed)

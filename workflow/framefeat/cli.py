@@ -59,6 +59,9 @@ def _sample(options: argparse.Namespace) -> None:
     from framefeat import sampling
     from framefeat.files import read_json
 
+    gone = [str(path) for path in (options.video, options.slice) if path is not None and not path.is_file()]
+    if gone:
+        raise UserError(f"{', '.join(map(repr, gone))} is gone; run Snakemake with --forcerun merge_index.")
     record = read_json(options.video)
     if options.slice is not None:
         wanted = read_json(options.slice)

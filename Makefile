@@ -1,4 +1,4 @@
-# make env | demo | test | lint | bench | proof | test-kill | env-slurm | test-slurm | plan
+# make env | demo | test | lint | bench | proof | test-kill | test-edits | env-slurm | test-slurm | plan
 PYTHON ?= python3
 VENV := .venv
 SLURM_VENV := .venv-slurm
@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := workflow/framefeat workflow/snakemake_logger_plugin_framefeat tests examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-dev env-bench env-slurm demo test lint format bench proof test-kill test-slurm plan lock clean-env
+.PHONY: help env env-dev env-bench env-slurm demo test lint format bench proof test-kill test-edits test-slurm plan lock clean-env
 
 help:
 	@echo "make env         a .venv from the lock, and the example's clips and weights"
@@ -23,6 +23,7 @@ help:
 	@echo "make test        the test suite        make lint   all linters"
 	@echo "make bench       the benchmark         make proof  every row is its frame, over many codecs and containers"
 	@echo "make test-kill   kill -9 at random moments          make plan   what would be recomputed, and why"
+	@echo "make test-edits  random edits, against runs from scratch"
 	@echo "make env-slurm   the Slurm plugin      make test-slurm   the workflow on a real one-node Slurm"
 
 # --- environments: each stamp is newer than what it was made from, so that a second call does nothing
@@ -58,7 +59,7 @@ demo: env
 	@framefeat show results/demo
 
 test: env-dev
-	pytest -q -n $(CORES) --dist loadfile tests/unit tests/workflow tests/browser tests/kill
+	pytest -q -n $(CORES) --dist loadfile tests/unit tests/workflow tests/browser tests/kill tests/edits
 
 lint: env-dev
 	ruff check $(SOURCES)
@@ -80,6 +81,9 @@ proof: env-dev
 
 test-kill: env-dev
 	pytest -q --timeout 3000 tests/kill --kills 20
+
+test-edits: env-dev
+	pytest -q -s --timeout 3000 tests/edits --edits 30
 
 # The Slurm plugin in an environment of its own, beside everything that the main one holds: where Slurm is installed but no
 # controller answers, its import alone slows every start of Snakemake by ten seconds.

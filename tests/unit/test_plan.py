@@ -121,6 +121,16 @@ def test_the_clamping_rule_at_its_borders():
     assert "0.16 s means frame 4, the video has 3 frames" in check_times(container, [0.16], 25.0, "index")[0]
 
 
+@pytest.mark.parametrize("alignment", ["index", "pts"])
+@pytest.mark.parametrize("fps", [25.0, 1e308])
+def test_absurd_times_are_past_the_end(alignment, fps):
+    container = container_of([0, 40, 80], rate=Fraction(25))
+    plan = plan_samples(container, [0.0, 1e9, 1e18, 1e300], fps, alignment)
+    assert plan.status == ["ok", "bad", "bad", "bad"]
+    assert plan.past_end == [1, 2, 3]
+    assert all("means frame -" not in reason for reason in plan.reasons.values())
+
+
 def test_tvsum_ties_at_25_fps():
     container = container_of(np.arange(0, 4000, 40))
     times = [0.5 * k for k in range(8)]

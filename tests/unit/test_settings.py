@@ -33,6 +33,8 @@ def test_unknown_keys_are_named_with_the_nearest_known_one() -> None:
         ({"alignment": "nearest"}, "alignment"),
         ({"batch_size": 0}, "batch_size"),
         ({"sample_fps": -1}, "sample_fps"),
+        ({"sample_fps": float("nan")}, "sample_fps: nan"),
+        ({"sample_fps": float("inf")}, "sample_fps: inf"),
         ({"device": "gpu"}, "device"),
         ({"frame_index": "a.csv"}, "video_index"),
         ({"videos": None}, "no input"),

@@ -18,6 +18,7 @@ import yaml
 
 from framefeat import extract, merge, sampling, settings
 from framefeat.backbone_plan import BackbonePlan, backbone_plans
+from framefeat.errors import UserError
 from framefeat.files import read_json
 from framefeat.keys import differences
 
@@ -39,10 +40,20 @@ class Changes:
 
 def configuration(configfile: Path | None) -> dict[str, Any]:
     """config/config.yaml with ``configfile`` laid over it, the way Snakemake does: maps are merged, the rest replaced."""
-    config = yaml.safe_load(Path("config/config.yaml").read_text(encoding="utf-8")) or {}
+    config = _mapping(Path("config/config.yaml"), "run this in the folder from which Snakemake is run")
     if configfile is not None:
-        _lay_over(config, yaml.safe_load(configfile.read_text(encoding="utf-8")) or {})
+        _lay_over(config, _mapping(configfile, "name the file that Snakemake is given"))
     return config
+
+
+def _mapping(path: Path, advice: str) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{str(path)!r} is no configuration that can be read ({error}); {advice}.") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{str(path)!r} is no configuration: it holds no keys with values; {advice}.")
+    return found
 
 
 def _lay_over(base: dict[str, Any], top: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from framefeat import tables
 from framefeat.errors import UserError, complain
+from framefeat.plan import frame_numbers
 from framefeat.settings import Settings
 
 VIDEO_SUFFIXES = frozenset(
@@ -266,5 +267,5 @@ def times_digest(times: np.ndarray) -> str:
 def past_the_end(times: np.ndarray, fps: float, facts: Mapping[str, Any], alignment: str) -> np.ndarray:
     """Which times (bool [T]) mean a frame more than one past the end, by the container's own account."""
     if alignment == "index":
-        return np.rint(times * fps) > facts["frames"]
+        return frame_numbers(times, fps) > facts["frames"]
     return times > facts["last_sec"] + 1.5 * facts["interval_sec"]

@@ -16,6 +16,7 @@ from framefeat import fingerprints, index, tables
 from framefeat.errors import UserError, complain
 from framefeat.files import atomic_path, write_json
 from framefeat.names import video_key
+from framefeat.plan import frame_numbers
 from framefeat.settings import Settings
 
 #: Columns that the merged index adds: the video's file-safe key, and the row of its slice that this row means.
@@ -35,6 +36,11 @@ def merge(settings: Settings, out: Path, workers: int = 1) -> None:
     Raises ``UserError`` listing all problems of a kind. A damaged file is not one of them: it fails when it is sampled.
     """
     videos, video_table = index.find_videos(settings)
+    if not settings.from_folder:
+        # Before any video is read: that can take hours, and a mistake in a table should be told at once.
+        frame_name = str(settings.frame_index)
+        frame_table, ids, times = index.read_frame_index(frame_name)
+        positions = index.join(ids, videos, frame_name, str(settings.video_index))
     known = fingerprints.examine_all(
         [video.path for video in videos if not index.is_remote(video.path)],
         out / "fingerprints.json",
@@ -43,12 +49,9 @@ def merge(settings: Settings, out: Path, workers: int = 1) -> None:
     )
     _check_sha256(videos, known)
     if settings.from_folder:
+        frame_name = str(settings.videos)
         frame_table, ids, times, videos = _index_of_folder(videos, known, settings.sample_fps)
-        frame_name, video_name = str(settings.videos), str(settings.videos)
-    else:
-        frame_name, video_name = str(settings.frame_index), str(settings.video_index)
-        frame_table, ids, times = index.read_frame_index(frame_name)
-    positions = index.join(ids, videos, frame_name, video_name)
+        positions = index.join(ids, videos, frame_name, frame_name)
 
     slice_rows = np.zeros(len(ids), dtype=np.int64)
     order = np.argsort(positions, kind="stable")
@@ -152,7 +155,7 @@ def _check_ends(
             for row in np.flatnonzero((positions == number) & (times >= first)):
                 late.append(
                     f"row {row} ({ids[row]!r}): {times[row]:g} s, but the video has {facts['frames']} frames "
-                    f"and ends at {facts['duration_sec']:.3f} s (at {video.fps:g} fps: frame {np.rint(times[row] * video.fps):.15g})"
+                    f"and ends at {facts['duration_sec']:.3f} s (at {video.fps:g} fps: frame {frame_numbers(times[row], video.fps)})"
                 )
     if late:
         raise complain(

@@ -45,7 +45,8 @@ def failures(logs: Path, since: float, command: str) -> Iterator[str]:
         return
     yield f"{len(found)} job(s) failed:"
     for path, sentence in found[:20]:
-        yield f"  {sentence.splitlines()[0]}"
+        first, *more = sentence.splitlines()
+        yield f"  {first} {more[0].strip()}" if more and first.endswith(":") else f"  {first}"
         yield f"    log: {path}"
     if len(found) > 20:
         yield f"  ... and {len(found) - 20} more"

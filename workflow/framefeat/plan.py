@@ -27,7 +27,14 @@ class Plan:
 
 
 PAST_END = "past the end"
+_BEYOND = 2**53
 LOST = "missing in the file"
+
+
+def frame_numbers(times: np.ndarray, fps: float) -> np.ndarray:
+    """``round(t * fps)``, half to even: int64 [T]; times beyond any video give one frame number beyond any video."""
+    with np.errstate(over="ignore"):
+        return np.rint(np.minimum(times * fps, _BEYOND)).astype(np.int64)
 
 
 def plan_samples(
@@ -42,7 +49,7 @@ def plan_samples(
     """
     times = np.asarray(timestamps, dtype=np.float64)
     if alignment == "index":
-        wanted = np.rint(times * float(fps)).astype(np.int64)
+        wanted = frame_numbers(times, float(fps))
     elif alignment == "pts":
         wanted = _nearest(container, times)
     else:
@@ -111,7 +118,7 @@ def _past_last(container: Container, moment: Fraction, last: Fraction, interval:
         return count - 1
     if beyond <= Fraction(3, 2):
         return count
-    return max(count + 1, count - 1 + round(beyond))
+    return max(count + 1, count - 1 + min(round(beyond), _BEYOND))
 
 
 def check_times(

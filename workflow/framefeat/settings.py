@@ -1,6 +1,7 @@
 """The run's settings: the configuration, checked against its schema, with every default filled in."""
 
 import difflib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,6 +73,11 @@ def resolve(config: Mapping[str, Any], schema_path: Path = SCHEMA) -> Settings:
         for error in sorted(
             Draft202012Validator(schema).iter_errors(values), key=lambda e: list(map(str, e.path))
         )
+    ]
+    problems += [
+        f"{name}: {value} is not a number"
+        for name, value in values.items()
+        if isinstance(value, float) and not math.isfinite(value)
     ]
     if problems:
         raise complain(

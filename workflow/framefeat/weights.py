@@ -171,6 +171,15 @@ def _reach_hub() -> None:
         socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
 
 
+def _reason(error: BaseException) -> str:
+    # torch's own text goes on to advise loading without weights_only, which runs code out of the file.
+    return (
+        _first_line(error)
+        if "weights_only" not in str(error)
+        else "it is no file of torch.save, or holds more than tensors"
+    )
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
@@ -202,7 +211,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise
     except Exception as error:
         raise UserError(
-            f"Weights file {file} cannot be read as weights ({_first_line(error)}): save the state dict alone, with "
+            f"Weights file {file} cannot be read as weights ({_reason(error)}): save the state dict alone, with "
             "torch.save(model.state_dict(), PATH) or as safetensors."
         ) from error
     for wrapper in _WRAPPERS:

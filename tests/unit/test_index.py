@@ -1,5 +1,6 @@
 """The two tables: what is accepted, what is refused, and that every refusal lists all that is wrong."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,9 @@ def write(tmp_path: Path, videos: pd.DataFrame, suffix: str = "csv") -> None:
 def test_ids_are_text_whatever_they_look_like(tmp_path: Path, suffix: str) -> None:
     paths = [f"{number}.mp4" for number in range(len(HARD_IDS))]
     write(tmp_path, pd.DataFrame({"video_id": HARD_IDS, "video_path": paths, "fps": 25.0}), suffix)
-    videos, _ = index.find_videos(
+    videos = index.find_videos(
         settings(tmp_path, video_index=str(tmp_path / f"v.{suffix}"), video_root=str(tmp_path))
-    )
+    ).videos
     assert [video.video_id for video in videos] == HARD_IDS
     frames = tmp_path / f"f.{suffix}"
     rows = pd.DataFrame({"video_id": HARD_IDS[::-1], "timestamp_sec": 0.5})
@@ -59,13 +60,20 @@ def test_ids_are_text_whatever_they_look_like(tmp_path: Path, suffix: str) -> No
     assert positions.tolist() == list(range(len(HARD_IDS)))[::-1]
 
 
+def checked(wanted: Settings) -> list[index.Video]:
+    """All videos of the index, every one of them needed by a row."""
+    found = index.find_videos(wanted)
+    index.check_files(found, range(len(found.videos)), wanted)
+    return found.videos
+
+
 def test_all_missing_files_are_listed(tmp_path: Path) -> None:
     pd.DataFrame({"video_id": ["a", "b", "c"], "video_path": ["a.mp4", "b.mp4", "c.mp4"], "fps": 25}).to_csv(
         tmp_path / "v.csv", index=False
     )
     (tmp_path / "b.mp4").touch()
     with pytest.raises(UserError) as caught:
-        index.find_videos(settings(tmp_path, video_root=str(tmp_path)))
+        checked(settings(tmp_path, video_root=str(tmp_path)))
     assert "'a'" in str(caught.value)
     assert "'c'" in str(caught.value)
     assert "'b'" not in str(caught.value)
@@ -79,7 +87,7 @@ def test_paths_that_cannot_be_looked_up_are_missing(tmp_path: Path) -> None:
     wanted = {"dataset": "t", "frame_index": "f", "video_index": str(tmp_path / "v.parquet")}
     for more in ({}, {"video_root": str(tmp_path)}):
         with pytest.raises(UserError, match=r"(?s)'a' .*'b' .*'c' .*'d' "):
-            index.find_videos(resolve(wanted | more))
+            checked(resolve(wanted | more))
 
 
 def test_paths_of_another_machine_are_found_by_name_below_video_root(tmp_path: Path) -> None:
@@ -93,7 +101,7 @@ def test_paths_of_another_machine_are_found_by_name_below_video_root(tmp_path: P
             "fps": 25,
         }
     ).to_csv(tmp_path / "v.csv", index=False)
-    videos, _ = index.find_videos(settings(tmp_path, video_root=str(tmp_path)))
+    videos = checked(settings(tmp_path, video_root=str(tmp_path)))
     assert [Path(video.path).relative_to(tmp_path).as_posix() for video in videos] == [
         "deep/er/x.mp4",
         "y.mp4",
@@ -107,8 +115,20 @@ def test_one_name_twice_below_video_root_is_refused(tmp_path: Path) -> None:
     pd.DataFrame({"video_id": ["x"], "video_path": ["/gone/x.mp4"], "fps": 25}).to_csv(
         tmp_path / "v.csv", index=False
     )
+    wanted = settings(tmp_path, video_root=str(tmp_path))
     with pytest.raises(UserError, match="several files of one name"):
-        index.find_videos(settings(tmp_path, video_root=str(tmp_path)))
+        checked(wanted)
+    index.check_files(index.find_videos(wanted), [], wanted)  # no row needs it
+
+
+def test_what_lies_there_instead_of_a_file_is_said(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "link.mp4").symlink_to("nowhere")
+    pd.DataFrame({"video_id": ["p", "l"], "video_path": ["pipe.mp4", "link.mp4"], "fps": 25}).to_csv(
+        tmp_path / "v.csv", index=False
+    )
+    with pytest.raises(UserError, match=r"(?s)'pipe.mp4' \(a named pipe\).*'link.mp4' \(a link to nothing\)"):
+        checked(settings(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -162,15 +182,32 @@ def test_rows_without_a_video_are_all_listed() -> None:
         index.join(["a", "b", "b", "c"], videos, "f", "v")
 
 
-def test_folder_ids_are_stems_in_byte_order(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    for name in ("b.mp4", "sub/a.mkv", "Z.webm", "é.avi", "notes.txt", "-x.mov"):
-        (tmp_path / name).touch()
-    videos, _ = index.find_videos(resolve({"dataset": "t", "videos": str(tmp_path)}))
-    assert [video.video_id for video in videos] == ["-x", "Z", "a", "b", "é"]
-    (tmp_path / "sub" / "b.mp4").touch()
+def test_ids_that_differ_in_case_or_suffix_get_a_hint() -> None:
+    videos = [index.Video("bike", "a", 25.0), index.Video("cafe\u0301", "b", 25.0)]
+    with pytest.raises(UserError, match=r"(?s)did you mean 'bike'.*did you mean 'bike'.*did you mean 'caf"):
+        index.join(["Bike", "bike.mp4", "caf\u00e9"], videos, "f", "v")
+
+
+def test_folder_ids_are_stems_in_byte_order() -> None:
+    paths = ["/v/b.mp4", "/v/sub/a.mkv", "/v/Z.webm", "/v/é.avi", "/v/-x.mov"]
+    assert [video.video_id for video in index.folder_videos(paths, "v")] == ["-x", "Z", "a", "b", "é"]
     with pytest.raises(UserError, match="same name"):
-        index.find_videos(resolve({"dataset": "t", "videos": str(tmp_path)}))
+        index.folder_videos([*paths, "/v/sub/b.mp4"], "v")
+
+
+def test_a_clock_that_cannot_be_does_not_plan_days_of_rows() -> None:
+    wrapped = {"duration_sec": 92448.0, "frames_found": 200}
+    assert index.believable_duration(wrapped) == 12000
+    slides = {"duration_sec": 3000.0, "frames_found": 3}
+    assert index.believable_duration(slides) == 3000
+
+
+@pytest.mark.parametrize(("separator", "word"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
+@pytest.mark.parametrize("time", ["0,5", "0.5"])
+def test_other_separators_get_a_hint(tmp_path: Path, separator: str, word: str, time: str) -> None:
+    (tmp_path / "f.csv").write_text(f"video_id{separator}timestamp_sec\na{separator}{time}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=f"separated by {word}"):
+        index.read_frame_index(str(tmp_path / "f.csv"))
 
 
 @pytest.mark.parametrize(

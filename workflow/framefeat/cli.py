@@ -72,7 +72,9 @@ def _sample(options: argparse.Namespace) -> None:
                 "one merge; run Snakemake with --forcerun merge_index."
             )
     if options.path is not None:
-        record["path"] = str(options.path)
+        record["path"] = os.path.abspath(
+            options.path
+        )  # FFmpeg takes what stands before a colon for a protocol
         _check_fetched(record)
     if "FRAMEFEAT_PREWARM" in os.environ:
         import json
@@ -230,7 +232,7 @@ def _merge_options(part: argparse.ArgumentParser) -> None:
         "--sample-fps", type=float, default=2.0, metavar="N", help="with --videos (default: %(default)s)"
     )
     part.add_argument("--alignment", choices=["index", "pts"], default="index")
-    part.add_argument("--on-bad-frames", choices=["fail", "mask"], default="fail")
+    part.add_argument("--on-bad-frames", choices=["fail", "mask", "drop"], default="fail")
     part.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="results/{dataset}")
     part.add_argument("--threads", type=int, default=1, metavar="N")
 
@@ -314,7 +316,7 @@ def _assemble_options(part: argparse.ArgumentParser) -> None:
     part.add_argument("--dataset", required=True, metavar="NAME")
     part.add_argument("--alignment", choices=["index", "pts"], default="index")
     part.add_argument("--decoder", choices=["auto", "decord", "pyav"], default="auto")
-    part.add_argument("--on-bad-frames", choices=["fail", "mask"], default="fail")
+    part.add_argument("--on-bad-frames", choices=["fail", "mask", "drop"], default="fail")
 
 
 def _verify_options(part: argparse.ArgumentParser) -> None:

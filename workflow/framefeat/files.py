@@ -33,11 +33,13 @@ def _umask() -> int:
 
 
 def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = None) -> None:
-    """Write ``value`` as UTF-8 JSON, atomically; NaN is refused (JSON has none: use null)."""
+    """Write ``value`` as UTF-8 JSON, atomically; NaN is refused (JSON has none: use null).
+
+    What is no UTF-8 in a file's name is written as JSON's own escape, and read back as it was.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent) + "\n"
     with atomic_path(path) as temporary:
-        temporary.write_text(
-            json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent) + "\n", encoding="utf-8"
-        )
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

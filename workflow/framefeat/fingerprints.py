@@ -4,17 +4,22 @@ The fingerprint is the sha256 of the content: the same figure that ``sha256sum``
 """
 
 import hashlib
+import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import stat
+import sys
+import traceback
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from framefeat.files import read_json, write_json
 
-SCHEMA = 2
+SCHEMA = 3
 _CHUNK = 4 << 20
 
 
@@ -48,52 +53,104 @@ def _write(memory: Path, files: Mapping[str, Any]) -> None:
     write_json(memory, {"schema": SCHEMA, "files": files})
 
 
-def examine(path: str) -> dict[str, Any]:
-    """Read one video: ``{"sha256", "facts", "error"}``; ``facts`` is None and ``error`` a sentence where it is damaged."""
-    from framefeat.container import probe
+def examine(path: str, unsure: bool = False) -> dict[str, Any]:
+    """Read one video: ``{"stamp", "sha256", "facts", "error", "no_video"}``. Never raises for what one file brings.
 
-    found = os.stat(path)
-    return {"stamp": [found.st_size, found.st_mtime_ns], "sha256": file_sha256(path), **probe(path)}
+    ``facts`` is None and ``error`` a sentence where it is damaged. ``unsure``: its name does not tell that it is a video;
+    ``no_video`` says why it is none, and None where it is one. ``stamp`` is None where the finding may not last (the file
+    could not be read, or something unforeseen happened): it is then not remembered. ``sha256`` is None where the
+    content could not be read at all.
+    """
+    entry: dict[str, Any] = {"stamp": None, "sha256": None, "facts": None, "error": None, "no_video": None}
+    try:
+        from framefeat import container, folder
+
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            return entry | {"error": f"{path!r}: a video file was expected, found {folder.kind_of(path)}."}
+        stamp = [found.st_size, found.st_mtime_ns]
+        if unsure and (why := folder.why_no_video(path)):
+            return entry | {"stamp": stamp, "no_video": why}
+        entry["sha256"] = file_sha256(path)
+        probed = container.probe(path)
+        json.dumps(probed, allow_nan=False)
+        return entry | probed | {"stamp": stamp}
+    except OSError as error:
+        return entry | {
+            "error": f"{path!r}: the file cannot be read ({error.strerror or error}); make it readable and run again."
+        }
+    except Exception as error:
+        print(f"{path!r}:", file=sys.stderr)
+        traceback.print_exc()
+        return entry | {"error": unforeseen(path, error)}
+
+
+def unforeseen(path: str, error: Exception) -> str:
+    """The sentence for an error that nobody foresaw; its trace belongs in the log."""
+    return (
+        f"{path!r}: something unforeseen went wrong with this file ({type(error).__name__}: {error}); the log has the "
+        "trace: take the file out, or make it anew with another program."
+    )
 
 
 def examine_all(
-    paths: Iterable[str], memory: Path, workers: int, say: Callable[[str], None]
+    paths: Iterable[str],
+    memory: Path,
+    workers: int,
+    say: Callable[[str], None],
+    unsure: Collection[str] = frozenset(),
 ) -> dict[str, dict[str, Any]]:
     """``examine`` for every path, in ``workers`` processes; only files that ``memory`` does not know are read.
 
-    A file whose reading kills the process is damaged; it does not harm the others. ``memory`` is updated even when
-    the work is interrupted.
+    ``unsure``: those of ``paths`` whose names do not tell that they are videos. A file whose reading kills the process
+    is damaged; it does not harm the others. ``memory`` is updated even when the work is interrupted.
     """
     known = _read(memory)
     results: dict[str, dict[str, Any]] = {}
     pending: list[str] = []
     for path in dict.fromkeys(paths):
-        found = os.stat(path)
         entry = known.get(path)
-        if entry is not None and entry["stamp"] == [found.st_size, found.st_mtime_ns]:
+        if entry is not None and entry["stamp"] == _stamp(path) and (not entry["no_video"] or path in unsure):
             results[path] = entry
         else:
             pending.append(path)
     if not pending:
         return results
     say(f"reading {len(pending)} new or changed video file(s) of {len(results) + len(pending)}")
+    unsure = frozenset(unsure)
     try:
-        suspects = _examine_in_pool(pending, results, workers, say)
-        for path in suspects:
-            results[path] = _examine_alone(path)
+        while pending:
+            pending = _examine_in_pool(pending, unsure, results, workers, say)
+            # One of those that were in work killed the pool: the first that are left, in the order of their start.
+            suspects, pending = pending[: 2 * workers + 1], pending[2 * workers + 1 :]
+            for path in suspects:
+                results[path] = _examine_alone(path, path in unsure)
     finally:
         # Entries of files that are no longer in the collection are kept: a video that comes back is not read again.
-        _write(memory, known | results)
+        lasting = {path: entry for path, entry in results.items() if entry["stamp"] is not None}
+        _write(memory, known | lasting)
     return results
 
 
+def _stamp(path: str) -> list[int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
 def _examine_in_pool(
-    pending: list[str], results: dict[str, dict[str, Any]], workers: int, say: Callable[[str], None]
+    pending: list[str],
+    unsure: Collection[str],
+    results: dict[str, dict[str, Any]],
+    workers: int,
+    say: Callable[[str], None],
 ) -> list[str]:
     """Fill in ``results``; returns the paths that were left when a worker process died."""
     workers = max(1, min(workers, len(pending)))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(examine, path): path for path in pending}
+        futures = {pool.submit(examine, path, path in unsure): path for path in pending}
         try:
             for count, future in enumerate(as_completed(futures), 1):
                 results[futures[future]] = future.result()
@@ -104,15 +161,15 @@ def _examine_in_pool(
     return []
 
 
-def _examine_alone(path: str) -> dict[str, Any]:
+def _examine_alone(path: str, unsure: bool) -> dict[str, Any]:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            return pool.submit(examine, path).result()
+            return pool.submit(examine, path, unsure).result()
         except BrokenProcessPool:
-            found = os.stat(path)
-            return {
-                "stamp": [found.st_size, found.st_mtime_ns],
-                "sha256": file_sha256(path),
-                "facts": None,
-                "error": f"{path!r}: reading the container killed the reader; the file is damaged.",
+            # Not remembered: a lack of memory kills as well, and the next merge may have more.
+            entry: dict[str, Any] = {"stamp": None, "sha256": None, "facts": None, "no_video": None}
+            with suppress(OSError):
+                entry["sha256"] = file_sha256(path)
+            return entry | {
+                "error": f"{path!r}: reading the container killed the reader; the file is damaged."
             }

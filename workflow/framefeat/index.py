@@ -1,11 +1,11 @@
 """The merged index: which frame of which file each row of the matrix is, checked before anything is decoded."""
 
-import glob
 import hashlib
 import math
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -13,15 +13,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from framefeat import tables
+from framefeat import folder, tables
 from framefeat.errors import UserError, complain
 from framefeat.plan import frame_numbers
 from framefeat.settings import Settings
 
-VIDEO_SUFFIXES = frozenset(
-    ".3g2 .3gp .asf .avi .divx .f4v .flv .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .rm .rmvb .ts .vob"
-    " .webm .wmv .y4m".split()
-)
+_LONGEST_STILL_SEC = 60.0
+_ALWAYS_BELIEVED_SEC = 3600.0
 REMOTE_PREFIXES = ("http://", "https://", "s3://", "gs://", "gcs://", "az://", "ftp://", "sftp://")
 
 
@@ -32,7 +30,7 @@ def is_remote(path: str) -> bool:
 
 @dataclass(frozen=True)
 class Video:
-    """One file of the collection; ``fps`` is None until a folder's videos have been probed."""
+    """One file of the collection, by its absolute path; ``fps`` is None until a folder's videos have been probed."""
 
     video_id: str
     path: str
@@ -40,13 +38,19 @@ class Video:
     sha256: str | None = None
 
 
-def find_videos(settings: Settings) -> tuple[list[Video], pa.Table | None]:
-    """The collection's files, in the order of the video index (of a folder: by id in byte order).
+@dataclass(frozen=True)
+class Found:
+    """The video index: its videos, its table, and by position those whose file is missing or has namesakes."""
 
-    Returns the videos and the user's video table (None with a folder). Raises ``UserError`` listing every missing file.
-    """
-    if settings.from_folder:
-        return _folder_videos(str(settings.videos)), None
+    videos: list[Video]
+    table: pa.Table
+    missing: dict[int, str] = field(default_factory=dict)
+    ambiguous: dict[int, str] = field(default_factory=dict)
+    unread_folders: list[str] = field(default_factory=list)
+
+
+def find_videos(settings: Settings) -> Found:
+    """The videos of the video index, in its order. A file that is not there is told in ``missing``: no row may need it."""
     path = str(settings.video_index)
     table = tables.read_table(path, "video_index")
     tables.require_columns(table, ("video_id", "video_path", "fps"), path, "video_index")
@@ -80,31 +84,43 @@ def find_videos(settings: Settings) -> tuple[list[Video], pa.Table | None]:
         ]
     locate = _Locator(settings.video_root, Path(path).parent)
     given = tables.text_column(table, "video_path", path)
-    videos, missing = [], []
+    found = Found([], table, unread_folders=locate.unread_folders)
     for row, video_id in enumerate(ids):
-        found = locate(given[row])
-        if found is None:
-            missing.append(f"{video_id!r} (row {row}): {given[row]!r}")
-        else:
-            videos.append(Video(video_id, found, float(fps[row]), sha256[row]))
-    if locate.ambiguous:
+        places = locate(given[row])
+        place = places[0] if len(places) == 1 else given[row]
+        found.videos.append(Video(video_id, place, float(fps[row]), sha256[row]))
+        if not places:
+            found.missing[row] = f"{video_id!r} (row {row}): {given[row]!r}{locate.hint(given[row])}"
+        elif len(places) > 1:
+            found.ambiguous[row] = f"{os.path.basename(places[0])!r}: {', '.join(places)}"
+    return found
+
+
+def check_files(found: Found, needed: Iterable[int], settings: Settings) -> None:
+    """Raises ``UserError`` listing every video at the positions ``needed`` whose file is missing or has namesakes."""
+    needed = list(needed)
+    ambiguous = [found.ambiguous[position] for position in needed if position in found.ambiguous]
+    if ambiguous:
         raise complain(
             f"video_root: {settings.video_root!r} holds several files of one name:",
-            locate.ambiguous,
+            list(dict.fromkeys(ambiguous)),
             "Write paths in the video index that tell them apart.",
         )
+    missing = [found.missing[position] for position in needed if position in found.missing]
     if missing:
         where = (
             f" and no file of that name was found in video_root ({settings.video_root!r})"
             if settings.video_root
             else ""
         )
-        raise complain(
-            f"video_index: {path!r} names files that do not exist{where}:",
-            missing,
-            "Correct the paths, or set video_root to the folder that holds the files.",
+        unread = f" These folders cannot be read: {', '.join(found.unread_folders)}." * bool(
+            found.unread_folders
         )
-    return videos, table
+        raise complain(
+            f"video_index: {str(settings.video_index)!r} names files that do not exist{where}:",
+            missing,
+            f"Correct the paths, or set video_root to the folder that holds the files.{unread}",
+        )
 
 
 class _Locator:
@@ -112,62 +128,55 @@ class _Locator:
 
     def __init__(self, root: str | None, index_folder: Path) -> None:
         self.root = Path(root) if root else None
-        self.index_folder = index_folder
-        self.ambiguous: list[str] = []
+        self.unread_folders: list[str] = []
+        self._starts = [self.root] if self.root else [Path("."), index_folder]
         self._by_name: dict[str, list[str]] | None = None
         if self.root is not None and not self.root.is_dir():
             raise UserError(f"video_root: {root!r} is not a folder; correct video_root in the configuration.")
 
-    def __call__(self, path: str) -> str | None:
+    def __call__(self, path: str) -> list[str]:
+        """The absolute path (or the address) of the file; nothing, or several, where it cannot be told."""
         if is_remote(path):
-            return path
-        starts: Iterable[Path] = [self.root] if self.root else [Path("."), self.index_folder]
-        for start in starts:
+            return [path]
+        for start in self._starts:
             candidate = start / path  # an absolute path stays as it is
             # Not Path.is_file: it raises for a path that is too long, or that may not be looked at.
             if os.path.isfile(candidate):
-                return str(candidate)
+                return [os.path.abspath(candidate)]
         if self.root is None:
-            return None
+            return []
         name = PureWindowsPath(path).name  # takes both kinds of slashes for separators
         if not name:
-            return None
+            return []
         if os.path.isfile(self.root / name):
-            return str(self.root / name)
-        matches = self._names().get(name, [])
-        if len(matches) > 1:
-            self.ambiguous.append(f"{name!r}: {', '.join(matches)}")
-        return matches[0] if matches else None
+            return [os.path.abspath(self.root / name)]
+        return self._names().get(name, [])
+
+    def hint(self, path: str) -> str:
+        """What lies at the path instead of a file, where something does."""
+        kinds = [folder.kind_of(start / path) for start in self._starts]
+        return next((f" ({kind})" for kind in kinds if kind != "not there"), "")
 
     def _names(self) -> dict[str, list[str]]:
         if self._by_name is None:
             self._by_name = {}
-            for folder, _, names in os.walk(str(self.root), followlinks=True):
-                for name in names:
-                    self._by_name.setdefault(name, []).append(os.path.join(folder, name))
+            listing = folder.Listing()
+            for path, kind in folder.files_below(str(self.root), listing):
+                if kind == folder.FILE:
+                    self._by_name.setdefault(os.path.basename(path), []).append(os.path.abspath(path))
+            self.unread_folders.extend(repr(left.path) for left in listing.left_out)
         return self._by_name
 
 
-def _folder_videos(pattern: str) -> list[Video]:
-    if os.path.isdir(pattern):
-        paths = [
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(pattern, followlinks=True)
-            for name in names
-            if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith(".")
-        ]
-    else:
-        paths = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
-    if not paths:
-        raise UserError(
-            f"videos: no video file was found in {pattern!r}; name a folder or a glob that holds videos "
-            "(the example's clips are put in place by 'make env')."
-        )
+def folder_videos(paths: Iterable[str], pattern: str) -> list[Video]:
+    """The videos of a folder or glob, by id in byte order. Refuses ids that two files would have."""
     by_id: dict[str, list[str]] = {}
     for path in paths:
-        by_id.setdefault(Path(path).stem, []).append(path)
+        by_id.setdefault(folder.video_id(path), []).append(path)
     doubled = [
-        f"{video_id!r}: {', '.join(sorted(found))}" for video_id, found in by_id.items() if len(found) > 1
+        f"{video_id!r}: {', '.join(map(repr, sorted(found)))}"
+        for video_id, found in by_id.items()
+        if len(found) > 1
     ]
     if doubled:
         raise complain(
@@ -175,29 +184,44 @@ def _folder_videos(pattern: str) -> list[Video]:
             sorted(doubled),
             "Rename them, or write the two indexes.",
         )
-    ordered = sorted(by_id, key=lambda video_id: os.fsencode(video_id))
-    return [Video(video_id, by_id[video_id][0], None) for video_id in ordered]
+    return [Video(video_id, by_id[video_id][0], None) for video_id in sorted(by_id, key=str.encode)]
 
 
-def stat_digest(settings: Settings) -> str:
-    """A digest of every video's path, size and modification time, so that a replaced file is noticed even where its
-    time is older than the results. Reads no video. Where the collection cannot be listed it is the error's text: the
-    merge that follows says the same to the user."""
+def stat_digest(settings: Settings, results: Path) -> str:
+    """A digest of every video's path, size, modification time and permissions, so that a replaced file is noticed even
+    where its time is older than the results. Reads no video. Where the collection cannot be listed it is the error's
+    text: the merge that follows says the same to the user.
+
+    Where the last merge into ``results`` met files that it could not read, its time is part of it: the next run looks at
+    them again, since nothing else tells that a disk is back.
+    """
+    digest = hashlib.sha256(repr(folder.unread_since(results)).encode())
     try:
-        videos, _ = find_videos(settings)
+        if settings.from_folder:
+            listing = folder.listing(str(settings.videos))
+            named = [("", path) for path in sorted([*listing.videos, *listing.unsure])]
+            digest.update(_bytes(repr(listing.left_out)))
+        else:
+            named = [(video.video_id, video.path) for video in find_videos(settings).videos]
     except UserError as error:
-        return hashlib.sha256(str(error).encode()).hexdigest()
-    digest = hashlib.sha256()
-    for video in videos:
-        digest.update(repr((video.video_id, video.path, *_stat(video.path))).encode("utf-8", "surrogatepass"))
+        return hashlib.sha256(_bytes(str(error))).hexdigest()
+    for video_id, path in named:
+        digest.update(_bytes(repr((video_id, path, *_stat(path)))))
     return digest.hexdigest()
 
 
-def _stat(path: str) -> tuple[int, int]:
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _stat(path: str) -> tuple[int, ...]:
     if is_remote(path):
         return (-1, -1)
-    found = os.stat(path)
-    return (found.st_size, found.st_mtime_ns)
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return ()
+    return (found.st_size, found.st_mtime_ns, found.st_mode)
 
 
 def read_frame_index(path: str) -> tuple[pa.Table, list[str], np.ndarray]:
@@ -237,15 +261,39 @@ def join(ids: Sequence[str], videos: Sequence[Video], frame_index: str, video_in
         lost: dict[str, list[int]] = {}
         for row in np.flatnonzero(positions < 0).tolist():
             lost.setdefault(ids[row], []).append(row)
+        alike = {_folded(video.video_id): video.video_id for video in videos}
+
+        def near(video_id: str) -> str:
+            other = alike.get(_folded(video_id))
+            return f": did you mean {other!r}? Ids are compared letter by letter" if other else ""
+
         raise complain(
             f"frame_index: {frame_index!r} has rows of videos that the video index {video_index!r} does not have:",
             [
-                f"{video_id!r}: {len(rows)} row(s), the first is row {rows[0]}"
+                f"{video_id!r}: {len(rows)} row(s), the first is row {rows[0]}{near(video_id)}"
                 for video_id, rows in lost.items()
             ],
             "Add them to the video index or remove these rows.",
         )
     return np.asarray(positions, dtype=np.int64)
+
+
+def _folded(video_id: str) -> str:
+    """The id without what is easily overlooked: case, blanks around it, how accents are coded, a file's suffix."""
+    plain = unicodedata.normalize("NFKC", video_id).strip().casefold()
+    stem, suffix = os.path.splitext(plain)
+    return stem if suffix in folder.VIDEO_SUFFIXES else plain
+
+
+def believable_duration(facts: Mapping[str, Any]) -> float:
+    """The duration in seconds, but no more than the frames can fill: a minute for each, an hour in any case.
+
+    A clock that jumps says days for some seconds of video, and each of its samples would be a row.
+    """
+    return min(
+        facts["duration_sec"],
+        max(_LONGEST_STILL_SEC * facts["frames_found"], _ALWAYS_BELIEVED_SEC),
+    )
 
 
 def sample_times(duration_sec: float, sample_fps: float) -> np.ndarray:

@@ -1,7 +1,6 @@
 """The merge stage: two tables (or a folder) in; one merged index and one small slice per video out."""
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from framefeat import fingerprints, index, tables
+from framefeat import fingerprints, folder, index, tables
 from framefeat.errors import UserError, complain
 from framefeat.files import atomic_path, write_json
 from framefeat.names import video_key
@@ -23,35 +22,37 @@ from framefeat.settings import Settings
 KEY, SLICE_ROW = tables.MERGED_COLUMNS
 #: The entry of the merged index's metadata that names the columns of the frame index, as a JSON list.
 COLUMNS = b"framefeat.columns"
-SLICE_SCHEMA = 1
+SLICE_SCHEMA = 2
 
 
 def merge(settings: Settings, out: Path, workers: int = 1) -> None:
-    """Write ``out/index.parquet``, ``out/slices/{key}.json`` and ``out/videos/{key}.json``.
+    """Write ``out/index.parquet``, ``out/slices/{key}.json``, ``out/videos/{key}.json`` and ``out/left_out.json``.
 
-    A slice holds what decides a video's frames and nothing else (fingerprint, native frame rate, digest of its
+    A slice holds what decides a video's frames and nothing else (fingerprint, native frame rate, alignment, digest of its
     distinct times in ascending order), so that it is the same bytes however the rows are ordered or labelled, wherever the
-    file lies. ``videos`` holds the rest: the path, the times (float64 seconds) and the container's facts.
+    file lies. ``videos`` holds the rest: the path, the times (float64 seconds) and the container's facts. ``left_out.json``
+    says what of a folder is not in the index.
 
-    Raises ``UserError`` listing all problems of a kind. A damaged file is not one of them: it fails when it is sampled.
+    Raises ``UserError`` listing all problems of a kind. A damaged file is not one of them: it is told when it is sampled.
     """
-    videos, video_table = index.find_videos(settings)
-    if not settings.from_folder:
-        # Before any video is read: that can take hours, and a mistake in a table should be told at once.
-        frame_name = str(settings.frame_index)
-        frame_table, ids, times = index.read_frame_index(frame_name)
-        positions = index.join(ids, videos, frame_name, str(settings.video_index))
-    known = fingerprints.examine_all(
-        [video.path for video in videos if not index.is_remote(video.path)],
-        out / "fingerprints.json",
-        workers,
-        lambda text: print(text, file=sys.stderr, flush=True),
-    )
-    _check_sha256(videos, known)
+    video_table = None
     if settings.from_folder:
+        videos, known, listing, dropped = _read_folder(settings, out, workers)
         frame_name = str(settings.videos)
         frame_table, ids, times, videos = _index_of_folder(videos, known, settings.sample_fps)
         positions = index.join(ids, videos, frame_name, frame_name)
+    else:
+        # Tables first: reading the videos can take hours, and a mistake in a table should be told at once.
+        collection = index.find_videos(settings)
+        videos, video_table, listing, dropped = collection.videos, collection.table, folder.Listing(), {}
+        frame_name = str(settings.frame_index)
+        frame_table, ids, times = index.read_frame_index(frame_name)
+        positions = index.join(ids, videos, frame_name, str(settings.video_index))
+        needed = np.unique(positions).tolist()
+        index.check_files(collection, needed, settings)
+        local = [videos[number].path for number in needed if not index.is_remote(videos[number].path)]
+        known = fingerprints.examine_all(local, out / "fingerprints.json", workers, _say)
+        _check_sha256(videos, known)
 
     slice_rows = np.zeros(len(ids), dtype=np.int64)
     order = np.argsort(positions, kind="stable")
@@ -62,13 +63,13 @@ def merge(settings: Settings, out: Path, workers: int = 1) -> None:
         if len(rows):
             slices[number], slice_rows[rows] = np.unique(times[rows], return_inverse=True)
     if settings.on_bad_frames == "fail":
-        _check_ends(videos, known, slices, settings.alignment, ids, times, positions, frame_name)
+        _check_ends(videos, known, slices, settings, ids, times, positions, frame_name)
 
     keys = _keys(videos, slices)
     _fresh(out / "slices")
     _fresh(out / "videos")
     for number, slice_times in slices.items():
-        _write_video(out, keys[number], videos[number], slice_times, known.get(videos[number].path))
+        _write_video(out, keys[number], videos[number], slice_times, known.get(videos[number].path), settings)
     columns = {name: frame_table.column(name) for name in frame_table.column_names}
     if video_table is not None:
         for name in video_table.column_names:
@@ -81,7 +82,65 @@ def merge(settings: Settings, out: Path, workers: int = 1) -> None:
     )
     with atomic_path(out / "index.parquet") as temporary:
         pq.write_table(merged, temporary)
-    print(f"{len(ids)} rows of {len(slices)} videos", file=sys.stderr)
+    unread = [
+        folder.LeftOut(path, entry["error"])
+        for path, entry in known.items()
+        if entry["error"] and entry["sha256"] is None
+    ]
+    left_out = folder.report(listing, dropped, unread)
+    write_json(out / folder.REPORT, left_out)
+    for line in folder.sentences(left_out):
+        _say(line)
+    _say(f"{len(ids)} rows of {len(slices)} videos")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _read_folder(
+    settings: Settings, out: Path, workers: int
+) -> tuple[list[index.Video], dict[str, dict[str, Any]], folder.Listing, dict[str, folder.LeftOut]]:
+    """The videos of the folder, what is known of each file by its path, what is left out, and by id what is dropped.
+
+    ``on_bad_frames: drop`` leaves out the files that give no video at all. One that has frames, some of them bad, stays.
+    """
+    pattern = str(settings.videos)
+    listing = folder.listing(pattern)
+    videos = index.folder_videos(
+        listing.videos, pattern
+    )  # a name that is there twice is told before anything is read
+    unsure = frozenset(listing.unsure)
+    paths = [*(video.path for video in videos), *sorted(unsure)]
+    known = fingerprints.examine_all(paths, out / "fingerprints.json", workers, _say, unsure)
+    taken = []
+    for path in sorted(unsure):
+        found = known[path]
+        if found["sha256"] is not None:
+            taken.append(path)
+        elif found["no_video"] == folder.TEXT:
+            listing.counts[folder.TEXT] += 1
+        else:
+            listing.left_out.append(folder.LeftOut(path, found["no_video"] or found["error"]))
+    if taken:
+        videos = index.folder_videos([*listing.videos, *taken], pattern)
+    dropped: dict[str, folder.LeftOut] = {}
+    if settings.on_bad_frames == "drop":
+        dropped = {
+            video.video_id: folder.LeftOut(video.path, known[video.path]["error"])
+            for video in videos
+            if known[video.path]["facts"] is None
+        }
+        videos = [video for video in videos if video.video_id not in dropped]
+    if not videos:
+        report = folder.report(listing, dropped, [])
+        raise complain(
+            f"videos: no video file was found in {pattern!r}.",
+            [line.strip() for line in folder.sentences(report)],
+            "Name a folder or a glob that holds videos (in a glob, '[[]' stands for '['; the example's clips are put in "
+            "place by 'make env').",
+        )
+    return videos, known, listing, dropped
 
 
 def _plain(metadata: Mapping[bytes, bytes] | None) -> dict[Any, Any]:
@@ -101,7 +160,7 @@ def _index_of_folder(
     ordinals, all_times, probed = [], [], []
     for video in videos:
         facts = known[video.path]["facts"]
-        times = index.sample_times(facts["duration_sec"], sample_fps) if facts else np.zeros(1)
+        times = index.sample_times(index.believable_duration(facts), sample_fps) if facts else np.zeros(1)
         probed.append(index.Video(video.video_id, video.path, facts["fps"] if facts else 1.0))
         ids.extend([video.video_id] * len(times))
         ordinals.append(np.arange(len(times), dtype=np.int64))
@@ -121,7 +180,7 @@ def _check_sha256(videos: list[index.Video], known: Mapping[str, Mapping[str, An
     wrong = [
         f"{video.video_id!r}: the index says {video.sha256}, the file {video.path!r} has {known[video.path]['sha256']}"
         for video in videos
-        if video.sha256 and video.path in known and video.sha256 != known[video.path]["sha256"]
+        if video.sha256 and video.path in known and known[video.path]["sha256"] not in (None, video.sha256)
     ]
     if wrong:
         raise complain(
@@ -135,7 +194,7 @@ def _check_ends(
     videos: list[index.Video],
     known: Mapping[str, Mapping[str, Any]],
     slices: Mapping[int, np.ndarray],
-    alignment: str,
+    settings: Settings,
     ids: list[str],
     times: np.ndarray,
     positions: np.ndarray,
@@ -149,7 +208,7 @@ def _check_ends(
         facts = found.get("facts")
         if facts is None or found["error"] or video.fps is None:
             continue  # a damaged file does not stop the merge: it fails, or is masked, when it is sampled
-        beyond = index.past_the_end(slice_times, video.fps, facts, alignment)
+        beyond = index.past_the_end(slice_times, video.fps, facts, _alignment(settings, facts))
         if beyond.any():
             first = float(slice_times[beyond][0])
             for row in np.flatnonzero((positions == number) & (times >= first)):
@@ -187,19 +246,34 @@ def _fresh(folder: Path) -> None:
 
 
 def _write_video(
-    out: Path, key: str, video: index.Video, times: np.ndarray, found: Mapping[str, Any] | None
+    out: Path,
+    key: str,
+    video: index.Video,
+    times: np.ndarray,
+    found: Mapping[str, Any] | None,
+    settings: Settings,
 ) -> None:
     facts = found["facts"] if found else None
-    fingerprint = found["sha256"] if found else remote_fingerprint(video)
+    if found is None:
+        fingerprint = remote_fingerprint(video)
+    else:
+        # What could not be read has no digest; when it can be, its fingerprint changes and it is sampled again.
+        fingerprint = found["sha256"] or f"unread:{video.video_id}"
     identity = {
         "schema": SLICE_SCHEMA,
         "video_id": video.video_id,
         "fingerprint": fingerprint,
         "fps": video.fps,
+        "alignment": _alignment(settings, facts),
         "rows": len(times),
         "times_sha256": index.times_digest(times),
     }
-    warnings = []
+    warnings, doubts = [], []
+    if settings.from_folder and facts and index.believable_duration(facts) < facts["duration_sec"]:
+        doubts.append(
+            f"its clock says {facts['duration_sec']:.0f} s for {facts['frames_found']} frames, which cannot be: the rows "
+            f"end at {index.believable_duration(facts):.0f} s"
+        )
     if facts and video.fps and abs(video.fps - facts["fps"]) > 0.01 * facts["fps"]:
         warnings.append(
             f"the index says {video.fps:g} fps, the container {facts['fps']:g}; the index is believed"
@@ -209,13 +283,19 @@ def _write_video(
         out / "videos" / f"{key}.json",
         identity
         | {
-            "path": video.path if index.is_remote(video.path) else os.path.abspath(video.path),
+            "path": video.path,
             "timestamps": times.tolist(),
             "facts": facts,
             "error": found["error"] if found else None,
-            "warnings": warnings,
+            "warnings": [*warnings, *doubts],
+            "doubts": doubts,
         },
     )
+
+
+def _alignment(settings: Settings, facts: Mapping[str, Any] | None) -> str:
+    """The alignment that holds for a video: where nobody indexed labels, a variable rate is sampled by time."""
+    return "pts" if settings.from_folder and facts and facts["vfr"] else settings.alignment
 
 
 def remote_fingerprint(video: index.Video) -> str:

@@ -24,13 +24,13 @@ _PROGRESS_SECONDS = 10.0
 
 
 def sample_key(record: Mapping[str, Any], *, alignment: str, geometry: str, decoder: str) -> dict[str, Any]:
-    """Exactly what decides a sampling's result."""
+    """Exactly what decides a sampling's result. ``record`` knows the alignment that holds for this video, if any differs."""
     return {
         "algorithm": ALGORITHM,
         "fingerprint": record["fingerprint"],
         "times_sha256": record["times_sha256"],
         "fps": record["fps"],
-        "alignment": alignment,
+        "alignment": record.get("alignment", alignment),
         "geometry": geometry,
         "decoder": decoder,
     }
@@ -63,7 +63,7 @@ def sample_video(
     job: dict[str, Any] = {
         "record": dict(record),
         "geometry": geometry,
-        "alignment": alignment,
+        "alignment": record.get("alignment", alignment),
         "decoder": decoder,
         "on_bad_frames": on_bad_frames,
         "rechecks": rechecks,

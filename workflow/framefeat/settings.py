@@ -17,6 +17,10 @@ from framefeat.errors import UserError, complain
 SCHEMA = Path(__file__).resolve().parents[1] / "schemas" / "config.schema.yaml"
 
 
+#: The keys that are paths (``weights`` may be).
+_PATHS = ("frame_index", "video_index", "video_root", "videos", "weights", "annotations")
+
+
 @dataclass(frozen=True)
 class Settings:
     """One field per configuration key (``config/README.md`` is their manual)."""
@@ -87,6 +91,8 @@ def resolve(config: Mapping[str, Any], schema_path: Path = SCHEMA) -> Settings:
         values["backbones"] = [values["backbones"]]
     values["backbones"] = tuple(values["backbones"])
     values["sample_fps"] = float(values["sample_fps"])
+    for name in _PATHS:
+        values[name] = _expanded(values[name])
     settings = Settings(**values)
     if (settings.frame_index is None) != (settings.video_index is None):
         missing = "frame_index" if settings.frame_index is None else "video_index"
@@ -98,7 +104,19 @@ def resolve(config: Mapping[str, Any], schema_path: Path = SCHEMA) -> Settings:
         raise UserError(
             "The configuration names no input: set frame_index and video_index, or name a folder in videos."
         )
+    if settings.on_bad_frames == "drop" and not settings.from_folder:
+        raise UserError(
+            "on_bad_frames: drop is for a folder given in videos, where no row is asked for by name; with frame_index and "
+            "video_index set mask (rows marked 'bad') or fail."
+        )
     return settings
+
+
+def _expanded(value: Any) -> Any:
+    """``~`` made the home folder, as the shell does, in a path or in each path of a map."""
+    if isinstance(value, Mapping):
+        return {name: _expanded(part) for name, part in value.items()}
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def check_index_files(settings: Settings) -> None:

@@ -44,7 +44,9 @@ def read_table(path: str | os.PathLike[str], key: str) -> pa.Table:
                 f"{key}: {str(path)!r} is neither .parquet nor .csv nor .tsv; convert it to one of these."
             )
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{key}: {str(path)!r} cannot be read as a table: {error}") from error
+        raise UserError(
+            f"{key}: {str(path)!r} cannot be read as a table: {error}{_separator_hint(path)}"
+        ) from error
     names = table.column_names
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
@@ -57,8 +59,28 @@ def require_columns(table: pa.Table, columns: Sequence[str], path: str, key: str
     if missing:
         raise UserError(
             f"{key}: {path!r} has no column {', '.join(missing)} (it has: {', '.join(table.column_names)}); "
-            f"a table for {key} needs {', '.join(columns)}."
+            f"a table for {key} needs {', '.join(columns)}.{_separator_hint(Path(path))}"
         )
+
+
+def _separator_hint(path: Path) -> str:
+    """What to do about a text table whose first line has other separators than its suffix says."""
+    expected = {".csv": ",", ".txt": ",", ".tsv": "\t"}.get(path.suffix.lower())
+    if expected is None:
+        return ""
+    try:
+        with path.open("rb") as stream:
+            first = stream.readline(10_000).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    names = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+    used = max(names, key=first.count)
+    if expected in first or used not in first:
+        return ""
+    return (
+        f" Its columns are separated by {names[used]}, and a {path.suffix} table's must be by {names[expected]}: save it so"
+        " (numbers with a point for the decimals)."
+    )
 
 
 def text_column(table: pa.Table, name: str, path: str) -> list[str]:

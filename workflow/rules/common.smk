@@ -12,7 +12,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.jobs import Job
 from snakemake.logging import logger
 
-from framefeat import assemble, devices, extract, index, sampling
+from framefeat import assemble, devices, extract, folder, index, sampling
 from framefeat import settings as configuration
 from framefeat.backbone_plan import backbone_plans
 from framefeat.errors import UserError
@@ -139,7 +139,7 @@ def annotations(wildcards):
 
 def collection(wildcards):
     """Tells a replaced file even where its time is older than the results."""
-    return index.stat_digest(SETTINGS)
+    return index.stat_digest(SETTINGS, Path(RESULTS))
 
 
 def video_keys():

@@ -5,6 +5,7 @@ checkpoint merge_index:
         index=f"{RESULTS}/index.parquet",
         slices=directory(f"{RESULTS}/slices"),
         videos=directory(f"{RESULTS}/videos"),
+        left_out=f"{RESULTS}/{folder.REPORT}",
     log:
         f"{LOGS}/merge_index/merge_index.log",
     benchmark:
@@ -18,7 +19,8 @@ checkpoint merge_index:
     params:
         results=subpath(output.index, parent=True),
         collection=collection,
-        options=options(
+        # A function, because what it returns is not formatted: a folder's name may hold braces.
+        options=lambda wildcards: options(
             frame_index=SETTINGS.frame_index,
             video_index=SETTINGS.video_index,
             video_root=SETTINGS.video_root,

@@ -37,7 +37,7 @@ rule write_h5:
         runtime=240,
     params:
         folder=subpath(input.manifest, parent=True),
-        options=options(annotations=SETTINGS.annotations),
+        options=lambda wildcards: options(annotations=SETTINGS.annotations),
     message:
         "write_h5 of {wildcards.backbone}"
     shell:
@@ -56,7 +56,7 @@ rule verify:
         runtime=240,
     params:
         results=subpath(input[0], ancestor=2),
-        weights=[plan.weights_file for plan in BACKBONES.values()],
+        weights=lambda wildcards: [plan.weights_file for plan in BACKBONES.values()],
     message:
         "verify of {SETTINGS.dataset}"
     shell:

@@ -16,7 +16,19 @@ def names(paths: list[str]) -> list[str]:
 
 
 def test_names_tell_videos_from_the_rest(tmp_path: Path) -> None:
-    for name in ("a.mp4", "b.GIF", "c.h264", "d.ts", "e", "f.xyz", "g.txt", "h.TXT", "i.jpg", "j.m4a", ".k.mp4"):
+    for name in (
+        "a.mp4",
+        "b.GIF",
+        "c.h264",
+        "d.ts",
+        "e",
+        "f.xyz",
+        "g.txt",
+        "h.TXT",
+        "i.jpg",
+        "j.m4a",
+        ".k.mp4",
+    ):
         (tmp_path / name).touch()
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "l.mp4").touch()

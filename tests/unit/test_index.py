@@ -205,7 +205,9 @@ def test_a_clock_that_cannot_be_does_not_plan_days_of_rows() -> None:
 @pytest.mark.parametrize(("separator", "word"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
 @pytest.mark.parametrize("time", ["0,5", "0.5"])
 def test_other_separators_get_a_hint(tmp_path: Path, separator: str, word: str, time: str) -> None:
-    (tmp_path / "f.csv").write_text(f"video_id{separator}timestamp_sec\na{separator}{time}\n", encoding="utf-8")
+    (tmp_path / "f.csv").write_text(
+        f"video_id{separator}timestamp_sec\na{separator}{time}\n", encoding="utf-8"
+    )
     with pytest.raises(UserError, match=f"separated by {word}"):
         index.read_frame_index(str(tmp_path / "f.csv"))
 

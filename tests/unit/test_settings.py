@@ -57,3 +57,19 @@ def test_shipped_configurations_are_valid() -> None:
     base = yaml.safe_load((CONFIG / "config.yaml").read_text())
     for name in ("demo.yaml", "tvsum.yaml"):
         resolve(base | yaml.safe_load((CONFIG / name).read_text()))
+
+
+def test_drop_is_for_folders() -> None:
+    assert resolve({"dataset": "a", "on_bad_frames": "drop"}).on_bad_frames == "drop"
+    with pytest.raises(UserError, match="drop is for a folder"):
+        resolve({"dataset": "a", "frame_index": "f.csv", "video_index": "v.csv", "on_bad_frames": "drop"})
+
+
+def test_home_folders_are_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    paths = ("frame_index", "video_index", "video_root", "videos", "annotations")
+    config = {"dataset": "a", **dict.fromkeys(paths, "~/x")}
+    found = resolve(config | {"weights": {"b": "~/b.pth", "c": {"file": "~/c.pth", "sha256": "0" * 64}}})
+    assert {getattr(found, name) for name in paths} == {"/home/me/x"}
+    assert found.weights == {"b": "/home/me/b.pth", "c": {"file": "/home/me/c.pth", "sha256": "0" * 64}}
+    assert resolve({"dataset": "a", "weights": "~/b.pth"}).weights == "/home/me/b.pth"

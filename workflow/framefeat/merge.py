@@ -62,7 +62,9 @@ def merge(settings: Settings, out: Path, workers: int = 1) -> None:
         rows = order[starts[number] : starts[number + 1]]
         if len(rows):
             slices[number], slice_rows[rows] = np.unique(times[rows], return_inverse=True)
-    if settings.on_bad_frames == "fail":
+    if (
+        settings.on_bad_frames == "fail" and not settings.from_folder
+    ):  # nobody wrote a folder's rows: they are findings
         _check_ends(videos, known, slices, settings, ids, times, positions, frame_name)
 
     keys = _keys(videos, slices)

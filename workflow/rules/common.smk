@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.io import contains_wildcard
 from snakemake.jobs import Job
 from snakemake.logging import logger
 
@@ -30,11 +31,25 @@ def checked(function, *arguments):
         raise WorkflowError(str(error)) from None
 
 
+# Snakemake (9.27) formats the path of a rule's conda file, and takes braces in it for names.
+if "{" in str(workflow.basedir) or "}" in str(workflow.basedir):
+    raise WorkflowError(
+        f"{str(workflow.basedir)!r}: Snakemake cannot run a workflow in a folder with braces in its name; rename it."
+    )
 SETTINGS = checked(configuration.resolve, config)
 # Where an input is gone, Snakemake takes the results that were once made from it for source files: nothing to be done.
 if workflow.is_main_process:
     checked(configuration.check_index_files, SETTINGS)
 BACKBONES = {plan.folder: plan for plan in checked(backbone_plans, SETTINGS)}
+# What a rule names as a file cannot have braces that Snakemake takes for a wildcard; the videos and their folder can.
+for path in (
+    SETTINGS.frame_index,
+    SETTINGS.video_index,
+    SETTINGS.annotations,
+    *(plan.weights_file for plan in BACKBONES.values()),
+):
+    if path and contains_wildcard(path):
+        raise WorkflowError(f"{path!r}: Snakemake takes what stands in braces for a wildcard; rename the file.")
 
 RESULTS = f"results/{SETTINGS.dataset}"
 LOGS = f"logs/{SETTINGS.dataset}"

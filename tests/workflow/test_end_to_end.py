@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -224,6 +225,30 @@ def test_bad_configuration_is_one_sentence(
     assert words in done.output
     assert "Traceback" not in done.output
     assert done.of("sample_frames") == []
+
+
+def test_any_characters_in_the_names_of_a_folder_and_its_files(
+    new_project: Callable[..., Project], clips: Path
+) -> None:
+    project = new_project(("a",), name="characters")
+    folder = project.folder / "set {1} {video} [id] it's: $HOME"
+    folder.mkdir()
+    for name in ("a:b.mp4", "{w} [t].mp4"):
+        shutil.copy(clips / "a.mp4", folder / name)
+    os.mkfifo(folder / "pipe.mp4")
+    project.config |= {"frame_index": None, "video_index": None, "videos": folder.name}
+    project.run("--until", "merge_index")
+    assert pd.read_parquet(project.results / "index.parquet")["video_id"].unique().tolist() == [
+        "a:b",
+        "{w} [t]",
+    ]
+    left_out = json.loads((project.results / "left_out.json").read_text())
+    assert [Path(entry["path"]).name for entry in left_out["files"]] == ["pipe.mp4"]
+    (project.folder / "frames{i}.csv").touch()
+    project.config |= {"frame_index": "frames{i}.csv", "video_index": "videos.csv"}
+    done = project.run(check=False)
+    assert "takes what stands in braces for a wildcard" in done.output
+    assert "Traceback" not in done.output
 
 
 def test_a_state_dict_that_does_not_fit(new_project: Callable[..., Project], tmp_path: Path) -> None:

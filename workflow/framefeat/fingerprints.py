@@ -109,7 +109,7 @@ def examine_all(
     results: dict[str, dict[str, Any]] = {}
     pending: list[str] = []
     for path in dict.fromkeys(paths):
-        entry = known.get(path)
+        entry = known.get(_key(path))
         if entry is not None and entry["stamp"] == _stamp(path) and (not entry["no_video"] or path in unsure):
             results[path] = entry
         else:
@@ -127,9 +127,14 @@ def examine_all(
                 results[path] = _examine_alone(path, path in unsure)
     finally:
         # Entries of files that are no longer in the collection are kept: a video that comes back is not read again.
-        lasting = {path: entry for path, entry in results.items() if entry["stamp"] is not None}
+        lasting = {_key(path): entry for path, entry in results.items() if entry["stamp"] is not None}
         _write(memory, known | lasting)
     return results
+
+
+def _key(path: str) -> str:
+    """How ``memory`` calls a file: from the working folder where it lies below, so that both can be moved together."""
+    return path.removeprefix(os.path.join(os.getcwd(), ""))
 
 
 def _stamp(path: str) -> list[int] | None:

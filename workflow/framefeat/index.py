@@ -131,7 +131,7 @@ class _Locator:
         self.unread_folders: list[str] = []
         self._starts = [self.root] if self.root else [Path("."), index_folder]
         self._by_name: dict[str, list[str]] | None = None
-        if self.root is not None and not self.root.is_dir():
+        if self.root is not None and not os.path.isdir(self.root):
             raise UserError(f"video_root: {root!r} is not a folder; correct video_root in the configuration.")
 
     def __call__(self, path: str) -> list[str]:

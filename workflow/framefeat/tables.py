@@ -24,7 +24,7 @@ def read_table(path: str | os.PathLike[str], key: str) -> pa.Table:
     ``key`` is the configuration key that named the file, for messages.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{key}: the file {str(path)!r} does not exist; correct {key} in the configuration.")
     try:
         if path.suffix.lower() in (".parquet", ".pq"):

@@ -15,6 +15,8 @@ checkpoint merge_index:
     resources:
         mem_mb=2000,
         runtime=240,
+        # Whether late times are refused here or marked later changes nothing that is written: no parameter.
+        on_bad_frames=SETTINGS.on_bad_frames,
     params:
         results=subpath(output.index, parent=True),
         collection=collection,
@@ -25,9 +27,8 @@ checkpoint merge_index:
             videos=SETTINGS.videos if SETTINGS.from_folder else None,
             sample_fps=SETTINGS.sample_fps if SETTINGS.from_folder else None,
             alignment=SETTINGS.alignment,
-            on_bad_frames=SETTINGS.on_bad_frames,
         ),
     message:
         "merge_index of {SETTINGS.dataset}"
     shell:
-        "framefeat merge {params.options} --out {params.results:q} --threads {threads} 2> {log:q}"
+        "framefeat merge {params.options} --on-bad-frames {resources.on_bad_frames} --out {params.results:q} --threads {threads} 2> {log:q}"

@@ -115,8 +115,12 @@ class _Attempts:
     def evidence(self) -> dict[str, Any]:
         try:
             evidence = self._decoded()
-            if evidence["decoder"] is not None or not (problem := self._unread()):
+            # Times past the end are the index's doing; for all else the file is looked through.
+            broken = any("is past the end" not in text for text in evidence["problems"])
+            if not broken or not (problem := self._unread()):
                 return evidence
+            if evidence["decoder"] is not None:
+                return evidence | {"problems": [problem, *evidence["problems"]]}
         except MachineError:
             raise
         except UserError as error:

@@ -175,13 +175,47 @@ def test_one_bad_row_and_nothing_is_verified(parts: Parts) -> None:
     features = parts.features["b"].copy()
     features[1] = np.nan
     parts.embed("b", features)
-    with pytest.raises(UserError, match=r"(?s)'mask' hold bad frames.*'b': row 1: broken"):
+    with pytest.raises(UserError, match=r"'b': 1 of 2 rows: row 1: broken"):
         parts.assemble()
     assert not (parts.model / "toy_features.npy").exists()
     manifest = parts.assemble(on_bad_frames="mask")
     assert manifest["alignment_verified"] is False
     assert manifest["counts"] == {"ok": 9, "clamped": 0, "bad": 1}
     assert np.isnan(parts.matrix()[0]).all()
+
+
+def test_all_videos_with_bad_rows_are_listed_and_how_to_go_on(parts: Parts) -> None:
+    """Those whose frames are bad, and those whose features are."""
+    path = parts.evidence("a")
+    evidence = read_json(path)
+    evidence["rows"] |= {"status": ["bad"] * 3, "native_idx": [-1] * 3, "pts_sec": [None] * 3}
+    write_json(path, evidence | {"problems": ["'a.mp4': it is no video", "more"], "decoder": None})
+    parts.embed("a", np.full((3, DIM), np.nan, np.float32))
+    features = parts.features["c"].copy()
+    features[2] = np.nan
+    parts.embed("c", features)
+    record = read_json(parts.record("c"))
+    write_json(parts.record("c"), record | {"bad_rows": [2], "problems": ["row 2 is not finite"]})
+    with pytest.raises(UserError) as error:
+        parts.assemble()
+    heading, *listed, advice = str(error.value).splitlines()
+    assert heading == "2 of 3 videos have bad rows, and on_bad_frames is 'fail':"
+    assert listed == [
+        "  - 'a': 4 of 4 rows: 'a.mp4': it is no video",
+        "  - 'c': 1 of 4 rows: row 2 is not finite",
+    ]
+    assert "Replace these files" in advice
+    assert "on_bad_frames: mask" in advice
+    manifest = parts.assemble(on_bad_frames="mask")
+    assert manifest["counts"] == {"ok": 5, "clamped": 0, "bad": 5}
+    index = pd.read_parquet(parts.model / "frame_index.parquet")
+    lost = parts.rows.index(("c", 2))
+    assert index.loc[lost, ["native_idx", "status"]].tolist() == [-1, "bad"]
+    assert index.loc[lost, ["pts_sec", "offset_sec"]].isna().all()
+    entries = {video["video_id"]: video for video in manifest["videos"]}
+    assert entries["c"]["problems"] == ["row 2 is not finite"]
+    assert not entries["c"]["verified"]
+    assert entries["b"]["verified"]
 
 
 def other_time(parts: Parts) -> None:

@@ -87,7 +87,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
     """What was computed, by something that takes no time and gives other bytes each time."""
     done: list[Mapping[str, Any]] = []
 
-    def compute(message: Mapping[str, Any], device: str) -> None:
+    def compute(message: Mapping[str, Any], device: str) -> dict[str, Any]:
         import hashlib
 
         done.append(message)
@@ -97,6 +97,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
             message["record"],
             {"key": message["key"], "file_sha256": digest, "versions": {"pytest": pytest.__version__}},
         )
+        return {}
 
     monkeypatch.setattr(extract, "_compute_here", compute)
     monkeypatch.delenv(embed_client.OWNER, raising=False)
@@ -310,9 +311,9 @@ def test_embedder_off_still_holds_its_device(
         seen: list[str] = []
         inner = extract._compute_here
 
-        def look(message: Mapping[str, Any], device: str) -> None:
+        def look(message: Mapping[str, Any], device: str) -> dict[str, Any]:
             seen.append(device)
-            inner(message, device)
+            return inner(message, device)
 
         monkeypatch.setattr(extract, "_compute_here", look)
         assert job.run("--embedder", "off", "--device", "auto", "--gpus", "1") == 0
@@ -432,3 +433,57 @@ def test_near_pixels_are_judged_and_not_refused(
     record = read_json(job.record)
     assert record["recheck"]["agrees"] is agrees
     assert any("a second time" in warning for warning in record["warnings"]) is not agrees
+
+
+@pytest.mark.parametrize(
+    "what", ["not finite", "second look not finite", "unforeseen", "device lost", "no memory"]
+)
+def test_what_goes_wrong_with_one_video_is_its_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, networks: list[Path], real_spec: Callable[..., Any],
+    capfd: pytest.CaptureFixture[str], what: str,
+) -> None:  # fmt: skip
+    """And what would go wrong with any other video too is not: the job fails."""
+    from framefeat import embedding, network
+
+    monkeypatch.delenv(embed_client.OWNER, raising=False)
+    job = Job(tmp_path, spec=real_spec(networks[0]))
+    job.weights, job.identity = networks[0], ""
+    taken, features_of = network.embed, embedding._features
+
+    def features(*arguments: Any) -> Any:
+        found, second, used = features_of(*arguments)
+        if what == "not finite":
+            found[1] = np.inf
+        elif what == "second look not finite":
+            second[0, 0] = np.nan
+        return found, second, used
+
+    def embed(used: Any, frames: Any, *more: Any, **named: Any) -> Any:
+        if what == "device lost" or (what == "unforeseen" and len(frames) > 1):
+            raise RuntimeError("a strange frame, or a strange device")
+        if what == "no memory":
+            raise MemoryError
+        return taken(used, frames, *more, **named)
+
+    monkeypatch.setattr(embedding, "_features", features)
+    monkeypatch.setattr(network, "embed", embed)
+    status = job.run()
+    said = capfd.readouterr()
+    if what in ("device lost", "no memory"):
+        assert status == 1
+        assert not job.record.exists()
+        return
+    assert status == 0, said.err
+    record, written = read_json(job.record), np.load(job.features)
+    good = [row for row in range(ROWS) if row != BAD]
+    looked_at = job.evidence["recheck"]["rows"]
+    lost = {"not finite": [1], "second look not finite": looked_at[:1], "unforeseen": good}[what]
+    assert record["bad_rows"] == lost
+    assert np.isnan(written[lost]).all()
+    assert np.isfinite(written[[row for row in good if row not in lost]]).all()
+    assert record["recheck"]["rows"] == [row for row in looked_at if row not in lost]
+    assert record["verified"] is False
+    assert f"{len(lost)} of {ROWS} rows are bad: {record['problems'][0]}" in said.out
+    assert ("a strange frame" in record["problems"][0]) == (what == "unforeseen")
+    assert ("Traceback" in said.err) == (what == "unforeseen")
+    assert not job.store.exists(), "what was deleted is tried again"

@@ -1,3 +1,4 @@
+import errno
 import faulthandler
 import json
 import os
@@ -8,8 +9,8 @@ import time
 
 import numpy as np
 import pytest
-from framefeat import child, proof, readers, sampler
-from framefeat.errors import UserError
+from framefeat import child, proof, readers, sampler, sampling
+from framefeat.errors import MachineError
 from framefeat.numbered import RECIPES, read_number
 from framefeat.sampling import sample_key, sample_video
 from PIL import Image
@@ -37,14 +38,13 @@ def outputs_of(folder):
     }
 
 
-def sample(folder, path, times, fps=25.0, bad="fail", decoder="auto", alignment="index", **more):
+def sample(folder, path, times, fps=25.0, decoder="auto", alignment="index", **more):
     folder.mkdir(exist_ok=True)
     evidence = sample_video(
         record_of(path, times, fps),
         geometry=more.pop("geometry", "squash96"),
         alignment=alignment,
         decoder=decoder,
-        on_bad_frames=bad,
         **outputs_of(folder),
         **more,
     )
@@ -98,35 +98,30 @@ def test_thumbnails_name_their_rows_and_keep_the_aspect(tmp_path):
     assert read_number(cell) == told["rows"][5]
 
 
-def test_times_past_the_end_are_refused_or_masked(tmp_path):
+def test_times_past_the_end_are_bad_rows(tmp_path, capfd):
     clip = clips.made("cfr_25.mp4")
-    with pytest.raises(
-        UserError, match=r"row 1: past the end: 4.04 s means frame 101, the video has 100 frames"
-    ):
-        sample(tmp_path / "fail", clip.path, [0.0, 4.04, 9.0])
-    assert list((tmp_path / "fail").iterdir()) == []
-    evidence, frames = sample(tmp_path / "mask", clip.path, [0.0, 4.04, 9.0], bad="mask")
+    evidence, frames = sample(tmp_path / "out", clip.path, [0.0, 4.04, 9.0])
     assert evidence["rows"]["status"] == ["ok", "bad", "bad"]
     assert evidence["rows"]["native_idx"] == [0, -1, -1]
     assert evidence["rows"]["pts_sec"] == [0.0, None, None]
     assert not frames[1:].any()
     assert len(evidence["problems"]) == 2
+    assert "past the end: 4.04 s means frame 101, the video has 100 frames" in evidence["problems"][0]
+    told = capfd.readouterr()
+    assert "cfr_25: 2 of 3 rows are bad: row 1 is past the end" in told.err
+    assert told.out == told.err, "the log and the person who looks at the run are told the same"
 
 
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
-def test_a_damaged_file_fails_or_is_masked_where_it_is_damaged(tmp_path, decoder):
+def test_a_damaged_file_is_bad_where_it_is_damaged(tmp_path, decoder):
     whole = clips.noisy(tmp_path / "whole.mp4")
     path = clips.damaged(whole, tmp_path / "damaged.mp4")
     times = [k / 10 for k in range(30)]
-    with pytest.raises(
-        UserError,
-        match=r"30 frames were expected, \d+ of them cannot be decoded cleanly, the first at 1\.\d+ s",
-    ):
-        sample(tmp_path / "fail", path, times, fps=30.0, decoder=decoder)
-    evidence, frames = sample(tmp_path / "mask", path, times, fps=30.0, bad="mask", decoder=decoder)
+    evidence, frames = sample(tmp_path / "out", path, times, fps=30.0, decoder=decoder)
     _, truth = sample(tmp_path / "truth", whole, times, fps=30.0, decoder="pyav")
     bad = np.array(evidence["rows"]["status"]) == "bad"
     assert bad.any()
+    assert len(evidence["problems"]) == bad.sum()
     assert not bad[:10].any()
     assert not bad[20:].any()
     assert not frames[bad].any()
@@ -138,10 +133,9 @@ def test_a_file_cut_short_is_bad_from_there_on(tmp_path):
     whole = clips.noisy(tmp_path / "whole.mp4")
     path = clips.cut_short(whole, tmp_path / "part.mp4")
     times = [k / 10 for k in range(30)]
-    with pytest.raises(UserError, match="90 frames expected, found"):
-        sample(tmp_path / "fail", path, times, fps=30.0)
-    evidence, frames = sample(tmp_path / "mask", path, times, fps=30.0, bad="mask")
+    evidence, frames = sample(tmp_path / "out", path, times, fps=30.0)
     _, truth = sample(tmp_path / "truth", whole, times, fps=30.0, decoder="pyav")
+    assert "90 frames expected, found" in evidence["problems"][0]
     status = evidence["rows"]["status"]
     first = status.index("bad")
     assert 12 <= first <= 19
@@ -150,22 +144,39 @@ def test_a_file_cut_short_is_bad_from_there_on(tmp_path):
     assert not frames[first:].any()
 
 
+def assert_nothing_came(evidence, frames, words):
+    assert set(evidence["rows"]["status"]) == {"bad"}
+    assert evidence["decoder"] is None
+    assert evidence["video"] is None
+    assert not evidence["recheck"]["agrees"]
+    assert not frames.any()
+    assert words in evidence["problems"][0]
+
+
 @pytest.mark.parametrize("kind", ["empty", "audio", "text"])
-def test_a_file_without_frames_fails_or_gives_bad_rows(tmp_path, kind):
+def test_a_file_without_frames_gives_bad_rows(tmp_path, kind):
     path = tmp_path / "clip.mp4"
     if kind == "audio":
         clips.audio_only(path)
     else:
         path.write_text("x" * 1000 if kind == "text" else "")
-    with pytest.raises(UserError, match=r"clip\.mp4"):
-        sample(tmp_path / "fail", path, [0.0, 0.5])
-    evidence, frames = sample(tmp_path / "mask", path, [0.0, 0.5], bad="mask")
-    assert evidence["rows"]["status"] == ["bad", "bad"]
-    assert evidence["decoder"] is None
-    assert evidence["video"] is None
-    assert not evidence["recheck"]["agrees"]
+    evidence, frames = sample(tmp_path / "out", path, [0.0, 0.5])
+    assert_nothing_came(evidence, frames, "clip.mp4")
     assert frames.shape == (2, 96, 96, 3)
-    assert np.load(tmp_path / "mask" / "a.recheck.npy").shape == (0, 96, 96, 3)
+    assert np.load(tmp_path / "out" / "a.recheck.npy").shape == (0, 96, 96, 3)
+
+
+@pytest.mark.parametrize("kind", ["gone", "folder", "pipe"])
+def test_a_file_that_cannot_be_read_says_how_to_go_on(tmp_path, kind):
+    """Its content may be what it was: then only its evidence stands between it and another try."""
+    path = tmp_path / "clip.mp4"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    evidence, frames = sample(tmp_path / "out", path, [0.0, 0.5], timeout=1.0)
+    assert_nothing_came(evidence, frames, "clip.mp4' cannot be read (")
+    assert str(tmp_path / "out" / "a.json") in evidence["problems"][0]
 
 
 def _crash(self, wanted):
@@ -179,9 +190,22 @@ def _hang(self, wanted):
     yield
 
 
-@pytest.mark.parametrize(
-    ("fault", "words"), [(_crash, "killed by signal 11"), (_hang, "no progress for 1 s")]
+def _unforeseen(self, wanted):
+    raise RuntimeError("no such thing was seen before")
+    yield
+
+
+FAULTS = pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (_crash, "killed by signal 11"),
+        (_hang, "no progress for 1 s"),
+        (_unforeseen, "failed (RuntimeError: no such thing was seen before)"),
+    ],
 )
+
+
+@FAULTS
 def test_a_decord_that_dies_is_replaced(tmp_path, monkeypatch, capfd, fault, words):
     monkeypatch.setattr(readers.DecordReader, "frames", fault)
     clip = clips.made("cfr_25.mp4")
@@ -190,20 +214,77 @@ def test_a_decord_that_dies_is_replaced(tmp_path, monkeypatch, capfd, fault, wor
     assert words in evidence["decoder_reason"]
     assert [read_number(frame) for frame in frames] == [0, 25]
     assert words in capfd.readouterr().err
-    with pytest.raises(UserError, match=words):
-        sample(tmp_path / "forced", clip.path, [0.0, 1.0], timeout=1.0, decoder="decord")
+    evidence, frames = sample(tmp_path / "forced", clip.path, [0.0, 1.0], timeout=1.0, decoder="decord")
+    assert_nothing_came(evidence, frames, words)
 
 
-def test_a_decoder_that_always_dies_is_a_sentence_or_bad_rows(tmp_path, monkeypatch):
+@FAULTS
+def test_a_decoder_that_always_fails_is_a_finding(tmp_path, monkeypatch, capfd, fault, words):
     for reader in (readers.DecordReader, readers.PyavReader):
-        monkeypatch.setattr(reader, "frames", _crash)
+        monkeypatch.setattr(reader, "frames", fault)
     clip = clips.made("cfr_25.mp4")
-    with pytest.raises(UserError, match="killed by signal 11"):
-        sample(tmp_path / "fail", clip.path, [0.0, 1.0])
-    assert list((tmp_path / "fail").iterdir()) == []
-    evidence, frames = sample(tmp_path / "mask", clip.path, [0.0, 1.0], bad="mask")
-    assert evidence["rows"]["status"] == ["bad", "bad"]
-    assert not frames.any()
+    evidence, frames = sample(tmp_path / "out", clip.path, [0.0, 1.0], timeout=1.0)
+    assert_nothing_came(evidence, frames, words)
+    assert "cfr_25.mp4" in evidence["problems"][0]
+    told = capfd.readouterr()
+    assert ("in _unforeseen" in told.err) == (fault is _unforeseen), "an exception's trace is in the log"
+    assert "Traceback" not in told.out
+
+
+def test_a_misread_file_is_a_finding_where_decord_is_asked_for(tmp_path, monkeypatch):
+    def mistaken(self, wanted):
+        raise readers.ReaderMistake("it counts other frames")
+        yield
+
+    monkeypatch.setattr(readers.DecordReader, "frames", mistaken)
+    clip = clips.made("cfr_25.mp4")
+    evidence, frames = sample(tmp_path / "out", clip.path, [0.0, 1.0], decoder="decord")
+    assert_nothing_came(
+        evidence, frames, "decord misreads this file: it counts other frames; set decoder: auto"
+    )
+
+
+def _raise(error):
+    def fault(self, row, pixels):
+        raise error
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), r"No space left on device\. Nothing half written"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded"),
+        (OSError(errno.EFBIG, "File too large"), "File too large"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (MemoryError(), "not enough memory"),
+    ],
+)
+def test_the_machine_s_trouble_is_no_finding(tmp_path, monkeypatch, error, words):
+    monkeypatch.setattr(sampler.RowFile, "write", _raise(error))
+    clip = clips.made("cfr_25.mp4")
+    with pytest.raises(MachineError, match=words):
+        sample(tmp_path / "out", clip.path, [0.0, 1.0])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_output_that_cannot_be_written_is_no_finding(tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pwrite", broken)
+    with pytest.raises(MachineError, match=r"a\.npy' cannot be written \(Input/output error\)"):
+        sample(tmp_path / "out", clips.made("cfr_25.mp4").path, [0.0, 1.0])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_disk_that_does_not_answer_is_no_finding(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers.PyavReader, "frames", _hang)
+    monkeypatch.setattr(sampling, "_read_through", lambda path, line: time.sleep(60))
+    with pytest.raises(MachineError, match="the disk or the network does not answer"):
+        sample(tmp_path / "out", clips.made("cfr_25.mp4").path, [0.0], timeout=0.5, decoder="pyav")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_decoder_killed_from_outside_proves_nothing(tmp_path, monkeypatch, capfd):
@@ -226,8 +307,9 @@ def test_a_decoder_killed_from_outside_proves_nothing(tmp_path, monkeypatch, cap
     monkeypatch.setattr(
         readers.DecordReader, "frames", lambda self, wanted: os.kill(os.getpid(), signal.SIGKILL)
     )
-    with pytest.raises(UserError, match=r"twice.*memory"):
-        sample(tmp_path / "mask", clip.path, [0.0, 1.0], bad="mask")
+    with pytest.raises(MachineError, match=r"twice.*memory"):
+        sample(tmp_path / "killed", clip.path, [0.0, 1.0])
+    assert list((tmp_path / "killed").iterdir()) == []
 
 
 def test_a_decord_with_other_pixels_is_found_by_the_second_decode(tmp_path, monkeypatch):
@@ -246,8 +328,9 @@ def test_a_decord_with_other_pixels_is_found_by_the_second_decode(tmp_path, monk
     assert "second decode" in evidence["decoder_reason"]
     assert [read_number(frame) for frame in frames] == [0, 25, 50]
     assert evidence["recheck"]["agrees"]
-    with pytest.raises(UserError, match="two decodes of the same frames differ"):
-        sample(tmp_path / "forced", clip.path, [0.0, 1.0, 2.0], decoder="decord")
+    evidence, _ = sample(tmp_path / "forced", clip.path, [0.0, 1.0, 2.0], decoder="decord")
+    assert not evidence["recheck"]["agrees"]
+    assert any("two decodes of the same frames differ" in warning for warning in evidence["warnings"])
 
 
 def test_the_key_holds_what_decides_the_result_and_nothing_else(tmp_path):
@@ -273,7 +356,7 @@ def hang(self, wanted):
 readers.PyavReader.frames = hang
 from pathlib import Path
 sampling.sample_video({record_of(clip.path, [0.0])!r}, geometry="squash96", alignment="index", decoder="pyav",
-    on_bad_frames="fail", **{{k: Path(v) for k, v in { ({k: str(v) for k, v in outputs_of(out).items()})!r}.items()}})
+    **{{k: Path(v) for k, v in { ({k: str(v) for k, v in outputs_of(out).items()})!r}.items()}})
 """
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -154,21 +154,33 @@ def test_verify_holds_and_catches_swapped_rows(real: Project, tmp_path: Path, we
     assert "cosine" in done.stdout
 
 
-def test_damage_fails_by_itself_or_is_masked(new_project: Callable[..., Project], weights: Path) -> None:
+def test_a_damaged_video_is_a_finding(new_project: Callable[..., Project]) -> None:
+    """Everything else is computed; ``fail`` refuses the matrix, and from there to ``mask`` only the matrix is made."""
     project = new_project(name="damage")
     whole = (project.videos / "b.mp4").read_bytes()
     (project.videos / "b.mp4").write_bytes(b"\0" * 100 + whole[100:])
-    done = project.run("--keep-going", check=False)
+    done = project.run(check=False)
     assert done.status != 0
-    assert "'b.mp4'" in done.output or "b.mp4" in done.output
     assert "Traceback" not in done.output
-    assert sorted(path.name for path in (project.results / BACKBONE / "features").glob("*.npy")) == [
-        "a.npy",
-        "c.npy",
+    assert done.of("sample_frames", "extract_features") == [
+        f"{rule}:{video}" for rule in ("extract_features", "sample_frames") for video in "abc"
     ]
+    features = project.results / BACKBONE / "features"
+    assert sorted(path.name for path in features.glob("*.npy")) == ["a.npy", "b.npy", "c.npy"]
+    assert not (project.results / BACKBONE / "toy_features.npy").exists()
+    at_once, _, at_the_end = done.output.partition("job(s) failed:")
+    assert at_once.count("b.mp4': FFmpeg cannot read this file") == 1
+    assert at_the_end.count("b.mp4") == 1
+    assert "'b': 4 of 4 rows: " in at_the_end
+    assert "1 of 3 videos have bad rows" in at_the_end
+    assert "on_bad_frames: mask" in at_the_end
+    plan = project.framefeat("plan", "--configfile", "run.yaml").stdout
+    assert "0 of 3 videos will be decoded" in plan
+    assert "no matrix will be assembled.\n  b: " in plan
     project.config["on_bad_frames"] = "mask"
+    assert "assembled again" in project.framefeat("plan", "--configfile", "run.yaml").stdout
     done = project.run()
-    assert done.of("sample_frames", "extract_features") == ["extract_features:b", "sample_frames:b"]
+    assert sorted(done.jobs) == [f"assemble:{BACKBONE}", "report:toy"]
     index = pd.read_parquet(project.results / BACKBONE / "frame_index.parquet")
     matrix = np.load(project.results / BACKBONE / "toy_features.npy")
     bad = (index["status"] == "bad").to_numpy()
@@ -181,6 +193,42 @@ def test_damage_fails_by_itself_or_is_masked(new_project: Callable[..., Project]
     assert manifest["alignment_verified"] is False
     assert manifest["counts"]["bad"] == 4
     assert "bad" in done.output, "the run must say at its end that rows are bad"
+    # Back to fail: the same refusal; and with the file replaced only its own jobs run.
+    project.config["on_bad_frames"] = "fail"
+    done = project.run(check=False)
+    assert (done.status != 0, done.jobs) == (True, [f"assemble:{BACKBONE}"])
+    (project.videos / "b.mp4").write_bytes(whole)
+    done = project.run()
+    assert done.of("sample_frames", "extract_features") == ["extract_features:b", "sample_frames:b"]
+
+
+def test_without_its_weights_a_run_decodes_nothing(
+    new_project: Callable[..., Project], tmp_path: Path
+) -> None:
+    """Not even with --keep-going; and once the weights are there, it goes on as if nothing had been."""
+    from framefeat.torchvision_table import lookup
+    from framefeat.weights import WeightsRef
+
+    project = new_project(name="no-weights")
+    project.config["backbones"] = ["mobilenet_v3_small", BACKBONE]
+    project.config["weights"] = {BACKBONE: project.config["weights"]}
+    home = {"HOME": str(tmp_path), "TORCH_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    # Nothing answers there, whether this machine has a network or not.
+    home |= {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "no_proxy": ""}
+    done = project.run("--keep-going", check=False, env=home)
+    assert done.status != 0
+    assert done.of("sample_frames", "extract_features", "assemble") == []
+    at_the_end = done.output.partition("job(s) failed:")[2]
+    assert "The weights of mobilenet_v3_small are not on this machine" in at_the_end
+    assert "Traceback" not in done.output
+    spec = lookup("mobilenet_v3_small", WeightsRef("enum", "IMAGENET1K_V1"), "squash224")
+    assert spec is not None
+    by_hand = project.folder / "resources" / "weights" / spec["file"]
+    by_hand.parent.mkdir(parents=True)
+    by_hand.touch()
+    planned = project.run("--dry-run", env=home)
+    assert planned.of("merge_index", "fetch_weights") == []
+    assert planned.of("sample_frames") == [f"sample_frames:{video}" for video in "abc"]
 
 
 def test_times_past_the_end(new_project: Callable[..., Project]) -> None:

@@ -45,7 +45,8 @@ def assemble(
     each row stay its few columns of the index, of each video its line of the manifest.
 
     What else is given says what the stored parts must have been made with, whatever their files' times say. Raises
-    ``UserError`` listing every part that was not, or that is not what it was when it was made.
+    ``UserError`` listing every part that was not, or that is not what it was when it was made; and, where
+    ``on_bad_frames`` is ``fail``, listing every video that has bad rows. Nothing is written then.
     """
     asked = extract.request_key(json.dumps(extract.identifying(spec)), weights_identity, precision)
     folder = results / str(spec["folder"])
@@ -98,12 +99,8 @@ def assemble(
                 if unfit:
                     continue
                 _write_rows(stream, start, row_bytes, rows, places, features)
-                seen = evidence["rows"]
-                native[rows] = np.asarray(seen["native_idx"], dtype=np.int64)[places]
-                pts[rows] = np.asarray([np.nan if p is None else p for p in seen["pts_sec"]], dtype=float)[
-                    places
-                ]
-                status[rows] = np.asarray(seen["status"], dtype=object)[places]
+                seen = _seen(evidence, record)
+                native[rows], pts[rows], status[rows] = (column[places] for column in seen)
                 entry = _video_entry(rows, places, evidence, record, features, pts, status)
                 videos.append(_json(entry))  # a tenth of the memory of what it describes
                 verified = verified and entry["verified"]
@@ -111,7 +108,7 @@ def assemble(
                 for name, number in (evidence["versions"] | record["versions"]).items():
                     versions.setdefault(name, set()).add(number)
                 if entry["counts"]["bad"]:
-                    bad_videos.append(f"{evidence['video_id']!r}: " + "; ".join(evidence["problems"][:3]))
+                    bad_videos.append(finding(entry))
         if unfit:
             raise complain(
                 "Stored parts do not fit what the index and the configuration ask for:",
@@ -120,9 +117,11 @@ def assemble(
             )
         if bad_videos and on_bad_frames == "fail":
             raise complain(
-                "on_bad_frames is 'fail', but stored results of an earlier run with 'mask' hold bad frames:",
+                f"{len(bad_videos)} of {len(videos)} videos have bad rows, and on_bad_frames is 'fail':",
                 bad_videos,
-                "Set on_bad_frames: mask, or mend the files and run Snakemake with --forcerun sample_frames.",
+                "Replace these files (or correct their rows in the index) and run again: nothing else is computed anew. Or set "
+                "on_bad_frames: mask, and run again: these rows are NaN then, marked 'bad'.",
+                most=len(bad_videos),
             )
         if len(weights_sha256) > 1:
             raise UserError(
@@ -173,7 +172,11 @@ def _json(value: Any, indent: int | None = None) -> str:
 
 def _write_manifest(path: Path, manifest: Mapping[str, Any], videos: Iterable[str]) -> None:
     """``manifest`` with a last member ``videos``, each of them (JSON already) on a line of its own."""
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+    # A lone surrogate (out of a file name that is not UTF-8) becomes its JSON escape.
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
         stream.write(_json(manifest, indent=1).removesuffix("\n}") + ',\n "videos": [')
         for number, video in enumerate(videos):
             stream.write((",\n  " if number else "\n  ") + video)
@@ -220,6 +223,25 @@ def _features(
     except (OSError, ValueError, EOFError, KeyError) as error:
         raise _Unfit(f"{str(path)!r} cannot be used: {error!r}") from None
     return record, features
+
+
+def _seen(
+    evidence: Mapping[str, Any], record: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frame number, presentation time and status of each row, those that could not be embedded among the bad ones."""
+    rows = evidence["rows"]
+    native = np.asarray(rows["native_idx"], dtype=np.int64)
+    pts = np.asarray([np.nan if time is None else time for time in rows["pts_sec"]], dtype=float)
+    status = np.asarray(rows["status"], dtype=object)
+    lost = np.asarray(record.get("bad_rows", []), dtype=np.int64)
+    native[lost], pts[lost], status[lost] = -1, np.nan, "bad"
+    return native, pts, status
+
+
+def finding(entry: Mapping[str, Any]) -> str:
+    """What is wrong with a video of the manifest, in a line: how many rows are bad, and the first reason."""
+    reason = entry["problems"][0] if entry["problems"] else "no reason is on record"
+    return f"{entry['video_id']!r}: {entry['counts']['bad']} of {entry['rows']} rows: {reason}"
 
 
 def _write_rows(
@@ -276,7 +298,7 @@ def _video_entry(
         "batch_halved": record["batch_halved"],
         "device": record["device"],
         "warnings": [*evidence["warnings"], *record["warnings"]],
-        "problems": evidence["problems"],
+        "problems": [*evidence["problems"], *record.get("problems", [])],
     }
 
 

@@ -6,6 +6,7 @@ checkpoint. This does the merge aside and compares what each stored result was c
 
 import contextlib
 import io
+import itertools
 import json
 import shutil
 import tempfile
@@ -32,10 +33,18 @@ class Changes:
     removed: list[str]
     videos: int
     rows_changed: bool
+    assemble: list[
+        str
+    ]  # backbone folders whose matrix is missing, or was made under another rule for bad rows
+    refused: dict[
+        str, list[str]
+    ]  # what is known of videos for which assemble refuses, now that on_bad_frames is fail
 
     @property
     def nothing(self) -> bool:
-        return not (self.sample or any(self.extract.values()) or self.removed or self.rows_changed)
+        return not (
+            self.sample or any(self.extract.values()) or self.removed or self.rows_changed or self.assemble
+        )
 
 
 def configuration(configfile: Path | None) -> dict[str, Any]:
@@ -79,6 +88,7 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
         rows_changed = _differs(aside / "index.parquet", results / "index.parquet")
     sample: dict[str, list[str]] = {}
     extracted: dict[str, dict[str, list[str]]] = {plan.folder: {} for plan in plans}
+    refused: dict[str, list[str]] = {}
     for key, record in records.items():
         valid = {}  # by geometry: the evidence of frames that need no new sampling
         for geometry in sorted({plan.geometry for plan in plans}):
@@ -93,18 +103,36 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
                 sample[record["video_id"]] = reasons
                 continue
             valid[geometry] = evidence
-            if wanted.on_bad_frames == "fail" and "bad" in evidence["rows"]["status"]:
-                sample[record["video_id"]] = ["it has bad frames, and on_bad_frames is fail"]
+            if wanted.on_bad_frames == "fail" and evidence["problems"]:
+                refused[record["video_id"]] = evidence["problems"]
         for plan in plans:
             reasons = _extract_reasons(results, key, plan, wanted.precision, valid.get(plan.geometry))
             if not reasons:
+                found = _read(results / plan.folder / "features" / f"{key}.json").get("problems")
+                if wanted.on_bad_frames == "fail" and found:
+                    refused.setdefault(record["video_id"], found)
                 continue
             extracted[plan.folder][record["video_id"]] = reasons
             kept = (results / folder / plan.geometry / f"{key}.npy" for folder in ("frames", "rechecks"))
             if record["video_id"] not in sample and not all(path.is_file() for path in kept):
                 sample[record["video_id"]] = [f"its frames are needed again for {plan.folder}"]
     known = {path.stem for path in (results / "slices").glob("*.json")}
-    return Changes(sample, extracted, sorted(known - set(records)), len(records), rows_changed)
+    refused = {video: problems for video, problems in refused.items() if video not in sample}
+    assembled = [
+        plan.folder for plan in plans if not _is_assembled(results / plan.folder, wanted.on_bad_frames)
+    ]
+    removed = sorted(known - set(records))
+    return Changes(sample, extracted, removed, len(records), rows_changed, assembled, refused)
+
+
+def _is_assembled(folder: Path, on_bad_frames: str) -> bool:
+    """Whether a matrix lies there that was made under this rule. Of the manifest only its beginning is read."""
+    try:
+        with open(folder / "feature_manifest.json", encoding="utf-8") as stream:
+            head = "".join(itertools.takewhile(lambda line: not line.startswith(' "videos"'), stream))
+        return json.loads(head.rstrip().removesuffix(",") + "}")["on_bad_frames"] == on_bad_frames
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _extract_reasons(
@@ -145,7 +173,13 @@ def sentences(changes: Changes) -> Iterator[str]:
     if changes.removed:
         yield f"{len(changes.removed)} videos leave the matrix: {', '.join(changes.removed)}"
         yield "  their files stay until 'framefeat stale RESULTS --delete'"
-    yield "The matrix and its manifest will be assembled again."
+    if changes.refused:
+        yield f"on_bad_frames is fail, and {len(changes.refused)} videos have bad rows: no matrix will be assembled."
+        for video_id, problems in sorted(changes.refused.items()):
+            yield f"  {video_id}: {problems[0]}"
+        yield "  replace these files, or set on_bad_frames: mask"
+    else:
+        yield "The matrix and its manifest will be assembled again."
 
 
 def run(configfile: Path | None, as_json: bool = False) -> None:

@@ -11,21 +11,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from framefeat.errors import UserError, no_room
+from framefeat.errors import MachineError, UserError, machine_trouble
 
 _SIGN_OF_LIFE_SECONDS = 0.5
 _SIGNAL_SECONDS = 0.5
+#: Sent by the system (out of memory, limits) or by somebody; no decoder sends them to itself.
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU)
 
 
 class ChildLost(Exception):
     """The child ended without an answer: ``how``, and the last ``state`` that it told.
 
-    ``from_outside``: by SIGKILL, which no code sends itself: the system's out-of-memory killer, or a person.
+    ``silent``: it hung and was killed. ``from_outside``: a signal that no code sends itself, so the system's
+    out-of-memory killer or a person. ``trace``: of an exception that nobody foresaw.
     """
 
-    def __init__(self, how: str, state: dict[str, Any], from_outside: bool = False) -> None:
+    def __init__(
+        self,
+        how: str,
+        state: dict[str, Any],
+        *,
+        silent: bool = False,
+        from_outside: bool = False,
+        trace: str = "",
+    ) -> None:
         super().__init__(how)
-        self.how, self.state, self.from_outside = how, state, from_outside
+        self.how, self.state = how, state
+        self.silent, self.from_outside, self.trace = silent, from_outside, trace
 
 
 class Line:
@@ -56,8 +68,9 @@ def run_in_child(
 ) -> Any:
     """``work(line)``'s answer (JSON-able), computed in a fork of this process.
 
-    ``UserError`` passes through. Raises ``ChildLost`` where the child crashes, or is silent for ``timeout`` seconds
-    and is then killed. ``progress`` is called with everything the child has told so far.
+    ``UserError`` passes through, and trouble of the machine comes as ``MachineError``. Raises ``ChildLost`` where the
+    child crashes, raises anything else, or is silent for ``timeout`` seconds and is then killed. ``progress`` is called
+    with everything the child has told so far.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -86,21 +99,23 @@ def run_in_child(
                 os.kill(child, signal.SIGKILL)
         os.close(reading)
         _, status = os.waitpid(child, 0)
+    if "machine" in answer:
+        raise MachineError(answer["machine"])
     if "user_error" in answer:
         raise UserError(answer["user_error"])
     if "error" in answer:
-        raise RuntimeError(answer["error"])
+        raise ChildLost(f"failed ({answer['error']})", state, trace=answer["trace"])
     if "answer" in answer:
         return answer["answer"]
     if silent:
-        raise ChildLost(f"made no progress for {timeout:g} s", state)
+        raise ChildLost(f"made no progress for {timeout:g} s", state, silent=True)
     code = os.waitstatus_to_exitcode(status)
     raise ChildLost(
         f"was killed by signal {-code} ({signal.Signals(-code).name})"
         if code < 0
         else f"ended with status {code}",
         state,
-        from_outside=code == -signal.SIGKILL,
+        from_outside=-code in _FROM_OUTSIDE,
     )
 
 
@@ -136,15 +151,21 @@ def _be_child(work: Callable[[Line], Any], writing: int, parent: int) -> None:
         try:
             line.send({"answer": work(line)})
             status = 0
-        except UserError as error:
-            line.send({"user_error": str(error)})
         except Exception as error:
-            full = no_room(error)
-            line.send({"user_error": str(full)} if full else {"error": traceback.format_exc()})
+            line.send(_told(error))
     finally:
         with suppress(Exception):
             sys.stderr.flush()
         os._exit(status)
+
+
+def _told(error: Exception) -> dict[str, str]:
+    if machine := machine_trouble(error):
+        return {"machine": str(machine)}
+    if isinstance(error, UserError):
+        return {"user_error": str(error)}
+    text = (str(error).splitlines() or [""])[0][:300]
+    return {"error": f"{type(error).__name__}: {text}".removesuffix(": "), "trace": traceback.format_exc()}
 
 
 def _end_with(parent: int) -> None:

@@ -8,11 +8,12 @@ import gc
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from framefeat.errors import UserError, no_room
+from framefeat.errors import UserError, machine_trouble
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,14 +30,18 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader of our output is gone (`framefeat show | head`): not a failure, but nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        full = no_room(error)
-        if full is None:
-            raise
-        print(f"framefeat {command}: {full}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except Exception as error:
+        told = machine_trouble(error)
+        if told is None:
+            # The last line of a job's log is what the run's last lines quote.
+            traceback.print_exc()
+        print(
+            f"framefeat {command}: {told or f'{type(error).__name__}: {error} (not foreseen)'}",
+            file=sys.stderr,
+        )
+        return 1
 
 
 def _merge(options: argparse.Namespace) -> None:
@@ -91,7 +96,6 @@ def _sample(options: argparse.Namespace) -> None:
         geometry=options.geometry,
         alignment=options.alignment,
         decoder=options.decoder,
-        on_bad_frames=options.on_bad_frames,
         frames_path=options.frames,
         recheck_path=options.recheck,
         thumbnails_path=options.thumbnails,
@@ -257,7 +261,6 @@ def _sample_options(part: argparse.ArgumentParser) -> None:
     )
     part.add_argument("--alignment", choices=["index", "pts"], default="index")
     part.add_argument("--decoder", choices=["auto", "decord", "pyav"], default="auto")
-    part.add_argument("--on-bad-frames", choices=["fail", "mask"], default="fail")
     part.add_argument(
         "--timeout",
         type=float,

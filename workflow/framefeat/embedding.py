@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -80,11 +81,41 @@ def load_network(message: Mapping[str, Any], path: Path, device: str) -> tuple[A
 
 
 def embed_video(message: Mapping[str, Any], network: Any, weights_sha256: str) -> dict[str, Any]:
+    """``_embed``; what nobody foresaw is a finding about this video, and ``trace`` in the answer says where it happened.
+
+    Trouble of the machine, the device or the weights is raised: it is no video's.
+    """
+    try:
+        return _embed(message, network, weights_sha256)
+    except Exception as error:
+        if not _is_the_video_s(error, network):
+            raise
+        problem = f"its frames could not be embedded ({type(error).__name__}: {error})"
+        trace = traceback.format_exc()
+    return _embed(message, network, weights_sha256, problem) | {"trace": trace}
+
+
+def _is_the_video_s(error: Exception, network: Any) -> bool:
+    """torch tells of a device that is lost in the same words as of frames that it cannot take: other frames decide."""
+    from framefeat.network import embed
+
+    if isinstance(error, UserError | OSError | MemoryError):
+        return False
+    try:
+        embed(network, np.zeros((1, *network.size, 3), np.uint8), 1)
+    except Exception:
+        return False
+    return True
+
+
+def _embed(
+    message: Mapping[str, Any], network: Any, weights_sha256: str, problem: str = ""
+) -> dict[str, Any]:
     """Write one video's features (float32 [T, D], NaN in bad rows) and their record; returns the record.
 
     ``message`` names the files (``frames`` uint8 [T, h, w, 3], ``recheck`` uint8 [K, h, w, 3], ``evidence``) and what else
     decides the result; ``network`` is a ``framefeat.network.Network``. The rows of ``recheck`` are embedded too and compared with the features as they
-    were written. Raises ``UserError`` where a good row's features are not finite.
+    were written. Rows whose features are not finite are ``bad_rows`` of the record; all are, where there is a ``problem``.
     """
     from framefeat.network import AUTO_BATCH
 
@@ -99,13 +130,20 @@ def embed_video(message: Mapping[str, Any], network: Any, weights_sha256: str) -
             f"{message['video']}: {len(frames)} frames, but evidence for {len(bad)} rows; sample it again."
         )
     rows = evidence["recheck"]["rows"] if len(again) else []
-    features, second, used = _features(network, frames, again, bad, batch, int(message["threads"]))
-    if not np.isfinite(features[~bad]).all():
-        row = int(np.flatnonzero(~bad)[np.flatnonzero(~np.isfinite(features[~bad]).all(axis=1))[0]])
-        raise UserError(
-            f"{message['video']}: the features of row {row} are not finite; with precision: fp16 try bf16 or float32, "
-            "else the weights do not fit the backbone."
+    nothing_wanted = bad if not problem else np.ones_like(bad)
+    features, second, used = _features(network, frames, again, nothing_wanted, batch, int(message["threads"]))
+    lost = ~bad & ~_finite(features)
+    lost[[row for row, well in zip(rows, _finite(second), strict=False) if not well]] = True
+    features[lost] = np.nan
+    if lost.any() and not problem:
+        problem = (
+            f"the features of {lost.sum()} rows are not finite, the first of them row {np.argmax(lost)}; with precision: "
+            "fp16 try bf16 or float32, else the weights do not fit the backbone"
         )
+    bad |= lost
+    kept = [place for place, row in enumerate(rows) if not lost[row]]
+    rows, second = [rows[place] for place in kept], second[kept]
+    differences = [evidence["recheck"]["mean_abs_diff"][place] for place in kept]
     with atomic_path(message["features"]) as temporary, open(temporary, "wb") as stream:
         np.save(stream, features, allow_pickle=False)
     written = np.load(message["features"])
@@ -113,7 +151,7 @@ def embed_video(message: Mapping[str, Any], network: Any, weights_sha256: str) -
     same = SAME_PIXELS if message["precision"] == "float32" else SAME_PIXELS_HALF
     alike = [
         cosine >= (same if difference == 0 else NEAR_PIXELS)
-        for cosine, difference in zip(cosines, evidence["recheck"]["mean_abs_diff"], strict=True)
+        for cosine, difference in zip(cosines, differences, strict=True)
     ]
     agrees = bool(rows) and all(alike)
     record = {
@@ -132,15 +170,21 @@ def embed_video(message: Mapping[str, Any], network: Any, weights_sha256: str) -
         "verified": agrees and bool(evidence["recheck"]["agrees"]) and not bad.any(),
         "warnings": _warnings(written, evidence, bad) + ([] if agrees or not rows else [_unlike(cosines)]),
         "versions": dict(_versions()),
+        "bad_rows": np.flatnonzero(lost).tolist(),
+        "problems": [problem] if problem else [],
     }
     # From other pixels, if near ones, other features can come: a verdict. From the same pixels they cannot.
-    if any(not well and d == 0 for well, d in zip(alike, evidence["recheck"]["mean_abs_diff"], strict=True)):
+    if any(not well and d == 0 for well, d in zip(alike, differences, strict=True)):
         raise UserError(
             f"{message['video']}: {_unlike(cosines)}; the frames or the model cannot be trusted. Run Snakemake with "
             "--forcerun sample_frames; if it stays so, this machine computes wrongly."
         )
     write_json(message["record"], record)
     return record
+
+
+def _finite(features: np.ndarray) -> np.ndarray:
+    return np.isfinite(features).all(axis=1)
 
 
 def _unlike(cosines: Sequence[float]) -> str:

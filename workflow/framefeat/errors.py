@@ -1,11 +1,17 @@
 """What a person can mend is a ``UserError``: the command line prints it without a traceback."""
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class UserError(Exception):
     """A sentence (or several) that names the file, the row or key, and what to do next."""
+
+
+class MachineError(UserError):
+    """Trouble that is not a video's: no room, no memory, an output that cannot be written. It is never a finding about a
+    file: the job fails, and the next run takes it up again."""
 
 
 def complain(heading: str, problems: Sequence[str], advice: str = "", most: int = 50) -> UserError:
@@ -16,6 +22,47 @@ def complain(heading: str, problems: Sequence[str], advice: str = "", most: int 
     if advice:
         lines.append(advice)
     return UserError("\n".join(lines))
+
+
+#: Of the machine, whoever meets it: too many open files, no process or memory to be had, a disk that takes no writes.
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EROFS)
+
+
+def machine_trouble(error: BaseException) -> MachineError | None:
+    """``error`` as trouble of the machine; None where a video's file can be the cause.
+
+    FFmpeg reads the video and writes nothing, so its errors are the file's, whatever their number: it says 'no memory'
+    to a frame size that no memory suffices for.
+    """
+    if isinstance(error, MachineError):
+        return error
+    if type(error).__module__.partition(".")[0] == "av":
+        return None
+    if full := no_room(error):
+        return MachineError(str(full))
+    if isinstance(error, MemoryError):
+        return MachineError(
+            f"There is not enough memory ({error or 'MemoryError'}); give the job more (mem_mb), or run fewer at once, and "
+            "run again."
+        )
+    if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+        where = f": {error.filename!r}" if error.filename else ""
+        return MachineError(f"{error.strerror}{where}; this is the machine's trouble: mend it and run again.")
+    return None
+
+
+@contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Whatever goes wrong while an output is written is the machine's trouble."""
+    try:
+        yield
+    except OSError as error:
+        full = no_room(error)
+        raise MachineError(
+            str(full)
+            if full
+            else f"{path!r} cannot be written ({error.strerror or error}); mend this and run again."
+        ) from error
 
 
 def no_room(error: BaseException) -> UserError | None:

@@ -71,16 +71,30 @@ def run(options: Any) -> None:
         made = [scratch / "features.npy", scratch / "record.json"]
         names = ("scratch", "features", "record")
         message |= {name: str(path) for name, path in zip(names, (scratch, *made), strict=True)}
-        _compute(message, options)
+        trace = _compute(message, options).get("trace")
         # The job alone puts results in place: what an embedder finishes for a job that has ended never appears.
         record.parent.mkdir(parents=True, exist_ok=True)
         record.unlink(missing_ok=True)
         for path, target in zip(made, (features, record), strict=True):
             os.replace(path, target)
-    store.keep(features, record)
+    found = read_json(record)
+    if found.get("problems"):
+        # Not for the store: whoever deletes these files wants another try.
+        if trace:
+            print(trace, file=sys.stderr)
+        _tell_finding(message["video"], found)
+    else:
+        store.keep(features, record)
 
 
-def _compute(message: Mapping[str, Any], options: Any) -> None:
+def _tell_finding(video_id: str, record: Mapping[str, Any]) -> None:
+    from framefeat.sampling import tell_finding
+
+    tell_finding(video_id, len(record["bad_rows"]), record["rows"], record["problems"])
+
+
+def _compute(message: Mapping[str, Any], options: Any) -> dict[str, Any]:
+    """The record, with a ``trace`` where something happened that nobody foresaw."""
     from framefeat import embed_client
 
     found = devices.wanted(options.device) if options.gpus > 0 else []
@@ -89,19 +103,18 @@ def _compute(message: Mapping[str, Any], options: Any) -> None:
     with devices.hold(folder, found) if folder else nullcontext((*found, devices.CPU)[0]) as device:
         if owner and options.embedder != "off":
             log = Path(options.embedder_logs or "logs") / f"{devices.file_name(device)}.log"
-            embed_client.request(message, owner, device, log)
-        else:
-            _compute_here(message, device)
+            return embed_client.request(message, owner, device, log)["record"]
+        return _compute_here(message, device)
 
 
-def _compute_here(message: Mapping[str, Any], device: str) -> None:
+def _compute_here(message: Mapping[str, Any], device: str) -> dict[str, Any]:
     """In this process, as by hand and with ``--embedder off``: the same bytes, and torch's import for each video."""
     from framefeat.embedding import embed_video, load_network
 
     torch_device = devices.torch_device(device)
     if torch_device == "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    embed_video(message, *load_network(message, Path(message["weights"]), torch_device))
+    return embed_video(message, *load_network(message, Path(message["weights"]), torch_device))
 
 
 def prewarm(described: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from framefeat.errors import machine_trouble
 from framefeat.files import read_json, write_json
 
 SCHEMA = 3
@@ -54,7 +55,7 @@ def _write(memory: Path, files: Mapping[str, Any]) -> None:
 
 
 def examine(path: str, unsure: bool = False) -> dict[str, Any]:
-    """Read one video: ``{"stamp", "sha256", "facts", "error", "no_video"}``. Never raises for what one file brings.
+    """Read one video: ``{"stamp", "sha256", "facts", "error", "no_video"}``. Raises for the machine's trouble alone.
 
     ``facts`` is None and ``error`` a sentence where it is damaged. ``unsure``: its name does not tell that it is a video;
     ``no_video`` says why it is none, and None where it is one. ``stamp`` is None where the finding may not last (the file
@@ -76,6 +77,8 @@ def examine(path: str, unsure: bool = False) -> dict[str, Any]:
         json.dumps(probed, allow_nan=False)
         return entry | probed | {"stamp": stamp}
     except OSError as error:
+        if trouble := machine_trouble(error):
+            raise trouble from None
         return entry | {
             "error": f"{path!r}: the file cannot be read ({error.strerror or error}); make it readable and run again."
         }

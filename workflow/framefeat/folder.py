@@ -208,7 +208,7 @@ def _each_once(paths: Iterable[str]) -> Iterator[str]:
 
 def video_id(path: str) -> str:
     r"""The file's name without the suffix. What is no UTF-8 in it becomes ``\xNN``, so that the id is text everywhere."""
-    return os.fsencode(Path(path).stem).decode("utf-8", "backslashreplace")
+    return _text(Path(path).stem)
 
 
 def why_no_video(path: str) -> str | None:
@@ -258,11 +258,23 @@ def report(found: Listing, dropped: Mapping[str, LeftOut], unread: Sequence[Left
     """
     return {
         "schema": _REPORT_SCHEMA,
-        "dropped": [{"video_id": name, **vars(file)} for name, file in dropped.items()],
-        "files": [vars(file) for file in found.left_out],
+        "dropped": [{"video_id": name, **_told(file)} for name, file in dropped.items()],
+        "files": [_told(file) for file in found.left_out],
         "counts": dict(sorted(found.counts.items())),
-        "unread": [vars(file) for file in unread],
+        "unread": [_told(file) for file in unread],
     }
+
+
+def _told(file: LeftOut) -> dict[str, str]:
+    """For people: the path as text whatever its bytes, and not once more at the reason's beginning."""
+    return {
+        "path": _text(file.path),
+        "reason": _text(file.reason.removeprefix(f"{file.path!r}: ")),
+    }
+
+
+def _text(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def unread_since(results: Path) -> int | None:

@@ -1,9 +1,11 @@
 """The last lines of a run: what came out, or what failed and how to go on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from framefeat.files import read_json
+
+_MOST = 20
 
 
 def lines(results: Path, backbones: Sequence[str]) -> Iterator[str]:
@@ -27,11 +29,11 @@ def lines(results: Path, backbones: Sequence[str]) -> Iterator[str]:
             yield f"  ... and {len(bad) - 20} more videos; the report lists them all"
 
 
-def failures(logs: Path, since: float, command: str) -> Iterator[str]:
-    """For each job that failed since ``since`` (seconds since the epoch): its log's last sentence and where it lies;
-    then ``command``, which goes on from there."""
-    found = []
-    for path in sorted(logs.rglob("*.log")) if logs.is_dir() else ():
+def failures(logs: Iterable[Path], since: float, command: str) -> Iterator[str]:
+    """For each job that failed since ``since`` (seconds since the epoch): what its log, somewhere in ``logs``, says last and
+    where it lies; then ``command``, which goes on from there. What several jobs say is said once."""
+    found: dict[str, list[Path]] = {}
+    for path in (path for folder in logs if folder.is_dir() for path in sorted(folder.rglob("*.log"))):
         try:
             if path.stat().st_mtime < since:
                 continue
@@ -40,18 +42,24 @@ def failures(logs: Path, since: float, command: str) -> Iterator[str]:
             continue
         place = text.rfind("framefeat ")
         if place >= 0 and (place == 0 or text[place - 1] == "\n") and ": " in text[place:]:
-            found.append((path, text[place:].partition(": ")[2]))
+            found.setdefault(text[place:].partition(": ")[2], []).append(path)
     if not found:
         return
-    yield f"{len(found)} job(s) failed:"
-    for path, sentence in found[:20]:
-        first, *more = sentence.splitlines()
-        yield f"  {first} {more[0].strip()}" if more and first.endswith(":") else f"  {first}"
-        yield f"    log: {path}"
-    if len(found) > 20:
-        yield f"  ... and {len(found) - 20} more"
-    yield (
-        "What is done stays done. Mend the cause and go on (with --keep-going the other videos finish first; "
-        "on_bad_frames: mask marks the rows of damaged videos instead):"
-    )
+    yield f"{sum(map(len, found.values()))} job(s) failed:"
+    for sentence, paths in list(found.items())[:_MOST]:
+        yield from (f"  {line}" for line in _shortened(sentence.splitlines()))
+        yield f"    log: {', '.join(map(str, paths[:_MOST]))}"
+    if len(found) > _MOST:
+        yield f"  ... and {len(found) - _MOST} more"
+    yield "What is done stays done. Mend the cause and go on:"
     yield f"  {command}"
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    """A list's heading, its first items, and what to do."""
+    items = [line for line in lines if line.startswith("  - ")]
+    if len(items) <= _MOST:
+        return lines
+    last = lines.index(items[_MOST])
+    rest = [line for line in lines[last:] if not line.startswith("  - ")]
+    return [*lines[:last], f"  ... and {len(items) - _MOST} more; the log lists them all", *rest]

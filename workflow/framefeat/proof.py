@@ -163,7 +163,7 @@ def _plain_decode(path: Path, folder: Path) -> tuple[list[int], np.ndarray]:
 
 
 def _sample(
-    path: Path, times: Sequence[float], fps: float, alignment: str, decoder: str, folder: Path, bad: str
+    path: Path, times: Sequence[float], fps: float, alignment: str, decoder: str, folder: Path
 ) -> tuple[dict[str, Any], np.ndarray]:
     from framefeat.sampling import sample_video
 
@@ -182,7 +182,6 @@ def _sample(
         geometry=GEOMETRY,
         alignment=alignment,
         decoder=decoder,
-        on_bad_frames=bad,
         **{f"{what}_path": output for what, output in outputs.items()},  # type: ignore[arg-type]
     )
     frames = np.load(outputs["frames"])
@@ -192,16 +191,11 @@ def _sample(
 
 
 def _prove_refusal(line: Line, path: Path, folder: Path) -> None:
-    """A file without a frame: an error under ``fail``; bad rows under ``mask``."""
+    """A file without a frame: bad rows, and a sentence why."""
     with redirect_stderr(Path(os.devnull).open("w")):
-        try:
-            _sample(path, [0.0, 0.5], 25.0, "index", "auto", folder, "fail")
-            line.failures.append("no error under on_bad_frames: fail")
-        except UserError:
-            pass
-        evidence, _ = _sample(path, [0.0, 0.5], 25.0, "index", "auto", folder, "mask")
+        evidence, _ = _sample(path, [0.0, 0.5], 25.0, "index", "auto", folder)
     line.rows, line.bad = 2, evidence["rows"]["status"].count("bad")
-    if line.bad != line.rows:
+    if line.bad != line.rows or not evidence["problems"]:
         line.failures.append("rows of a file without frames are not bad")
 
 
@@ -221,7 +215,7 @@ def _prove(
                 where = f"{alignment} {_NAMES[rate]} {decoder}"
                 try:
                     with redirect_stderr(Path(os.devnull).open("w")):
-                        evidence, frames = _sample(path, times, truth.fps, alignment, decoder, folder, "mask")
+                        evidence, frames = _sample(path, times, truth.fps, alignment, decoder, folder)
                 except UserError as error:
                     line.failures.append(f"{where}: {error}")
                     continue

@@ -6,6 +6,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from framefeat.errors import writing
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -23,13 +25,15 @@ class RowFile:
         from numpy.lib import format as npy
 
         self._shape = (*size, 3)
-        self._stream = Path(path).open("w+b", buffering=0)  # noqa: SIM115
-        npy.write_array_header_1_0(
-            self._stream, {"descr": "|u1", "fortran_order": False, "shape": (rows, *self._shape)}
-        )
-        self._start = self._stream.tell()
+        self._path = path
         self._row = size[0] * size[1] * 3
-        self._stream.truncate(self._start + rows * self._row)
+        with writing(path):
+            self._stream = Path(path).open("w+b", buffering=0)  # noqa: SIM115
+            npy.write_array_header_1_0(
+                self._stream, {"descr": "|u1", "fortran_order": False, "shape": (rows, *self._shape)}
+            )
+            self._start = self._stream.tell()
+            self._stream.truncate(self._start + rows * self._row)
 
     def write(self, row: int, pixels: "np.ndarray") -> None:
         if pixels.shape != self._shape:
@@ -43,15 +47,17 @@ class RowFile:
     def read(self, row: int) -> "np.ndarray":
         import numpy as np
 
-        data = os.pread(self._stream.fileno(), self._row, self._start + row * self._row)
+        with writing(self._path):
+            data = os.pread(self._stream.fileno(), self._row, self._start + row * self._row)
         return np.frombuffer(data, dtype=np.uint8).reshape(self._shape)
 
     def _put(self, row: int, data: bytes) -> None:
         view = memoryview(data)
         offset = self._start + row * self._row
-        while view:
-            written = os.pwrite(self._stream.fileno(), view, offset)
-            view, offset = view[written:], offset + written
+        with writing(self._path):
+            while view:
+                written = os.pwrite(self._stream.fileno(), view, offset)
+                view, offset = view[written:], offset + written
 
     def close(self) -> None:
         self._stream.close()
@@ -79,7 +85,8 @@ def write_strip(path: str, cells: Sequence["np.ndarray"], size: tuple[int, int])
 
     strip = np.concatenate(list(cells), axis=1) if cells else np.full((*size, 3), 128, dtype=np.uint8)
     # By the ending PIL finds the one plugin that it needs; by a format's name it imports the five commonest.
-    Image.fromarray(strip).save(path, format=None if path.endswith(".jpg") else "JPEG", quality=80)
+    with writing(path):
+        Image.fromarray(strip).save(path, format=None if path.endswith(".jpg") else "JPEG", quality=80)
 
 
 def spread(items: Sequence[int], most: int) -> list[int]:

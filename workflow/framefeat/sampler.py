@@ -11,7 +11,7 @@ import numpy as np
 from framefeat import readers
 from framefeat.child import Line
 from framefeat.container import Container, facts, read_container
-from framefeat.errors import UserError, complain
+from framefeat.errors import UserError
 from framefeat.plan import Plan, decode_cost, plan_samples
 from framefeat.preprocess import Geometry
 from framefeat.readers import Decoded, Reader, ReaderMistake, SequentialReader
@@ -20,7 +20,6 @@ from framefeat.rowfile import RowFile, spread, thumbnail, thumbnail_size, write_
 EVIDENCE_SCHEMA = 1
 THUMBNAILS = 24
 _MOST_DECODED_AGAIN = 2000
-_MASK = "set on_bad_frames: mask to have these rows as NaN, marked 'bad'"
 
 
 class Sampler:
@@ -31,7 +30,6 @@ class Sampler:
         self.record = job["record"]
         self.path: str = self.record["path"]
         self.times = np.asarray(self.record["timestamps"], dtype=np.float64)
-        self.masked = job["on_bad_frames"] == "mask"
         self.geometry = Geometry.from_name(job["geometry"])
         self.rows = RowFile(job["paths"]["frames"], len(self.times), self.geometry.output)
         self.warnings: list[str] = list(self.record.get("warnings", []))
@@ -50,28 +48,22 @@ class Sampler:
         self.rows.close()
 
     def run(self) -> dict[str, Any]:
-        """Returns the evidence; the frames, the recheck and the thumbnails are written."""
+        """Returns the evidence; the frames, the recheck and the thumbnails are written.
+
+        What is wrong with the file stands in the evidence: rows that are ``bad``, and ``problems`` that say why.
+        """
         if "hopeless" in self.job:
             return self._nothing(self.job["hopeless"])
         self.line.say(phase="container")
         try:
             container = read_container(self.path, self.line.tick)
         except UserError as error:
-            if not self.masked:
-                raise
             return self._nothing(str(error))
         self.warnings += [*([container.damage] if container.damage else []), *container.warnings]
         self.sample_aspect = (
             container.sample_aspect if container.rotation % 180 == 0 else 1 / container.sample_aspect
         )
         plan = plan_samples(container, self.times, float(self.record["fps"]), self.job["alignment"])
-        if plan.reasons and not self.masked:
-            raise complain(
-                container.damage or f"{self.path!r}: there is no frame for these times:",
-                [f"row {row}: {reason}" for row, reason in plan.reasons.items()],
-                f"Correct the times or the file, or {_MASK}.",
-                most=10,
-            )
         return self._sample(container, plan)
 
     def _sample(self, container: Container, plan: Plan) -> dict[str, Any]:
@@ -102,8 +94,6 @@ class Sampler:
             )
         if not recheck["agrees"]:
             self._disagreement(recheck)
-        if problems and not self.masked:
-            raise self._broken(container, problems)
         return self._evidence(container, plan, reader.name, reason, problems, recheck)
 
     # --- decoding
@@ -166,14 +156,6 @@ class Sampler:
             self.full[number] = frame.rgb
         row = self.rows_of[number][-1]
         self.line.say(done=row + 1, time=float(self.times[row]))
-
-    def _broken(self, container: Container, problems: Mapping[int, str]) -> UserError:
-        first = min(problems)
-        return UserError(
-            f"{self.path!r}: {len(self.rows_of)} frames were expected, {len(problems)} of them cannot be decoded cleanly, "
-            f"the first at {container.times()[first]:.3f} s (frame {first}: {problems[first]}); fetch the file again, "
-            f"or {_MASK}."
-        )
 
     # --- the second decode
 
@@ -242,13 +224,10 @@ class Sampler:
         }
 
     def _disagreement(self, recheck: Mapping[str, Any]) -> None:
-        sentence = (
+        self.warnings.append(
             f"{self.path!r}: two decodes of the same frames differ (rows {recheck['rows']}, by "
             f"{recheck['mean_abs_diff']} of 255): they cannot be verified"
         )
-        if not self.masked:
-            raise UserError(f"{sentence}; try decoder: pyav, or {_MASK}.")
-        self.warnings.append(sentence)
 
     # --- the evidence
 
@@ -271,7 +250,8 @@ class Sampler:
     ) -> dict[str, Any]:
         native = plan.native.tolist()
         status = list(plan.status)
-        texts = [f"row {row} is {why}" for row, why in plan.reasons.items()]
+        texts = [container.damage] if container.damage and plan.reasons else []
+        texts += [f"row {row} is {why}" for row, why in plan.reasons.items()]
         for number, why in sorted(problems.items()):
             for row in self.rows_of[number]:
                 self.rows.clear(row)

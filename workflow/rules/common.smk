@@ -158,7 +158,11 @@ def collection(wildcards):
 
 
 def video_keys():
-    """The videos that have rows, once merge_index has run."""
+    """The videos that have rows, once merge_index has run and the weights are there: without them no video is decoded."""
+    for file, plan in FETCHED.items():
+        # Only where it is missing: each checkpoint costs a look at the jobs of all videos.
+        if not os.path.isfile(plan.weights_file):
+            checkpoints.fetch_weights.get(file=file)
     slices = Path(checkpoints.merge_index.get().output.slices)
     # Snakemake keeps a time stamp of its own in the folder.
     return sorted(path.stem for path in slices.glob("*.json") if not path.name.startswith("."))
@@ -249,8 +253,9 @@ def print_outcome():
 
 
 def print_failures():
-    """Which videos failed, why, and how to go on."""
+    """What failed, why, and how to go on."""
     from framefeat import outcome
 
-    for line in outcome.failures(Path(LOGS), RUN_BEGAN, command_again(sys.argv)):
+    logs = [Path(LOGS), Path("logs/fetch_weights")]
+    for line in outcome.failures(logs, RUN_BEGAN, command_again(sys.argv)):
         logger.error(line)

@@ -1,4 +1,5 @@
-rule fetch_weights:
+# A checkpoint, so that no video is decoded for weights that cannot be had: no job of a video is known before it is done.
+checkpoint fetch_weights:
     output:
         "resources/weights/{file}",
     log:
@@ -7,6 +8,7 @@ rule fetch_weights:
         "benchmarks/fetch_weights/{file}.tsv"
     wildcard_constraints:
         file="|".join(map(re.escape, FETCHED)) or "(?!)",
+    priority: 100
     # Where Snakemake itself runs: a cluster's nodes often reach no network.
     localrule: True
     conda:

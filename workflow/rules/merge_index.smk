@@ -16,9 +16,12 @@ checkpoint merge_index:
     resources:
         mem_mb=2000,
         runtime=240,
+        # Whether late times are refused here or marked later changes nothing that is written: no parameter, but for 'drop'.
+        on_bad_frames=SETTINGS.on_bad_frames,
     params:
         results=subpath(output.index, parent=True),
         collection=collection,
+        drop=SETTINGS.on_bad_frames == "drop",
         # A function, because what it returns is not formatted: a folder's name may hold braces.
         options=lambda wildcards: options(
             frame_index=SETTINGS.frame_index,
@@ -27,9 +30,8 @@ checkpoint merge_index:
             videos=SETTINGS.videos if SETTINGS.from_folder else None,
             sample_fps=SETTINGS.sample_fps if SETTINGS.from_folder else None,
             alignment=SETTINGS.alignment,
-            on_bad_frames=SETTINGS.on_bad_frames,
         ),
     message:
         "merge_index of {SETTINGS.dataset}"
     shell:
-        "framefeat merge {params.options} --out {params.results:q} --threads {threads} 2> {log:q}"
+        "framefeat merge {params.options} --on-bad-frames {resources.on_bad_frames} --out {params.results:q} --threads {threads} 2> {log:q}"

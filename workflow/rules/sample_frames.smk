@@ -20,7 +20,6 @@ rule sample_frames:
         runtime=120,
         backlog=BACKLOG,
         decoder_timeout=str(SETTINGS.decoder_timeout),
-        on_bad_frames=SETTINGS.on_bad_frames,
     params:
         results=subpath(input.slice, ancestor=2),
         algorithm=sampling.ALGORITHM,
@@ -32,6 +31,6 @@ rule sample_frames:
         "framefeat sample --video {params.results:q}/videos/{wildcards.video:q}.json --slice {input.slice:q}"
         " --path {input.remote:q}"
         " --geometry {wildcards.geometry:q} --alignment {params.alignment} --decoder {params.decoder}"
-        " --on-bad-frames {resources.on_bad_frames} --timeout {resources.decoder_timeout} --backlog {resources.backlog}"
+        " --timeout {resources.decoder_timeout} --backlog {resources.backlog}"
         " --frames {output.frames:q} --recheck {output.recheck:q} --evidence {output.evidence:q}"
         " --thumbnails {output.thumbnails:q} 2> {log:q}"

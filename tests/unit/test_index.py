@@ -227,3 +227,11 @@ def test_sample_times_are_those_of_tvsum() -> None:
     for video in videos.itertuples():
         wanted = rows.loc[rows["video_id"] == video.video_id, "timestamp_sec"].to_numpy()
         assert np.array_equal(index.sample_times(video.frame_count / video.fps, 2.0), wanted), video.video_id
+
+
+def test_the_last_frame_s_own_duration_counts() -> None:
+    facts = {"frames": 39, "last_sec": 3.7, "interval_sec": 0.1}
+    times = np.array([3.8, 5.0, 6.7, 6.8])
+    assert index.past_the_end(times, 10.0, facts, "pts").tolist() == [False, True, True, True]
+    long = facts | {"last_duration_sec": 3.0}
+    assert index.past_the_end(times, 10.0, long, "pts").tolist() == [False, False, False, True]

@@ -316,4 +316,5 @@ def past_the_end(times: np.ndarray, fps: float, facts: Mapping[str, Any], alignm
     """Which times (bool [T]) mean a frame more than one past the end, by the container's own account."""
     if alignment == "index":
         return frame_numbers(times, fps) > facts["frames"]
-    return times > facts["last_sec"] + 1.5 * facts["interval_sec"]
+    shown = facts.get("last_duration_sec", facts["interval_sec"])
+    return times > facts["last_sec"] + shown + 0.5 * facts["interval_sec"]

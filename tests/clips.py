@@ -71,3 +71,20 @@ def audio_only(path: Path) -> Path:
         output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     return path
+
+
+def quiet(path: Path, frames: int = 90) -> Path:
+    """A scene in which neighbouring frames differ by about 1 of 255: less than many a tolerance, and by no less than that."""
+    import av
+
+    random = np.random.default_rng(3)
+    picture = random.uniform(60, 180, (12, 16, 3))
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=25, options={"g": "30", "crf": "4"})
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for _ in range(frames):
+            picture = picture + random.choice([-1.2, 1.2], picture.shape)
+            shown = np.kron(picture, np.ones((8, 8, 1))).clip(0, 255).astype(np.uint8)
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+        output.mux(stream.encode(None))
+    return path

@@ -1,10 +1,12 @@
+import dataclasses
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from framefeat.container import Container, Packets
+from framefeat.container import Container
 from framefeat.numbered import nearest_frames
-from framefeat.plan import check_times, decode_plan, leading_pictures, plan_samples, start_of
+from framefeat.packets import Packets
+from framefeat.plan import PAST_END, decode_plan, leading_pictures, plan_samples, start_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +36,7 @@ def container_of(pts, time_base=Fraction(1, 1000), rate=Fraction(25), expected=N
         pts=pts,
         key=flags,
         packet=np.arange(count),
-        packets=Packets(pts, flags, flags, ~flags),
+        packets=Packets(pts, pts, flags, flags, flags, ~flags),
         index_source="packets",
         is_vfr=True,
         median_interval=median,
@@ -72,7 +74,7 @@ def test_index_is_python_round(frames, start, times, fps):
             assert (plan.native[row], plan.status[row]) == (count - 1, "clamped")
         else:
             assert (plan.native[row], plan.status[row]) == (-1, "bad")
-            assert row in plan.past_end
+            assert plan.reasons[row].startswith(PAST_END)
 
 
 @given(
@@ -111,14 +113,20 @@ def test_later_times_never_mean_earlier_frames(frames, times):
         assert (np.diff(kept) >= 0).all()
 
 
+def test_the_last_frame_stays_as_long_as_it_says():
+    container = dataclasses.replace(container_of([0, 100, 200]), last_duration=3000)
+    plan = plan_samples(container, [0.25, 3.15, 3.1501, 3.25, 3.2501], 25.0, "pts")
+    assert plan.native.tolist() == [2, 2, 2, 2, -1]
+    assert plan.status == ["ok", "ok", "clamped", "clamped", "bad"]
+
+
 def test_the_clamping_rule_at_its_borders():
     container = container_of([0, 40, 80], rate=Fraction(25))
     plan = plan_samples(container, [0.08, 0.1, 0.1001, 0.14, 0.1401], 25.0, "pts")
     assert plan.status == ["ok", "ok", "clamped", "clamped", "bad"]
     plan = plan_samples(container, [0.08, 0.12, 0.16], 25.0, "index")
     assert plan.status == ["ok", "clamped", "bad"]
-    assert len(check_times(container, [0.08, 0.12, 0.16], 25.0, "index")) == 1
-    assert "0.16 s means frame 4, the video has 3 frames" in check_times(container, [0.16], 25.0, "index")[0]
+    assert "0.16 s means frame 4, the video has 3 frames" in plan.reasons[2]
 
 
 @pytest.mark.parametrize("alignment", ["index", "pts"])
@@ -127,7 +135,7 @@ def test_absurd_times_are_past_the_end(alignment, fps):
     container = container_of([0, 40, 80], rate=Fraction(25))
     plan = plan_samples(container, [0.0, 1e9, 1e18, 1e300], fps, alignment)
     assert plan.status == ["ok", "bad", "bad", "bad"]
-    assert plan.past_end == [1, 2, 3]
+    assert [row for row, why in plan.reasons.items() if why.startswith(PAST_END)] == [1, 2, 3]
     assert all("means frame -" not in reason for reason in plan.reasons.values())
 
 
@@ -143,7 +151,7 @@ def test_frames_that_a_cut_file_lacks_are_bad_and_never_clamped():
     plan = plan_samples(container, [0.08, 0.12, 0.36, 0.4, 0.44], 25.0, "index")
     assert plan.status == ["ok", "bad", "bad", "bad", "bad"]
     assert "10 frames were expected and 3 found" in plan.reasons[1]
-    assert plan.past_end == [4]
+    assert [row for row, why in plan.reasons.items() if why.startswith(PAST_END)] == [4]
 
 
 def test_an_unknown_alignment_is_refused():
@@ -168,7 +176,7 @@ def packets_and_wanted(draw):
         shown_until += size
     count = len(pts)
     flags = np.ones(count, dtype=bool)
-    packets = Packets(np.array(pts), np.array(key), flags, ~flags)
+    packets = Packets(np.array(pts), np.array(pts), np.array(key), np.array(key), flags, ~flags)
     wanted = draw(st.lists(st.integers(0, count - 1), unique=True, max_size=count))
     return packets, sorted(wanted)
 
@@ -202,7 +210,7 @@ def test_an_open_groups_first_pictures_come_from_the_group_before():
     #            I0 P3 B1 B2 | I6 B4 B5 P8 B7
     pts = np.array([0, 3, 1, 2, 6, 4, 5, 8, 7])
     key = np.array([1, 0, 0, 0, 1, 0, 0, 0, 0], dtype=bool)
-    packets = Packets(pts, key, np.ones(9, dtype=bool), np.zeros(9, dtype=bool))
+    packets = Packets(pts, pts, key, key, np.ones(9, dtype=bool), np.zeros(9, dtype=bool))
     assert leading_pictures(packets) == 2
     plan = decode_plan(packets, [5])
     assert plan.start[5] == 0

@@ -1,12 +1,15 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from framefeat import readers
 from framefeat.container import read_container
 from framefeat.errors import UserError
 from framefeat.numbered import draw_number, read_number
-from framefeat.readers import DecordReader, PyavReader, ReaderMistake, SequentialReader
+from framefeat.plan import SKIPPABLE_CODECS
+from framefeat.readers import Contradiction, DecordReader, PyavReader, ReaderMistake, in_order_reader
 from framefeat.readers_base import is_harmless
-from framefeat.readers_pyav import displayed
+from framefeat.readers_pyav import displayed, quarter_turn
 
 from tests import clips
 
@@ -41,13 +44,14 @@ def test_skipping_gives_the_bytes_of_decoding_everything(file, wanted):
     numbers = {"some": list(range(3, last, 13)), "late": [last - 8, last], "all": list(range(last + 1))}[
         wanted
     ]
-    reader, strict = PyavReader(container), SequentialReader(container)
+    skips = container.codec in SKIPPABLE_CODECS
+    reader = PyavReader(container, whole=False if skips else None)
+    strict = in_order_reader(container)
     fast, slow = list(reader.frames(numbers)), list(strict.frames(numbers))
     assert [frame.native for frame in slow] == numbers
     assert strict.problems == {}
-    if file != "h264_intra_refresh.mp4":  # its key frames are none after the first
-        assert reader.problems == {}
-        assert [frame.native for frame in fast] == numbers
+    assert reader.problems == {}
+    assert [frame.native for frame in fast] == numbers
     truth = {frame.native: frame for frame in slow}
     for frame in fast:
         if frame.native not in reader.problems:
@@ -56,12 +60,9 @@ def test_skipping_gives_the_bytes_of_decoding_everything(file, wanted):
             np.testing.assert_array_equal(frame.rgb, truth[frame.native].rgb)
 
 
-def test_key_frames_that_are_none_are_noticed(tmp_path):
+def test_key_frames_that_are_none_are_no_places_to_begin():
     container = read_container(clips.made("h264_intra_refresh.mp4").path)
-    reader = PyavReader(container)
-    list(reader.frames([1, 64, 70]))
-    assert set(reader.problems) == {64, 70}
-    assert "is none" in reader.problems[64]
+    assert container.packets.marked.sum() > container.packets.key.sum() == 1
 
 
 @pytest.mark.parametrize("file", ["cfr_25.mp4", "h264_vfr.mkv", "h264_start_5s.mp4", "vp9.webm", "av1.mp4"])
@@ -126,8 +127,8 @@ def test_damage_spoils_its_group_of_pictures_and_no_other(tmp_path, suffix):
     container = read_container(clips.damaged(whole, tmp_path / f"damaged{suffix}", at=0.25))
     good = read_container(whole)
     numbers = list(range(0, 90, 3))
-    truth = {frame.native: frame.rgb for frame in SequentialReader(good).frames(numbers)}
-    for reader in (PyavReader(container), SequentialReader(container)):
+    truth = {frame.native: frame.rgb for frame in in_order_reader(good).frames(numbers)}
+    for reader in (PyavReader(container), in_order_reader(container)):
         frames = {frame.native: frame.rgb for frame in reader.frames(numbers)}
         assert reader.problems
         assert all(15 < number < 30 for number in reader.problems)
@@ -139,42 +140,78 @@ def test_damage_spoils_its_group_of_pictures_and_no_other(tmp_path, suffix):
 def test_an_own_clean_view_of_damage_counted_in_order(tmp_path):
     whole = clips.noisy(tmp_path / "whole.avi", encoder="mpeg4")
     container = read_container(clips.damaged(whole, tmp_path / "damaged.avi"))
-    reader = SequentialReader(container)
+    reader = in_order_reader(container)
     list(reader.frames(range(90)))
     assert reader.problems
     assert not any(number < 25 for number in reader.problems)
 
 
-def test_second_opinion_of_a_clip_that_decord_serves_and_of_one_it_does_not():
-    for file, used, other in (
+@pytest.mark.parametrize(
+    ("file", "used", "other"),
+    [
         ("cfr_25.mp4", "decord", "pyav"),
         ("cfr_25.mp4", "pyav", "decord"),
         ("h264_cut.mp4", "pyav", "pyav-sequential"),
         ("h264_b.avi", "pyav-sequential", "pyav-sequential"),
-    ):
-        clip = clips.made(file)
-        own, again, name = readers.second_opinion(read_container(clip.path), [3, 60], used)
-        assert name == other
-        for number in (3, 60):
-            assert read_number(own[number]) == read_number(again[number]) == clip.numbers[number]
+    ],
+)
+def test_another_reader_gives_the_same_frames(file, used, other):
+    clip = clips.made(file)
+    container = read_container(clip.path)
+    reader = readers.other_reader(container, used)
+    assert reader.name == other
+    frames, _ = readers.take(reader, [3, 60])
+    assert [read_number(frames[number]) for number in (3, 60)] == [clip.numbers[3], clip.numbers[60]]
+
+
+def test_a_frame_at_a_time_that_no_packet_has_is_a_contradiction():
+    container = read_container(clips.made("h264_pyramid.mp4").path)
+    less = dataclasses.replace(
+        container, pts=np.delete(container.pts, 5), packet=np.delete(container.packet, 5)
+    )
+    with pytest.raises(Contradiction, match="no packet has"):
+        list(PyavReader(less).frames([20]))
+
+
+def test_a_frame_out_of_order_is_a_contradiction(monkeypatch):
+    container = read_container(clips.made("h264_pyramid.mp4").path)
+    reader = PyavReader(container)
+    right = reader._decode
+
+    def backwards(*arguments):
+        taken = [frame for _, frames, _ in right(*arguments) for frame in frames]
+        yield 0, taken[::-1], None
+
+    monkeypatch.setattr(reader, "_decode", backwards)
+    with pytest.raises(Contradiction, match="shown later"):
+        list(reader.frames([3, 20]))
+
+
+def test_packets_without_a_frame_of_their_own_are_a_contradiction():
+    container = read_container(clips.made("cfr_25.mp4").path)
+    moved = container.packets.pts + (np.arange(len(container.packets)) == 10)
+    packets = dataclasses.replace(container.packets, pts=moved)
+    with pytest.raises(Contradiction, match=r"1 of .* packets give no frame"):
+        list(PyavReader(dataclasses.replace(container, packets=packets)).frames([27]))
 
 
 def test_display_matrices_turn_and_mirror():
     image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    one = 65536
     cases = {
-        (one, 0, 0, one): image,
-        (0, one, -one, 0): np.rot90(image, -1),
-        (0, -one, one, 0): np.rot90(image, 1),
-        (-one, 0, 0, -one): np.rot90(image, 2),
-        (-one, 0, 0, one): image[:, ::-1],
-        (one, 0, 0, -one): image[::-1],
-        (0, one, one, 0): image.transpose(1, 0, 2),
-        (46341, 46341, -46341, 46341): image,
+        (1, 0, 0, 1): image,
+        (0, 1, -1, 0): np.rot90(image, -1),
+        (0, -1, 1, 0): np.rot90(image, 1),
+        (-1, 0, 0, -1): np.rot90(image, 2),
+        (-0.99998, 1e-5, -1e-5, -1): np.rot90(image, 2),
+        (-1, 0, 0, 1): image[:, ::-1],
+        (1, 0, 0, -1): image[::-1],
+        (0, 1, 1, 0): image.transpose(1, 0, 2),
+        (0.707, 0.707, -0.707, 0.707): image,
+        (0, 0, 0, 0): image,
     }
     for matrix, expected in cases.items():
-        np.testing.assert_array_equal(displayed(image, matrix), expected)
-    np.testing.assert_array_equal(displayed(image, None), image)
+        np.testing.assert_array_equal(displayed(image, quarter_turn(matrix)), expected)
+    np.testing.assert_array_equal(displayed(image, quarter_turn(None)), image)
 
 
 @pytest.mark.skipif(not clips.SHARED.is_dir(), reason="no shared clips")

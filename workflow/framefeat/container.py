@@ -1,4 +1,4 @@
-"""What a video file holds, read from its packets: which frames are presented, when, and from where they can be decoded.
+"""What a video file holds: which frames are presented, when, and how they can be read.
 
 Times stay integers in the stream's own time base; seconds are made of them at the very end. Time 0 is the first
 presented frame of the video stream that FFmpeg calls best: not the container's start, and not the audio's.
@@ -6,41 +6,34 @@ presented frame of the video stream that FFmpeg calls best: not the container's 
 
 import os
 import re
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from framefeat.errors import UserError
+from framefeat.packets import (
+    NO_PTS,
+    TRIED_PACKETS,
+    Packets,
+    Reading,
+    Tick,
+    Trial,
+    best_stream,
+    cause,
+    check_file,
+    open_source,
+    packets_of,
+    read_packets,
+)
+from framefeat.reference import JUMP_SECONDS, clock_goes_back, decoded_order, prepare, restarts
 
-NO_PTS = np.iinfo(np.int64).min
-
-#: Formats that store a presentation time for every packet; the times of others are FFmpeg's guesses and are tried first.
+#: Formats that store a presentation time for every packet; the times of others are FFmpeg's guesses.
 _TIMED_FORMATS = {"mov", "mp4", "matroska", "webm", "flv", "ivf", "ogg", "nut", "gif", "apng"}
-_TRIED_PACKETS = 48
-_TRIED_AT_MOST = 1000
-_TICK_PACKETS = 200
-
-
-@dataclass(frozen=True)
-class Packets:
-    """The stream's packets in file (decoding) order, one element each.
-
-    ``pts`` int64 in ticks of the stream's time base (``NO_PTS`` where there is none); ``key``, ``shown`` (its frame is
-    presented: not discarded by an edit list, not hidden) and ``corrupt`` (by the container's account) are bool.
-    """
-
-    pts: np.ndarray
-    key: np.ndarray
-    shown: np.ndarray
-    corrupt: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.pts)
+_TS_DISCONT = 0x0200  # AVFMT_TS_DISCONT
+#: A group of pictures of so many packets, none of them reordered, is a contradiction where the decoder reorders.
+_GROUP = 8
 
 
 @dataclass(frozen=True)
@@ -49,10 +42,13 @@ class Container:
 
     ``pts`` (int64 [n], ascending, in units of ``time_base``) and ``key`` (bool [n]) belong to the presented frames;
     ``packet`` (int64 [n]) is the position of each one's packet in ``packets``, -1 where the index is not the packets'.
+    ``last_duration``: ticks that the last frame is shown, by the container's account (0: it does not say).
 
     ``index_source`` says where ``pts`` comes from: ``packets``; ``decode`` (the packets do not tell, so the file was
-    decoded in order: its frames' own times); ``rate`` (the same, and the frames have no usable times: frame k is at
-    k / average rate).
+    decoded in order); ``rate`` (the same, and the frames have no usable times: frame k is at k / average rate).
+
+    ``in_order``: why no packet may be left out and no place sought for; None where both is safe. ``full_delay``: see
+    ``reference.Order``. ``doubts``: contradictions that nothing decides.
     """
 
     path: str
@@ -75,7 +71,11 @@ class Container:
     median_interval: Fraction
     expected_frames: int
     damage: str | None
+    last_duration: int = 0
+    in_order: str | None = None
+    full_delay: bool = False
     warnings: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
     @property
     def n_presented(self) -> int:
@@ -92,10 +92,15 @@ class Container:
         return float(self.pts[0] * self.time_base)
 
     @property
+    def last_shown(self) -> Fraction:
+        """Ticks that the last frame is shown: its own duration, and at least the median interval."""
+        return max(self.median_interval, Fraction(self.last_duration))
+
+    @property
     def duration_sec(self) -> float:
-        """Frames / average rate; with a variable rate: the last frame's time + the median interval."""
+        """Frames / average rate; with a variable rate: the last frame's time + how long it is shown."""
         if self.is_vfr:
-            return float((int(self.pts[-1]) - self.start_pts + self.median_interval) * self.time_base)
+            return float((int(self.pts[-1]) - self.start_pts + self.last_shown) * self.time_base)
         return float(self.n_presented / self.average_rate)
 
     def times(self) -> np.ndarray:
@@ -130,11 +135,13 @@ def facts(container: Container) -> dict[str, Any]:
         "fps": float(container.average_rate),
         "duration_sec": duration,
         "last_sec": last,
+        "last_duration_sec": float(container.last_shown * container.time_base),
         "interval_sec": float(container.median_interval * container.time_base),
         "start_sec": container.start_sec,
         "vfr": container.is_vfr,
         "index_source": container.index_source,
         "warnings": list(container.warnings),
+        "doubts": list(container.doubts),
     }
 
 
@@ -150,216 +157,83 @@ def probe(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {"facts": facts(container), "error": container.damage}
 
 
-def read_container(path: str | os.PathLike[str], tick: Callable[[], None] | None = None) -> Container:
-    """Read the packets of the best video stream once; nothing but the first frame is decoded where they tell enough.
-
-    ``tick`` is called now and then, as a sign of life. Raises ``UserError``, one sentence, for a file that is missing,
-    empty, unreadable or without a video stream.
-    """
-    import av
-
-    name = str(path)
-    _check_file(name)
-    av.logging.set_level(av.logging.ERROR)
-    av.logging.set_skip_repeated(False)
-    try:
-        with av.logging.Capture(local=False) as logs:
-            with av.open(name, metadata_errors="replace") as source:
-                stream = _best_stream(source, name)
-                seen = _read_packets(source, stream, tick or _nothing)
-                return _build(name, source, stream, seen, logs, tick or _nothing)
-    except av.FFmpegError as error:
-        raise UserError(
-            f"{name!r}: FFmpeg cannot read this file ({_cause(error)}); it is damaged or not a video: fetch it again, "
-            "or take its rows out of the index."
-        ) from None
-
-
 def _nothing() -> None:
     return None
 
 
-def _cause(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
+def read_container(
+    path: str | os.PathLike[str],
+    tick: Tick = _nothing,
+    contradiction: str | None = None,
+    trial: bool = True,
+) -> Container:
+    """Read the packets of the best video stream once, and decode the first of them; all of them where they do not tell.
 
+    ``tick`` is called now and then, as a sign of life. ``contradiction``: what a reader found that the packets did not
+    foretell, so that they are not believed. ``trial``: False where the first packets of this very content were tried before,
+    and told the frames. Raises ``UserError``, one sentence, for a file that is missing, empty,
+    unreadable or without a video stream.
+    """
+    import av
 
-def _check_file(name: str) -> None:
+    name = str(path)
+    check_file(name)
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)
     try:
-        with Path(name).open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-    except OSError as error:
+        with av.logging.Capture(local=False) as logs:
+            with open_source(name) as source:
+                stream = best_stream(source, name)
+                reading = read_packets(source, stream, tick, trial)
+                return _build(name, source, stream, reading, logs, tick, contradiction)
+    except av.FFmpegError as error:
         raise UserError(
-            f"{name!r}: the video cannot be opened ({error.strerror}); correct its path or put it there."
+            f"{name!r}: FFmpeg cannot read this file ({cause(error)}); it is damaged or not a video: fetch it again, "
+            "or take its rows out of the index."
         ) from None
-    if size == 0:
-        raise UserError(f"{name!r}: a video was expected, found an empty file (0 bytes); fetch it again.")
-
-
-def _best_stream(source: Any, name: str) -> Any:
-    """The stream that FFmpeg ranks first, cover pictures left out."""
-    best = source.streams.best("video")
-    if best is not None and not _is_picture(best):
-        return best
-    for stream in source.streams.video:
-        if not _is_picture(stream):
-            return stream
-    kinds = sorted({stream.type for stream in source.streams}) or ["nothing"]
-    raise UserError(
-        f"{name!r}: a video stream was expected, found {' and '.join(kinds)} only; "
-        "take its rows out of the index or fetch the right file."
-    )
-
-
-def _is_picture(stream: Any) -> bool:
-    from av.stream import Disposition
-
-    return bool(stream.disposition & Disposition.attached_pic)
-
-
-@dataclass
-class _Seen:
-    """One pass over the file: packets as lists, the first frame that decoded, and what went wrong."""
-
-    pts: list[int]
-    key: list[bool]
-    shown: list[bool]
-    corrupt: list[bool]
-    last_duration: int = 0
-    first_frame: Any = None
-    stopped: str | None = None
-
-
-def _read_packets(source: Any, stream: Any, tick: Callable[[], None]) -> _Seen:
-    import av
-
-    stream.codec_context.thread_count = 1
-    stream.thread_type = "NONE"
-    is_shown = _SHOWN.get(stream.codec_context.codec.canonical_name, _always)
-    seen = _Seen([], [], [], [])
-    packets = source.demux(stream)
-    tried = 0
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            break
-        except av.FFmpegError as error:
-            seen.stopped = _cause(error)
-            break
-        if packet.size == 0:
-            if packet.pts is None and packet.dts is None:
-                continue  # the sign that asks a decoder for its last frames
-            seen.shown.append(False)
-        else:
-            seen.shown.append(not packet.is_discard and is_shown(packet))
-            if seen.first_frame is None and tried < _TRIED_PACKETS and len(seen.pts) < _TRIED_AT_MOST:
-                tried += seen.shown[-1]
-                seen.first_frame = _try(stream.codec_context, packet)
-        seen.pts.append(NO_PTS if packet.pts is None else packet.pts)
-        seen.key.append(packet.is_keyframe)
-        seen.corrupt.append(packet.is_corrupt)
-        seen.last_duration = packet.duration or 0
-        if len(seen.pts) % _TICK_PACKETS == 0:
-            tick()
-    if seen.first_frame is None and tried < _TRIED_PACKETS and len(seen.pts) < _TRIED_AT_MOST:
-        seen.first_frame = _try(stream.codec_context, None)
-    return seen
-
-
-def _try(context: Any, packet: Any) -> Any:
-    import av
-
-    try:
-        frames = context.decode(packet)
-    except av.FFmpegError:
-        return None
-    return frames[0] if frames else None
-
-
-def _always(packet: Any) -> bool:
-    return True
-
-
-def _vp8_shown(packet: Any) -> bool:
-    return bool(memoryview(packet)[0] & 0x10)
-
-
-def _vp9_shown(packet: Any) -> bool:
-    """Whether any frame of the packet is shown: several make a superframe, whose index is at its end."""
-    data = memoryview(packet)
-    marker = data[-1]
-    if marker & 0xE0 == 0xC0:
-        count, width = (marker & 7) + 1, ((marker >> 3) & 3) + 1
-        index_size = 2 + count * width
-        if len(data) >= index_size and data[-index_size] == marker:
-            start = 0
-            for number in range(count):
-                place = len(data) - index_size + 1 + number * width
-                size = int.from_bytes(data[place : place + width], "little")
-                if size and start < len(data) and _vp9_frame_shown(data[start]):
-                    return True
-                start += size
-            return False
-    return _vp9_frame_shown(data[0])
-
-
-def _vp9_frame_shown(first: int) -> bool:
-    """From a frame's first byte: marker (2 bits), profile (2, reversed), with profile 3 one more, show_existing, type, show."""
-    bit = 3 if first & 0x30 != 0x30 else 2
-    show_existing = first >> bit & 1
-    return bool(show_existing or first >> (bit - 2) & 1)
-
-
-_SHOWN: dict[str, Callable[[Any], bool]] = {"vp8": _vp8_shown, "vp9": _vp9_shown}
 
 
 def _build(
-    name: str, source: Any, stream: Any, seen: _Seen, logs: list[Any], tick: Callable[[], None]
+    name: str,
+    source: Any,
+    stream: Any,
+    reading: Reading,
+    logs: list[Any],
+    tick: Tick,
+    contradiction: str | None,
 ) -> Container:
     context = stream.codec_context
-    count = len(seen.pts)
+    packets = reading.packets()
+    count = len(packets)
     if count == 0:
         declared = f"{stream.frames} frames" if stream.frames else "a video stream"
         raise UserError(
             f"{name!r}: {declared} expected, found none: the file ends after its header; fetch it again."
         )
-    packets = Packets(
-        np.array(seen.pts, dtype=np.int64),
-        np.array(seen.key, dtype=bool),
-        np.array(seen.shown, dtype=bool),
-        np.array(seen.corrupt, dtype=bool),
-    )
     time_base = Fraction(stream.time_base)
-    warnings: list[str] = []
     demux_logs = [text.strip() for _, module, text in logs if module in source.format.name]
-    doubt = _doubt(name, source, stream, packets, tick)
-    if doubt is None:
-        shown = np.flatnonzero(packets.shown)
-        order = shown[np.argsort(packets.pts[shown], kind="stable")]
-        pts, key, packet, index_source = packets.pts[order], packets.key[order], order, "packets"
-    else:
-        pts, key, index_source = _decoded_index(name, tick)
-        packet = np.full(len(pts), -1, dtype=np.int64)
-        warnings.append(
-            f"the packets do not tell the frames ({doubt}); the file was decoded in order to count them"
-        )
-    if len(pts) == 0:
+    jump = _jump(source, time_base)
+    doubt = contradiction or _doubt(name, source, context, packets, reading, jump, tick)
+    index = _index_of_packets(packets) if doubt is None else _decoded_index(name, packets, jump, doubt, tick)
+    if not len(index.pts):
         raise UserError(
-            f"{name!r}: {count} packets of {context.codec.canonical_name} video, but no frame of them can be shown; fetch the file again."
+            f"{name!r}: {count} packets of {context.codec.canonical_name} video, but no frame of them can be shown; "
+            "fetch the file again."
         )
-    container_rate = stream.average_rate or stream.guessed_rate or Fraction(0)
-    if index_source == "rate":
-        rate = Fraction(container_rate) or Fraction(25)
-        time_base, vfr, interval = 1 / rate, False, Fraction(1)
+    declared_rate = Fraction(stream.average_rate or stream.guessed_rate or 0)
+    last_duration = reading.durations[int(index.packet[-1])]
+    if index.source == "rate":
+        rate = declared_rate or Fraction(25)
+        time_base, vfr, interval, last_duration = 1 / rate, False, Fraction(1), 0
     else:
-        rate, vfr, interval = _rate(pts, time_base, Fraction(container_rate))
-    damage, expected = _damage(name, source, stream, seen, demux_logs, pts, time_base, rate, index_source)
-    if packets.corrupt.any():
-        warnings.append(f"{int(packets.corrupt.sum())} packets are damaged by the container's own account")
-    if seen.first_frame is None:
-        warnings.append("none of the first packets decodes to a frame")
-    frame = seen.first_frame
+        rate, vfr, interval = _rate(index.pts, time_base, declared_rate)
+        vfr = vfr or last_duration > Fraction(3, 2) * interval
+    damage, expected = _damage(
+        name, source, stream, reading, demux_logs, index.pts, time_base, rate, index.source
+    )
+    frame = reading.trial.first_frame
     aspect = stream.sample_aspect_ratio or Fraction(1)
+    rotation = int(frame.rotation) if frame is not None else 0
     return Container(
         path=name,
         format=source.format.name,
@@ -368,25 +242,108 @@ def _build(
         width=frame.width if frame is not None else context.width,
         height=frame.height if frame is not None else context.height,
         sample_aspect=Fraction(aspect) if aspect > 0 else Fraction(1),
-        rotation=int(frame.rotation) if frame is not None else 0,
+        rotation=rotation,
         time_base=time_base,
         average_rate=rate,
         stream_index=stream.index,
-        pts=pts,
-        key=key,
-        packet=packet,
+        pts=index.pts,
+        key=index.key,
+        packet=index.packet,
         packets=packets,
-        index_source=index_source,
+        index_source=index.source,
         is_vfr=vfr,
         median_interval=interval,
         expected_frames=expected,
         damage=damage,
-        warnings=warnings,
+        last_duration=last_duration,
+        in_order=reading.state,
+        full_delay=index.full_delay,
+        warnings=[*index.warnings, *_picture_warnings(packets, context, reading.trial, rotation)],
+        doubts=[*index.doubts, *_clock_doubts(index.pts, time_base, source)],
     )
 
 
-def _doubt(name: str, source: Any, stream: Any, packets: Packets, tick: Callable[[], None]) -> str | None:
-    """Why the packets do not tell the presented frames, or None where they do."""
+def _picture_warnings(packets: Packets, context: Any, trial: Trial, rotation: int) -> list[str]:
+    """What a person may want to know of the pictures, though nothing is wrong with their order."""
+    warnings = []
+    if packets.corrupt.any():
+        warnings.append(f"{int(packets.corrupt.sum())} packets are damaged by the container's own account")
+    if trial.first_frame is None:
+        warnings.append("none of the first packets decodes to a frame")
+    if transfer := _HDR_TRANSFERS.get(int(context.color_trc or 0)):
+        warnings.append(f"HDR video ({transfer}): colours are taken as they are stored, without tone mapping")
+    if trial.interlaced:
+        warnings.append("interlaced video: a frame holds two moments, and is not deinterlaced")
+    if abs(rotation - 90 * round(rotation / 90)) > 1:
+        warnings.append(f"its display matrix turns by {rotation} degrees, no quarter turn: it is not applied")
+    return warnings
+
+
+#: Transfer characteristics of ITU-T H.273 that are high dynamic range.
+_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+
+
+@dataclass(frozen=True)
+class _Index:
+    """The presented frames: see ``Container``."""
+
+    pts: np.ndarray
+    key: np.ndarray
+    packet: np.ndarray
+    source: str
+    full_delay: bool = False
+    warnings: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+
+def _index_of_packets(packets: Packets) -> _Index:
+    shown = np.flatnonzero(packets.shown)
+    order = shown[np.argsort(packets.pts[shown], kind="stable")]
+    return _Index(packets.pts[order], packets.key[order], order, "packets")
+
+
+def _decoded_index(name: str, packets: Packets, jump: int | None, doubt: str, tick: Tick) -> _Index:
+    order = decoded_order(name, packets, jump, tick)
+    count = len(order.key)
+    return _Index(
+        np.arange(count, dtype=np.int64) if order.times is None else order.times,
+        order.key,
+        np.full(count, -1, dtype=np.int64),
+        "rate" if order.times is None else "decode",
+        order.full_delay,
+        (
+            f"the packets do not tell the frames ({doubt}); the file was decoded in order to count them",
+            *order.warnings,
+        ),
+        order.doubts,
+    )
+
+
+def _jump(source: Any, time_base: Fraction) -> int | None:
+    """Ticks beyond which a step of the clock is a restart, in formats whose clocks restart; None elsewhere."""
+    restarting = int(source.format.flags) & _TS_DISCONT or "flv" in source.format.name
+    return int(JUMP_SECONDS / time_base) if restarting else None
+
+
+def _clock_doubts(pts: np.ndarray, time_base: Fraction, source: Any) -> list[str]:
+    """A gap that dwarfs all other intervals together, in a format that stores no durations: a pause, or another clock?"""
+    if len(pts) < 3 or not {"matroska", "webm", "flv"} & set(source.format.name.split(",")):
+        return []
+    steps = np.diff(pts)
+    widest = int(steps.argmax())
+    gap, rest = int(steps[widest]), int(steps.sum() - steps[widest])
+    if gap * time_base <= JUMP_SECONDS or gap < 20 * rest:
+        return []
+    return [
+        f"its clock jumps by {float(gap * time_base):.0f} s at frame {widest + 1}, and nothing tells whether that is a pause "
+        "or the beginning of another clock"
+    ]
+
+
+def _doubt(
+    name: str, source: Any, context: Any, packets: Packets, reading: Reading, jump: int | None, tick: Tick
+) -> str | None:
+    """Why the packets do not tell the presented frames, or None where nothing contradicts them."""
     shown = packets.pts[packets.shown]
     if not len(shown):
         return "no packet is marked as shown"
@@ -394,81 +351,72 @@ def _doubt(name: str, source: Any, stream: Any, packets: Packets, tick: Callable
         return f"{int((shown == NO_PTS).sum())} of {len(shown)} have no presentation time"
     if twice := int((np.diff(np.sort(shown)) == 0).sum()):
         return f"{twice} presentation times occur twice"
+    if clock_goes_back(packets):
+        return "the file's clock goes back"
+    if jump is not None and len(restarts(np.sort(shown), jump)):
+        return "the file's clock jumps"
+    if reading.unordered:
+        return f"{reading.unordered} B pictures are shown after all that was decoded before them"
+    if unmoved := _unmoved_group(packets, context):
+        return unmoved
+    timed = bool(_TIMED_FORMATS & set(source.format.name.split(",")))
+    if reading.trial.complete and (reason := _contradiction(reading.trial, timed)):
+        return reason
     first_key = int(np.argmax(packets.key)) if packets.key.any() else len(packets) - 1
     early = packets.shown & (packets.pts < packets.pts[first_key])
     early[:first_key] |= packets.shown[:first_key]
     if early.any():  # they may or may not be decodable
-        return _doubt_by_trial(name, int(np.flatnonzero(early)[-1]) + 1 + _TRIED_PACKETS, tick)
-    if not _TIMED_FORMATS & set(source.format.name.split(",")):
-        return _doubt_by_trial(name, _TRIED_PACKETS, tick)
+        most = int(np.flatnonzero(early)[-1]) + 1 + TRIED_PACKETS
+        return _contradiction(_try_first(name, most, tick), timed=False)
     return None
 
 
-def _doubt_by_trial(name: str, most: int, tick: Callable[[], None]) -> str | None:
-    """Decode the first ``most`` packets: a frame for each that is shown must come out, in order, at the packet's time."""
+def _unmoved_group(packets: Packets, context: Any) -> str | None:
+    """HEVC, whose slices tell less: a decoder that reorders, and a group of pictures whose times do not."""
+    if context.codec.canonical_name != "hevc" or not context.has_b_frames:
+        return None
+    edges = np.r_[np.flatnonzero(packets.key), len(packets)]
+    for first, end in zip(edges[:-1], edges[1:], strict=True):
+        if end - first >= _GROUP and (np.diff(packets.pts[first:end]) > 0).all():
+            return f"pictures are reordered, and the times of {end - first} packets from packet {first} on are not"
+    return None
+
+
+def _contradiction(trial: Trial, timed: bool) -> str | None:
+    """What the first frames say against the packets: each that is shown must come out, in order, at its packet's time.
+
+    Where a packet cannot be decoded and the format is ``timed``, its frame alone is missing.
+    """
+    given, taken = trial.given, trial.taken
+    if any(pts is None for pts in taken) or not set(taken) <= set(given):
+        return "frames of the first packets have other times than their packets"
+    if any(b <= a for a, b in zip(taken, taken[1:], strict=False)):  # type: ignore[operator]
+        return "the first frames leave the decoder in another order than that of their times"
+    if len(taken) < len(given) and not (timed and trial.failed):
+        return f"the first {len(given)} packets give {len(taken)} frames"
+    return None
+
+
+def _try_first(name: str, most: int, tick: Tick) -> Trial:
+    """Decode the first ``most`` packets."""
     import av
 
-    count = 0
-    given: list[int] = []
-    taken: list[int | None] = []
-    with av.open(name, metadata_errors="replace") as source:
-        stream = _best_stream(source, name)
-        stream.codec_context.thread_count = 1
-        stream.thread_type = "NONE"
+    trial = Trial()
+    with open_source(name) as source:
+        stream = best_stream(source, name)
+        prepare(stream, full_delay=False)
         try:
-            for packet in source.demux(stream):
-                if packet.size == 0 or count == most:
+            for position, packet in enumerate(packets_of(av, source, stream)):
+                if position == most:
                     break
                 tick()
-                count += 1
-                if not packet.is_discard:
-                    given.append(packet.pts)
-                taken += [frame.pts for frame in stream.codec_context.decode(packet)]
-            taken += [frame.pts for frame in stream.codec_context.decode(None)]
+                if packet.size and not packet.is_discard:
+                    trial.given.append(packet.pts)
+                trial.taken += [frame.pts for frame in stream.codec_context.decode(packet)]
+            trial.taken += [frame.pts for frame in stream.codec_context.decode(None)]
         except av.FFmpegError:
-            return "the first packets do not decode cleanly"
-    if taken != sorted(given):
-        return "the times of the first packets are not those of their frames"
-    return None
-
-
-def _decoded_index(name: str, tick: Callable[[], None]) -> tuple[np.ndarray, np.ndarray, str]:
-    """Decode everything in order: ``pts`` int64 [n] and ``key`` bool [n] of the frames that come out, and the source."""
-    pts: list[int | None] = []
-    key: list[bool] = []
-    for frame in decode_in_order(name, tick):
-        pts.append(frame.pts)
-        key.append(bool(frame.key_frame))
-    times = [NO_PTS if value is None else value for value in pts]
-    array = np.array(times, dtype=np.int64)
-    if len(array) and (array != NO_PTS).all() and (np.diff(array) > 0).all():
-        return array, np.array(key, dtype=bool), "decode"
-    return np.arange(len(array), dtype=np.int64), np.array(key, dtype=bool), "rate"
-
-
-def decode_in_order(name: str, tick: Callable[[], None]) -> Any:
-    """Every frame of the best video stream from the file's start, on one thread; packets that fail give none."""
-    import av
-
-    with av.open(name, metadata_errors="replace") as source:
-        stream = _best_stream(source, name)
-        stream.codec_context.thread_count = 1
-        stream.thread_type = "NONE"
-        packets = source.demux(stream)
-        count = 0
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.FFmpegError:
-                packet = None
-            ending = packet is None or (packet.size == 0 and packet.pts is None)
-            with suppress(av.FFmpegError, EOFError):
-                yield from stream.codec_context.decode(None if ending else packet)
-            if ending:
-                return
-            count += 1
-            if count % 20 == 0:
-                tick()
+            trial.failed = True
+    return trial
 
 
 def _rate(pts: np.ndarray, time_base: Fraction, declared: Fraction) -> tuple[Fraction, bool, Fraction]:
@@ -515,7 +463,7 @@ def _damage(
     name: str,
     source: Any,
     stream: Any,
-    seen: _Seen,
+    reading: Reading,
     logs: list[str],
     pts: np.ndarray,
     time_base: Fraction,
@@ -534,11 +482,11 @@ def _damage(
     declared = 0
     if "avi" in source.format.name:  # counts slots, the empty ones too
         slots = stream.frames
-        held = len(seen.pts) if index_source == "rate" else int(pts[-1] - pts[0]) + 1
+        held = len(reading.pts) if index_source == "rate" else int(pts[-1] - pts[0]) + 1
         if slots and held < slots - max(1, slots // 50):
             cut.append(f"the index declares {slots} frames")
             declared = found + slots - held
-    if not cut and seen.stopped is None:
+    if not cut and reading.stopped is None:
         return None, found
     if not declared and stream.duration:
         declared = round(stream.duration * Fraction(stream.time_base) * rate)
@@ -548,7 +496,7 @@ def _damage(
     if not cut and declared <= found:
         return None, found
     last = float((int(pts[-1]) - int(pts[0])) * time_base)
-    reason = "; ".join(dict.fromkeys([*cut, *([seen.stopped] if seen.stopped else [])]))
+    reason = "; ".join(dict.fromkeys([*cut, *([reading.stopped] if reading.stopped else [])]))
     expected = f"{declared} frames expected, found {found}" if declared > found else f"{found} frames found"
     return (
         f"{name!r}: {expected}: the file is cut short after {last:.3f} s ({reason}); fetch it again.",

@@ -6,10 +6,14 @@ from fractions import Fraction
 
 import numpy as np
 
-from framefeat.container import Container, Packets
+from framefeat.container import Container
+from framefeat.packets import Packets
 
-#: Codecs whose non-reference frames FFmpeg can leave out packet by packet, with the same bytes for all other frames.
-SKIPPABLE_CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"})
+#: Codecs of which a pass may leave packets out: what travels with their packets is read (see ``bitstream``), and FFmpeg
+#: leaves out non-reference frames packet by packet, with the same bytes for all other frames. All others are decoded whole.
+SKIPPABLE_CODECS = frozenset({"h264", "hevc"})
+#: Of the groups of pictures that a pass enters, every so many-th is decoded whole, and its frames are compared with the index.
+_WHOLE_GROUPS = 16
 
 
 @dataclass(frozen=True)
@@ -19,11 +23,6 @@ class Plan:
     native: np.ndarray
     status: list[str]
     reasons: dict[int, str]
-
-    @property
-    def past_end(self) -> list[int]:
-        """Rows whose time is more than one frame past the end."""
-        return [row for row, reason in self.reasons.items() if reason.startswith(PAST_END)]
 
 
 PAST_END = "past the end"
@@ -111,22 +110,18 @@ def _nearest(container: Container, times: np.ndarray) -> np.ndarray:
 
 
 def _past_last(container: Container, moment: Fraction, last: Fraction, interval: Fraction) -> int:
-    """Frame number of a time after the last frame: the last, one more, or what the rate gives."""
-    beyond = (moment - last) / interval
+    """Frame number of a time after the last frame: the last, one more, or what the rate gives.
+
+    The last frame is shown for its own duration; half an interval more or less goes to it or to what would follow.
+    """
+    shown = container.last_shown * container.time_base
+    beyond = moment - last - (shown - interval)
     count = container.n_presented
-    if beyond <= Fraction(1, 2):
+    if beyond <= interval / 2:
         return count - 1
-    if beyond <= Fraction(3, 2):
+    if beyond <= interval * Fraction(3, 2):
         return count
-    return max(count + 1, count - 1 + min(round(beyond), _BEYOND))
-
-
-def check_times(
-    container: Container, timestamps: Sequence[float] | np.ndarray, fps: float, alignment: str
-) -> list[str]:
-    """A sentence for every time that is more than one frame past the end."""
-    plan = plan_samples(container, timestamps, fps, alignment)
-    return [f"row {row} is {plan.reasons[row]}" for row in plan.past_end]
+    return max(count + 1, count - 1 + min(round(beyond / interval), _BEYOND))
 
 
 @dataclass(frozen=True)
@@ -134,21 +129,18 @@ class DecodePlan:
     """What one forward pass feeds to the decoder, by packet position (all arrays [m], file order).
 
     ``feed`` bool; ``restart`` bool: drain and reset the decoder before this packet; ``wanted`` bool: its frame is
-    asked for; ``leading`` bool: follows a restart's key frame but is shown before it, so that it may fail harmlessly.
-    ``start`` int64: for a wanted packet the key packet that it is decoded from, else -1. ``end``: nothing at or after
-    this position is needed.
+    asked for; ``leading`` bool: follows a restart's key frame but is shown before it, so that it may fail harmlessly;
+    ``whole`` bool: nothing around it is left out, so that its frame must come. ``start`` int64: for a wanted packet the key
+    packet that it is decoded from, else -1. ``end``: nothing at or after this position is needed.
     """
 
     feed: np.ndarray
     restart: np.ndarray
     wanted: np.ndarray
     leading: np.ndarray
+    whole: np.ndarray
     start: np.ndarray
     end: int
-
-    @property
-    def decoded_packets(self) -> int:
-        return int(self.feed.sum())
 
 
 def decode_plan(packets: Packets, wanted: Sequence[int] | np.ndarray) -> DecodePlan:
@@ -178,7 +170,21 @@ def decode_plan(packets: Packets, wanted: Sequence[int] | np.ndarray) -> DecodeP
                 leading[place] = True
                 place += 1
     end = int(np.flatnonzero(feed)[-1]) + 1 if feed.any() else 0
-    return DecodePlan(feed, begins, is_wanted, leading & ~is_wanted, start, end)
+    group = np.maximum(np.searchsorted(keys, np.arange(count), side="right"), 1)
+    whole = feed & (group % _WHOLE_GROUPS == 1)
+    return DecodePlan(feed, begins, is_wanted, leading & ~is_wanted, whole, start, end)
+
+
+def whole_plan(packets: Packets, wanted: Sequence[int] | np.ndarray) -> DecodePlan:
+    """Everything in order, from the first packet to the last that is wanted."""
+    count = len(packets)
+    is_wanted = np.zeros(count, dtype=bool)
+    is_wanted[np.asarray(wanted, dtype=np.int64)] = True
+    end = int(np.flatnonzero(is_wanted)[-1]) + 1 if is_wanted.any() else 0
+    feed = np.arange(count) < end
+    none = np.zeros(count, dtype=bool)
+    start = np.where(is_wanted, 0, -1)
+    return DecodePlan(feed, none, is_wanted, none, feed, start, end)
 
 
 def leading_pictures(packets: Packets) -> int:

@@ -1,6 +1,6 @@
 """Which reader serves a file, and which other one looks at its frames again.
 
-Three ways lead to the same frames: decord, PyAV that skips what no one needs, and PyAV decoding strictly in order.
+Three ways lead to the same frames: decord, PyAV that leaves out what no one needs, and PyAV decoding everything in order.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from framefeat.container import Container
 from framefeat.errors import UserError
 from framefeat.readers_base import (
     TOLERANCE,
+    Contradiction,
     Decoded,
     Reader,
     ReaderMistake,
@@ -18,24 +19,26 @@ from framefeat.readers_base import (
     mean_difference,
     nothing,
 )
-from framefeat.readers_decord import DecordReader
-from framefeat.readers_pyav import PyavReader, SequentialReader
+from framefeat.readers_decord import DecordReader, lost_seek
+from framefeat.readers_pyav import CountingReader, PyavReader, in_order_reader, is_read_whole
 
 __all__ = [
     "TOLERANCE",
+    "Contradiction",
+    "CountingReader",
     "Decoded",
     "DecordReader",
     "PyavReader",
     "Reader",
     "ReaderMistake",
-    "SequentialReader",
     "choose_reader",
+    "in_order_reader",
+    "is_read_whole",
     "mean_difference",
     "misread",
     "other_reader",
     "own_reader",
     "pyav_reader",
-    "second_opinion",
     "take",
 ]
 
@@ -45,15 +48,19 @@ def choose_reader(
 ) -> tuple[Reader, str]:
     """The reader that serves ``container`` and the reason; never a matter of timing.
 
-    ``auto`` takes decord where its count, times, shape and the pixels of a decoded frame agree with PyAV's. With
-    ``decord`` a file that it misreads is a ``UserError``.
+    ``auto`` takes decord where its count, times, shape and the pixels of a decoded frame agree with PyAV's, and where every
+    seek that it makes for ``wanted`` is known to land. With ``decord`` a file that it misreads is a ``UserError``. Raises
+    ``Contradiction`` where PyAV finds that the packets do not tell the frames.
     """
     if decoder == "pyav":
         return pyav_reader(container, tick), "asked for"
     reader = None
     try:
         reader = DecordReader(container, tick)
-        tried = _tried_frames(container, wanted)
+        if lost := lost_seek(container, wanted, tick):
+            raise ReaderMistake(f"{lost}, and decord counts on from where it asked to be")
+        # Where PyAV decodes everything anyway, it looks at every frame afterwards.
+        tried = [] if is_read_whole(container) else _tried_frames(container, wanted)
         frames, problems = take(PyavReader(container, tick), tried)
         for number in tried:
             if number not in frames:
@@ -62,6 +69,8 @@ def choose_reader(
     except ReaderMistake as mistake:
         if reader is not None:
             reader.close()
+        if isinstance(mistake, Contradiction):
+            raise
         if decoder == "decord":
             raise UserError(misread(container, mistake)) from None
         return pyav_reader(container, tick), str(mistake)
@@ -89,11 +98,9 @@ def misread(container: Container, mistake: ReaderMistake) -> str:
 
 def pyav_reader(container: Container, tick: Tick = nothing) -> Reader:
     """The PyAV reader that can serve ``container``."""
-    return (
-        PyavReader(container, tick)
-        if container.index_source == "packets"
-        else SequentialReader(container, tick)
-    )
+    if container.index_source == "packets":
+        return PyavReader(container, tick)
+    return CountingReader(container, tick)
 
 
 def other_reader(container: Container, used: str, tick: Tick = nothing, decord_serves: bool = True) -> Reader:
@@ -105,9 +112,7 @@ def other_reader(container: Container, used: str, tick: Tick = nothing, decord_s
             return DecordReader(container, tick)
         except ReaderMistake:
             pass
-    if used == "pyav-sequential":
-        return pyav_reader(container, tick)
-    return SequentialReader(container, tick)
+    return in_order_reader(container, tick)
 
 
 def own_reader(container: Container, used: str, tick: Tick = nothing) -> Reader:
@@ -119,7 +124,7 @@ def own_reader(container: Container, used: str, tick: Tick = nothing) -> Reader:
             return PyavReader(container, tick)
     except ReaderMistake as mistake:
         raise UserError(f"{container.path!r}: {used} no longer reads this file: {mistake}.") from None
-    return SequentialReader(container, tick)
+    return in_order_reader(container, tick)
 
 
 def take(reader: Reader, wanted: Sequence[int]) -> tuple[dict[int, np.ndarray], dict[int, str]]:
@@ -129,28 +134,3 @@ def take(reader: Reader, wanted: Sequence[int]) -> tuple[dict[int, np.ndarray], 
     for number in problems:
         frames.pop(number, None)
     return frames, problems
-
-
-def second_opinion(
-    container: Container, wanted: Sequence[int], used: str
-) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray], str]:
-    """The same frames through the reader that served and through another: two dicts by number, and the other's name.
-
-    Raises ``UserError`` where either cannot give all of them.
-    """
-    own, problems = take(own_reader(container, used), wanted)
-    other = other_reader(container, used)
-    try:
-        again, more = take(other, wanted)
-        if other.name == "decord" and any(
-            mean_difference(own[n], again[n]) > TOLERANCE for n in own if n in again
-        ):
-            raise ReaderMistake("its pixels differ")
-    except ReaderMistake:  # decord is no judge: PyAV in order is
-        other = SequentialReader(container)
-        again, more = take(other, wanted)
-    for number, reason in {**problems, **more}.items():
-        raise UserError(
-            f"{container.path!r}: frame {number} at {container.times()[number]:.3f} s cannot be decoded again ({reason})."
-        )
-    return own, again, other.name

@@ -45,6 +45,10 @@ class ReaderMistake(Exception):
     """A reader's view of the file is not the container's: nothing that it gives can be trusted."""
 
 
+class Contradiction(ReaderMistake):
+    """What a decoder gave out is not what the packets foretold: the index made of them can no longer be trusted."""
+
+
 def nothing() -> None:
     return None
 

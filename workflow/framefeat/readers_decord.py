@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from framefeat.container import Container
+from framefeat.packets import packets_of
 from framefeat.plan import leading_pictures
 from framefeat.readers_base import (
     TOLERANCE,
@@ -20,7 +21,7 @@ from framefeat.readers_base import (
     mean_difference,
     nothing,
 )
-from framefeat.readers_pyav import PyavReader
+from framefeat.readers_pyav import PyavReader, open_stream
 
 #: Frames that equal their predecessor are common in still scenes: so many are looked at again, and the last one always.
 _STILLS_LOOKED_AT = 2
@@ -152,11 +153,43 @@ def misreads(container: Container) -> str | None:
         return "the file is cut short, and decord repeats frames for missing ones"
     if {"mpegts", "mpeg"} & set(container.format.split(",")):
         return "decord begins at the second key frame of most MPEG transport and program streams"
+    if container.in_order:
+        return f"{container.in_order}, and decord seeks past it"
+    if false := int((container.packets.marked & ~container.packets.key).sum()):
+        return f"{false} packets are marked as key frames and decoding cannot begin there, but decord would"
     if leading := leading_pictures(container.packets):
         return (
             f"{leading} frames of open groups of pictures are shown before the key frame that they follow, and decord "
             "counts wrongly where it seeks to one"
         )
+    return None
+
+
+def lost_seek(container: Container, wanted: Sequence[int], tick: Tick = nothing) -> str | None:
+    """Where a seek to a key frame that decord would seek to for ``wanted`` lands on another packet; None where all land.
+
+    decord counts on from the key frame that it asked for, wherever the container's own table takes it. Each group of
+    pictures that holds a wanted frame is tried; nothing is decoded.
+    """
+    import av
+
+    packets = container.packets
+    keys = np.flatnonzero(packets.key)
+    positions = container.packet[np.asarray(wanted, dtype=np.int64)]
+    groups = np.unique(np.searchsorted(keys, positions, side="right") - 1)
+    source, stream, _ = open_stream(container)
+    with source:
+        for place in keys[groups[groups > 0]].tolist():
+            tick()
+            pts = int(packets.pts[place])
+            try:
+                source.seek(pts, stream=stream, backward=True)
+                landed = next(packets_of(av, source, stream), None)
+            except av.FFmpegError:
+                landed = None
+            if landed is None or landed.pts != pts:
+                where = "nowhere" if landed is None else f"on the packet of time {landed.pts}"
+                return f"a seek to the key frame of time {pts} lands {where}"
     return None
 
 

@@ -2,8 +2,10 @@
 
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,67 @@ from framefeat.container import Container, facts, read_container
 from framefeat.errors import UserError
 from framefeat.plan import Plan, decode_cost, plan_samples
 from framefeat.preprocess import Geometry
-from framefeat.readers import Decoded, Reader, ReaderMistake, SequentialReader
+from framefeat.readers import Contradiction, Decoded, Reader, ReaderMistake
+from framefeat.readers_pyav import SHORT_FRAMES
 from framefeat.rowfile import RowFile, spread, thumbnail, thumbnail_size, write_strip
+from framefeat.second_look import SecondLook, look_again
 
-EVIDENCE_SCHEMA = 1
+EVIDENCE_SCHEMA = 2
 THUMBNAILS = 24
 _MOST_DECODED_AGAIN = 2000
+_NO_LOOK = SecondLook("", ())
+
+
+class Frames:
+    """What is kept of the frames of one video as they are decoded: rows of pixels, times and thumbnails."""
+
+    def __init__(
+        self, rows: RowFile, rows_of: Mapping[int, Sequence[int]], geometry: Geometry, aspect: Fraction
+    ) -> None:
+        """``rows_of``: the rows that mean each frame number. ``aspect``: of a displayed pixel, width to height."""
+        self._rows, self._rows_of, self._geometry, self._aspect = rows, rows_of, geometry, aspect
+        self._with_thumbnail = frozenset(spread(sorted(rows_of), THUMBNAILS))
+        self.pts: dict[int, int] = {}
+        self.thumbnails: dict[int, np.ndarray] = {}
+        self.size: tuple[int, int] | None = None
+        self.thumbnail_size = thumbnail_size(9, 16, Fraction(1))
+
+    def keep(self, frame: Decoded) -> None:
+        if self.size is None:
+            self.size = (frame.rgb.shape[0], frame.rgb.shape[1])
+            self.thumbnail_size = thumbnail_size(*self.size, self._aspect)
+        pixels = self._geometry.apply(frame.rgb)
+        for row in self._rows_of[frame.native]:
+            self._rows.write(row, pixels)
+        self.pts[frame.native] = frame.pts
+        if frame.native in self._with_thumbnail:
+            self.thumbnails[frame.native] = thumbnail(frame.rgb, self.thumbnail_size)
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Forget frames that did not come cleanly; their rows are zeros again."""
+        for number in numbers:
+            self.pts.pop(number, None)
+            self.thumbnails.pop(number, None)
+            for row in self._rows_of[number]:
+                self._rows.clear(row)
+
+    def pixels(self, number: int) -> np.ndarray:
+        """The resized frame, uint8 [h, w, 3]."""
+        return self._rows.read(self._rows_of[number][0])
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The frames of one reader, judged: ``problems`` says why each frame that is not clean is not."""
+
+    reader: str
+    reason: str
+    frames: Frames
+    problems: Mapping[int, str]
+    warnings: tuple[str, ...] = ()
+
+    def clean(self, wanted: Sequence[int]) -> list[int]:
+        return [number for number in wanted if number not in self.problems]
 
 
 class Sampler:
@@ -32,17 +89,6 @@ class Sampler:
         self.times = np.asarray(self.record["timestamps"], dtype=np.float64)
         self.geometry = Geometry.from_name(job["geometry"])
         self.rows = RowFile(job["paths"]["frames"], len(self.times), self.geometry.output)
-        self.warnings: list[str] = list(self.record.get("warnings", []))
-        # By frame number: the rows that mean it, what was decoded for it, its thumbnail, its pixels if looked at again.
-        self.rows_of: dict[int, list[int]] = {}
-        self.pts: dict[int, int] = {}
-        self.thumbnails: dict[int, np.ndarray] = {}
-        self.full: dict[int, np.ndarray] = {}
-        self.with_thumbnail: set[int] = set()
-        self.looked_at_again: set[int] = set()
-        self.thumbnail_size: tuple[int, int] | None = None
-        self.frame_size: list[int] | None = None
-        self.sample_aspect = Fraction(1)
 
     def close(self) -> None:
         self.rows.close()
@@ -56,118 +102,142 @@ class Sampler:
             return self._nothing(self.job["hopeless"])
         self.line.say(phase="container")
         try:
-            container = read_container(self.path, self.line.tick)
+            known = self.record.get("facts") or {}
+            container = read_container(
+                self.path, self.line.tick, trial=known.get("index_source") != "packets"
+            )
+            try:
+                return self._sample(container)
+            except Contradiction as contradiction:
+                # Nothing that was planned by the packets holds: all rows anew, counted in a decode of everything in order.
+                container = read_container(self.path, self.line.tick, str(contradiction))
+                return self._sample(container)
         except UserError as error:
             return self._nothing(str(error))
-        self.warnings += [*([container.damage] if container.damage else []), *container.warnings]
-        self.sample_aspect = (
-            container.sample_aspect if container.rotation % 180 == 0 else 1 / container.sample_aspect
-        )
-        plan = plan_samples(container, self.times, float(self.record["fps"]), self.job["alignment"])
-        return self._sample(container, plan)
 
-    def _sample(self, container: Container, plan: Plan) -> dict[str, Any]:
+    def _sample(self, container: Container) -> dict[str, Any]:
+        plan = plan_samples(container, self.times, float(self.record["fps"]), self.job["alignment"])
+        rows_of: dict[int, list[int]] = {}
         for row, number in enumerate(plan.native.tolist()):
             if number >= 0:
-                self.rows_of.setdefault(number, []).append(row)
-        wanted = sorted(self.rows_of)
-        self.with_thumbnail = set(spread(wanted, THUMBNAILS))
-        self.looked_at_again = {
-            number
-            for in_order in (True, False)
-            for number in self._draw(self._bearable(container, wanted, in_order))
-        }
-        reader, reason = self._decode(container, wanted)
-        problems = self._judge(container, reader, wanted)
-        decord_serves = self.job["decoder"] == "pyav" or reader.name == "decord"
-        recheck = self._look_again(
-            container, reader.name, [n for n in wanted if n not in problems], decord_serves
-        )
-        if not recheck["agrees"] and reader.name != SequentialReader.name and self.job["decoder"] != "decord":
-            # decord is replaced by PyAV, and PyAV that skips by PyAV that does not.
-            reason = f"a second decode gave other pixels than {reader.name}'s"
-            reader = self._instead_of(container, reader)
-            self._take(reader, wanted)
-            problems = self._judge(container, reader, wanted)
-            recheck = self._look_again(
-                container, reader.name, [n for n in wanted if n not in problems], False
-            )
-        if not recheck["agrees"]:
-            self._disagreement(recheck)
-        return self._evidence(container, plan, reader.name, reason, problems, recheck)
+                rows_of.setdefault(number, []).append(row)
+        wanted = sorted(rows_of)
+        taken = self._take(container, rows_of)
+        look = self._look_again(container, taken, wanted)
+        if not look.agrees and taken.clean(wanted) and taken.reader != "pyav-sequential":
+            if self.job["decoder"] == "decord":
+                raise UserError(
+                    readers.misread(container, ReaderMistake("a second decode gives other frames"))
+                )
+            reason = f"a second decode gave other frames than {taken.reader}'s"
+            other = self._instead_of(container, taken.reader)
+            taken = self._judged(container, other, reason, rows_of)
+            look = self._look_again(container, taken, wanted, decord_serves=False)
+        return self._evidence(container, plan, taken, look, rows_of)
 
-    # --- decoding
+    # --- the first decode
 
-    def _decode(self, container: Container, wanted: Sequence[int]) -> tuple[Reader, str]:
-        """Take all wanted frames; the reader that gave them, and why it."""
+    def _take(self, container: Container, rows_of: Mapping[int, Sequence[int]]) -> Taken:
+        """All wanted frames, by the reader that serves the file."""
         tick = self.line.tick
         decoder = "pyav" if "not_decord" in self.job else self.job["decoder"]
         self.line.say(phase="pyav" if decoder == "pyav" else "decord")
-        reader, reason = readers.choose_reader(container, decoder, wanted or [0], tick)
+        reader, reason = readers.choose_reader(container, decoder, sorted(rows_of) or [0], tick)
         reason = self.job.get("not_decord", reason)
-        self.line.say(phase=reader.name)
         try:
-            self._take(reader, wanted)
+            return self._judged(container, reader, reason, rows_of)
         except ReaderMistake as mistake:
+            if isinstance(mistake, Contradiction):
+                raise
             if decoder == "decord":
                 raise UserError(readers.misread(container, mistake)) from None
-            reader, reason = readers.pyav_reader(container, tick), str(mistake)
-            self.line.say(phase=reader.name)
-            self._take(reader, wanted)
-        return reader, reason
+            return self._judged(container, readers.pyav_reader(container, tick), str(mistake), rows_of)
 
-    def _instead_of(self, container: Container, reader: Reader) -> Reader:
+    def _instead_of(self, container: Container, used: str) -> Reader:
+        """decord is replaced by PyAV, and PyAV that leaves packets out by PyAV that does not."""
         other = readers.pyav_reader(container, self.line.tick)
-        if other.name == reader.name:
-            other = SequentialReader(container, self.line.tick)
-        self.line.say(phase=other.name)
-        return other
+        return readers.in_order_reader(container, self.line.tick) if other.name == used else other
 
-    def _judge(self, container: Container, reader: Reader, wanted: Sequence[int]) -> dict[int, str]:
-        """Frames that did not come cleanly are decoded again strictly in order; those that are bad even then, and why."""
-        if not reader.problems or reader.name == SequentialReader.name:
-            return dict(reader.problems)
-        strict = SequentialReader(container, self.line.tick)
-        self._take(strict, sorted(reader.problems))
-        mended = len(reader.problems) - len(strict.problems)
-        if mended:
-            self.warnings.append(f"{mended} frames came cleanly only when everything was decoded in order")
-        return dict(strict.problems)
+    def _judged(
+        self, container: Container, reader: Reader, reason: str, rows_of: Mapping[int, Sequence[int]]
+    ) -> Taken:
+        """Take the frames; those that do not come cleanly are decoded again strictly in order."""
+        self.line.say(phase=reader.name)
+        turned = container.rotation % 180 != 0
+        aspect = 1 / container.sample_aspect if turned else container.sample_aspect
+        frames = Frames(self.rows, rows_of, self.geometry, aspect)
+        problems = self._keep(frames, reader, sorted(rows_of), rows_of)
+        warnings = []
+        if problems and reader.name != "pyav-sequential":
+            strict = readers.in_order_reader(container, self.line.tick)
+            found = len(problems)
+            problems = self._keep(frames, strict, sorted(problems), rows_of)
+            if found > len(problems):
+                warnings.append(
+                    f"{found - len(problems)} frames came cleanly only when everything was decoded in order"
+                )
+        return Taken(reader.name, reason, frames, problems, tuple(warnings))
 
-    def _take(self, reader: Reader, wanted: Sequence[int]) -> None:
+    def _keep(
+        self, frames: Frames, reader: Reader, wanted: Sequence[int], rows_of: Mapping[int, Sequence[int]]
+    ) -> dict[int, str]:
         for frame in reader.frames(wanted):
-            self._keep(frame)
-        for number in reader.problems:
-            for kept in (self.pts, self.thumbnails, self.full):
-                kept.pop(number, None)
-
-    def _keep(self, frame: Decoded) -> None:
-        number = frame.native
-        if self.frame_size is None or self.thumbnail_size is None:
-            self.frame_size = [*frame.rgb.shape[:2]]
-            self.thumbnail_size = thumbnail_size(frame.rgb.shape[0], frame.rgb.shape[1], self.sample_aspect)
-        pixels = self.geometry.apply(frame.rgb)
-        for row in self.rows_of[number]:
-            self.rows.write(row, pixels)
-        self.pts[number] = frame.pts
-        if number in self.with_thumbnail:
-            self.thumbnails[number] = thumbnail(frame.rgb, self.thumbnail_size)
-        if number in self.looked_at_again:
-            self.full[number] = frame.rgb
-        row = self.rows_of[number][-1]
-        self.line.say(done=row + 1, time=float(self.times[row]))
+            frames.keep(frame)
+            row = rows_of[frame.native][-1]
+            self.line.say(done=row + 1, time=float(self.times[row]))
+        frames.drop(reader.problems)
+        return dict(reader.problems)
 
     # --- the second decode
 
-    @staticmethod
-    def _bearable(container: Container, numbers: Sequence[int], in_order: bool) -> list[int]:
-        """Those that a second decode reaches at bearable cost: ``in_order`` from the file's start, else from a key."""
-        if in_order or container.index_source != "packets":
-            budget = min(_MOST_DECODED_AGAIN, max(300, container.n_presented // 8))
-            return [number for number in numbers if number < budget] or list(numbers[:1])
-        cost = decode_cost(container.packets, container.packet[np.asarray(numbers, dtype=np.int64)])
-        most = max(_MOST_DECODED_AGAIN, int(cost.min()) if len(cost) else 0)
-        return [number for number, price in zip(numbers, cost.tolist(), strict=True) if price <= most]
+    def _look_again(
+        self, container: Container, taken: Taken, wanted: Sequence[int], decord_serves: bool = True
+    ) -> SecondLook:
+        """Decode frames again through another reader: all of them where it decodes everything anyway, else a few."""
+        clean = taken.clean(wanted)
+        self.line.say(phase="second decode")
+        decord_serves = decord_serves and (self.job["decoder"] == "pyav" or taken.reader == "decord")
+        if not clean:
+            self._write_recheck([], {})
+            return _NO_LOOK
+        if taken.reader != "decord" and decord_serves:
+            try:
+                look = self._look(container, taken, clean, by_decord=True)
+                if look.agrees:
+                    return look
+            except ReaderMistake:
+                pass  # decord is no judge: PyAV in order is
+        return self._look(container, taken, clean, by_decord=False)
+
+    def _look(self, container: Container, taken: Taken, clean: Sequence[int], by_decord: bool) -> SecondLook:
+        tick = self.line.tick
+        used = "pyav" if by_decord else taken.reader
+        make = partial(readers.other_reader, container, used, tick, decord_serves=by_decord)
+        other = make()
+        if by_decord and other.name != "decord":
+            raise ReaderMistake("decord does not serve")
+        whole = other.name == "pyav-sequential" or (other.name == "pyav" and readers.is_read_whole(container))
+        chosen = self._draw(bearable(container, clean, in_order=other.name == "pyav-sequential"))
+        numbers = list(clean) if taken.reader == "decord" and whole else chosen
+        readers_made = iter([other])
+        look = look_again(
+            lambda: next(readers_made, None) or make(),
+            numbers,
+            own=taken.frames.pixels,
+            frame_size=taken.frames.size or (0, 0),
+            geometry=self.geometry,
+            kept=chosen,
+            count=container.n_presented,
+        )
+        self._write_recheck(chosen, look.pixels)
+        return look
+
+    def _write_recheck(self, chosen: Sequence[int], pixels: Mapping[int, np.ndarray]) -> None:
+        output = RowFile(self.job["paths"]["recheck"], len(chosen), self.geometry.output)
+        for place, number in enumerate(chosen):
+            if number in pixels:
+                output.write(place, pixels[number])
+        output.close()
 
     def _draw(self, numbers: Sequence[int]) -> list[int]:
         """Frames to decode again: the last one, and others drawn by the content's own digest."""
@@ -180,130 +250,135 @@ class Sampler:
             turn += 1
         return sorted(drawn)
 
-    def _look_again(
-        self, container: Container, used: str, clean: Sequence[int], decord_serves: bool
-    ) -> dict[str, Any]:
-        """Decode a few frames again through the other reader and compare: the evidence of it, and ``recheck.npy``."""
-        self.line.say(phase="second decode")
-        tick = self.line.tick
-        strict = SequentialReader(container, tick)
-        try:
-            other = readers.other_reader(container, used, tick, decord_serves and bool(clean))
-            in_order = other.name == strict.name
-            found = self._compare(other, self._draw(self._bearable(container, clean, in_order)))
-            if found["agrees"] or found["reader"] != "decord":
-                return found
-        except ReaderMistake:
-            pass
-        # decord is no judge: PyAV in order is.
-        return self._compare(strict, self._draw(self._bearable(container, clean, True)))
-
-    def _compare(self, other: Reader, chosen: list[int]) -> dict[str, Any]:
-        again, problems = readers.take(other, chosen)
-        output = RowFile(self.job["paths"]["recheck"], len(chosen), self.geometry.output)
-        differences = []
-        for place, number in enumerate(chosen):
-            if number not in again:
-                differences.append(255.0)
-                continue
-            pixels = self.geometry.apply(again[number])
-            output.write(place, pixels)
-            if number in self.full:
-                difference = readers.mean_difference(self.full[number], again[number])
-            else:
-                difference = readers.mean_difference(self.rows.read(self.rows_of[number][0]), pixels)
-            differences.append(round(min(difference, 255.0), 4))
-        output.close()
-        return {
-            "reader": other.name,
-            "rows": [self.rows_of[number][0] for number in chosen],
-            "mean_abs_diff": differences,
-            "agrees": bool(chosen)
-            and not problems
-            and all(difference <= readers.TOLERANCE for difference in differences),
-        }
-
-    def _disagreement(self, recheck: Mapping[str, Any]) -> None:
-        self.warnings.append(
-            f"{self.path!r}: two decodes of the same frames differ (rows {recheck['rows']}, by "
-            f"{recheck['mean_abs_diff']} of 255): they cannot be verified"
-        )
-
     # --- the evidence
 
     def _nothing(self, problem: str) -> dict[str, Any]:
         """Evidence of a video that gives no frame at all: every row is bad."""
-        RowFile(self.job["paths"]["recheck"], 0, self.geometry.output).close()
+        self._write_recheck([], {})
+        frames = Frames(self.rows, {}, self.geometry, Fraction(1))
+        for row in range(len(self.times)):
+            self.rows.clear(row)
         count = len(self.times)
         return self._write(
-            None, None, problem, [-1] * count, [None] * count, ["bad"] * count, [problem], _no_recheck()
+            frames,
+            {
+                "video": None,
+                "decoder": None,
+                "decoder_reason": problem,
+                "rows": self._told_rows([-1] * count, [None] * count, ["bad"] * count),
+                "recheck": _told_look(_NO_LOOK, {}),
+                "warnings": list(self.record.get("warnings", [])),
+                "doubts": [],
+                "problems": [problem],
+            },
+            {},
         )
 
     def _evidence(
         self,
         container: Container,
         plan: Plan,
-        used: str,
-        reason: str,
-        problems: Mapping[int, str],
-        recheck: dict[str, Any],
+        taken: Taken,
+        look: SecondLook,
+        rows_of: Mapping[int, Sequence[int]],
     ) -> dict[str, Any]:
         native = plan.native.tolist()
         status = list(plan.status)
-        texts = [container.damage] if container.damage and plan.reasons else []
-        texts += [f"row {row} is {why}" for row, why in plan.reasons.items()]
-        for number, why in sorted(problems.items()):
-            for row in self.rows_of[number]:
-                self.rows.clear(row)
-                texts.append(f"row {row}: frame {number} at {container.times()[number]:.3f} s: {why}")
+        problems = [container.damage] if container.damage and plan.reasons else []
+        problems += [f"row {row} is {why}" for row, why in plan.reasons.items()]
+        for number, why in sorted(taken.problems.items()):
+            for row in rows_of[number]:
+                problems.append(f"row {row}: frame {number} at {container.times()[number]:.3f} s: {why}")
                 native[row], status[row] = -1, "bad"
         pts_sec = [
-            None if number < 0 else float(container.seconds(np.array(self.pts[number]))) for number in native
+            None if number < 0 else float(container.seconds(np.array(taken.frames.pts[number])))
+            for number in native
         ]
-        return self._write(facts(container), used, reason, native, pts_sec, status, texts, recheck)
+        warnings = [
+            *self.record.get("warnings", []),
+            *([container.damage] if container.damage else []),
+            *container.warnings,
+            *taken.warnings,
+            *self._disagreement(look, rows_of),
+        ]
+        return self._write(
+            taken.frames,
+            {
+                "video": facts(container),
+                "decoder": taken.reader,
+                "decoder_reason": taken.reason,
+                "rows": self._told_rows(native, pts_sec, status),
+                "recheck": _told_look(look, rows_of),
+                "warnings": list(dict.fromkeys(warnings)),
+                "doubts": [*self.record.get("doubts", []), *container.doubts],
+                "problems": problems,
+            },
+            rows_of,
+        )
+
+    def _disagreement(self, look: SecondLook, rows_of: Mapping[int, Sequence[int]]) -> list[str]:
+        if not look.unproved:
+            return []
+        first = min(look.unproved)
+        return [
+            f"{self.path!r}: {len(look.unproved)} of {len(look.numbers)} frames decoded a second time ({look.reader}) do not "
+            f"prove the first decode, the first in row {rows_of[first][0]} (frame {first} {look.unproved[first]}): they cannot "
+            "be verified"
+        ]
+
+    def _told_rows(self, native: list[int], pts_sec: list[float | None], status: list[str]) -> dict[str, Any]:
+        return {
+            "timestamp_sec": self.times.tolist(),
+            "native_idx": native,
+            "pts_sec": pts_sec,
+            "status": status,
+        }
 
     def _write(
-        self,
-        video: dict[str, Any] | None,
-        used: str | None,
-        reason: str,
-        native: list[int],
-        pts_sec: list[float | None],
-        status: list[str],
-        problems: list[str],
-        recheck: dict[str, Any],
+        self, frames: Frames, found: Mapping[str, Any], rows_of: Mapping[int, Sequence[int]]
     ) -> dict[str, Any]:
-        size = self.thumbnail_size or thumbnail_size(9, 16, Fraction(1))
-        shown = sorted(self.thumbnails)
-        write_strip(self.job["paths"]["thumbnails"], [self.thumbnails[number] for number in shown], size)
+        """The evidence; the strip of thumbnails is written."""
+        shown = sorted(frames.thumbnails)
+        height, width = frames.thumbnail_size
+        write_strip(
+            self.job["paths"]["thumbnails"],
+            [frames.thumbnails[number] for number in shown],
+            frames.thumbnail_size,
+        )
         return {
             "schema": EVIDENCE_SCHEMA,
             "video_id": self.record["video_id"],
             "key": self.job["key"],
             "versions": _versions(),
-            "video": video,
-            "decoder": used,
-            "decoder_reason": reason,
-            "frame_size": self.frame_size,
-            "rows": {
-                "timestamp_sec": self.times.tolist(),
-                "native_idx": native,
-                "pts_sec": pts_sec,
-                "status": status,
-            },
-            "recheck": recheck,
+            "frame_size": None if frames.size is None else list(frames.size),
             "thumbnails": {
-                "rows": [self.rows_of[number][0] for number in shown],
-                "height": size[0],
-                "width": size[1],
+                "rows": [rows_of[number][0] for number in shown],
+                "height": height,
+                "width": width,
             },
-            "warnings": list(dict.fromkeys(self.warnings)),
-            "problems": problems,
+            **found,
         }
 
 
-def _no_recheck() -> dict[str, Any]:
-    return {"reader": None, "rows": [], "mean_abs_diff": [], "agrees": False}
+def bearable(container: Container, numbers: Sequence[int], in_order: bool) -> list[int]:
+    """Those that a second decode reaches at bearable cost: ``in_order`` from the file's start, else from a key frame."""
+    if in_order or container.index_source != "packets":
+        budget = min(_MOST_DECODED_AGAIN, max(SHORT_FRAMES, container.n_presented // 8))
+        return [number for number in numbers if number < budget] or list(numbers[:1])
+    cost = decode_cost(container.packets, container.packet[np.asarray(numbers, dtype=np.int64)])
+    most = max(_MOST_DECODED_AGAIN, int(cost.min()) if len(cost) else 0)
+    return [number for number, price in zip(numbers, cost.tolist(), strict=True) if price <= most]
+
+
+def _told_look(look: SecondLook, rows_of: Mapping[int, Sequence[int]]) -> dict[str, Any]:
+    """``rows`` and ``mean_abs_diff``: of the frames kept for embedding them again. ``compared``: of all that came again."""
+    return {
+        "reader": look.reader or None,
+        "rows": [rows_of[number][0] for number in look.kept],
+        "mean_abs_diff": [look.differences[number] for number in look.kept],
+        "compared": len(look.numbers),
+        "agrees": look.agrees,
+    }
 
 
 def _versions() -> dict[str, str]:

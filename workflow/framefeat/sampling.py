@@ -20,7 +20,7 @@ from framefeat.errors import MachineError, UserError, machine_trouble, writing
 from framefeat.files import atomic_path
 
 #: A new number makes every earlier sampling stale.
-ALGORITHM = 1
+ALGORITHM = 2
 
 _PROGRESS_SECONDS = 10.0
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -19,8 +20,6 @@ from framefeat.files import read_json
 from framefeat.fingerprints import file_sha256
 from framefeat.names import video_key
 
-#: Decoders agree when the mean absolute difference of their pixels is at most this (of 255).
-PIXEL_TOLERANCE = 2.0
 #: Features of a frame embedded again: cosine at least this where the pixels are the same ...
 COSINE_TOLERANCE = 0.999
 #: ... and where they are another decoder's.
@@ -216,7 +215,6 @@ def _redecode(
     rows_per_video: int,
     video: Video,
 ) -> None:
-    from framefeat.container import read_container
     from framefeat.plan import plan_samples
 
     record = read_json(folder.parent / "videos" / f"{video_key(entry['video_id'])}.json")
@@ -225,8 +223,9 @@ def _redecode(
         raise UserError(f"its file {path!r} is gone, so no frame can be decoded again")
     if file_sha256(path) != entry["fingerprint"]:
         raise UserError(f"its file {path!r} is no longer the one that the features were computed from")
-    container = read_container(path)
-    plan = plan_samples(container, times, entry["fps"], manifest["alignment"])
+    index_source = entry["container"]["index_source"]
+    container = container_of(path, index_source)
+    plan = plan_samples(container, times, entry["fps"], record.get("alignment", manifest["alignment"]))
     good = status != "bad"
     if not np.array_equal(plan.native[good], native[good]):
         wrong = rows[good][np.flatnonzero(plan.native[good] != native[good])[0]]
@@ -240,13 +239,13 @@ def _redecode(
     chosen = choose_rows(np.flatnonzero(good), rows_per_video, entry["fingerprint"])
     video.redecoded = len(chosen)
     wanted = sorted({int(native[place]) for place in chosen})
-    differences, other = model.decode_again(path, wanted, entry["decoder"])
-    for number, difference in differences.items():
-        video.pixel_difference = max(video.pixel_difference, difference)
-        if difference > PIXEL_TOLERANCE:
-            video.failures.append(
-                f"frame {number}: the two readers differ by {difference:.1f}/255 in the mean"
-            )
+    differences, other, unproved = model.decode_again(path, wanted, entry["decoder"], index_source)
+    video.pixel_difference = max(differences.values(), default=0.0)
+    video.failures += [
+        f"frame {number} {why}, decoded again in order" for number, why in sorted(unproved.items())
+    ]
+    if not set(wanted) <= set(other):
+        return
     again = model.embed(np.stack([other[int(native[place])] for place in chosen]))
     for place, vector in zip(chosen, again, strict=True):
         cosine = _cosine(vector, features[place])
@@ -274,18 +273,53 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _decode_again(
-    path: str, wanted: Sequence[int], decoder: str, geometry: str
-) -> tuple[dict[int, float], dict[int, np.ndarray]]:
-    """Frames through the reader that served them and through another: mean pixel differences, and the other's, resized."""
-    from framefeat.container import read_container
+    path: str, wanted: Sequence[int], decoder: str, geometry: str, index_source: str
+) -> tuple[dict[int, float], dict[int, np.ndarray], dict[int, str]]:
+    """Frames through the reader that served them and through the reference, a decode of everything in order: mean pixel
+    differences, the reference's frames, resized, and why each frame that is not proved is not."""
     from framefeat.preprocess import Geometry
-    from framefeat.readers import mean_difference, second_opinion
+    from framefeat.readers import Contradiction, ReaderMistake, in_order_reader, own_reader
+    from framefeat.second_look import look_again
 
-    own, other, _ = second_opinion(read_container(path), wanted, decoder)
+    container = container_of(path, index_source)
     shape = Geometry.from_name(geometry)
-    return (
-        {number: mean_difference(own[number], other[number]) for number in wanted},
-        {number: shape.apply(other[number]) for number in wanted},
+    own: dict[int, np.ndarray] = {}
+    size: tuple[int, ...] = ()
+    try:
+        reader = own_reader(container, decoder)
+        for frame in reader.frames(wanted):
+            own[frame.native], size = shape.apply(frame.rgb), frame.rgb.shape[:2]
+        for number, reason in reader.problems.items():
+            if decoder != "decord":
+                own.update(_strictly(container, [number], shape))
+            if number not in own:
+                raise UserError(f"{path!r}: frame {number} cannot be decoded again ({reason}).")
+        look = look_again(
+            lambda: in_order_reader(container),
+            wanted,
+            own=own.__getitem__,
+            frame_size=size,
+            geometry=shape,
+            kept=wanted,
+            count=container.n_presented,
+        )
+    except (Contradiction, ReaderMistake, KeyError) as mistake:
+        raise UserError(f"{path!r}: its frames cannot be decoded again as they were ({mistake}).") from None
+    return look.differences, look.pixels, look.unproved
+
+
+def _strictly(container: Any, wanted: Sequence[int], shape: Any) -> dict[int, np.ndarray]:
+    from framefeat.readers import in_order_reader, take
+
+    return {number: shape.apply(rgb) for number, rgb in take(in_order_reader(container), wanted)[0].items()}
+
+
+def container_of(path: str, index_source: str) -> Any:
+    """The container as sampling saw it: counted in a decode of everything, where its packets had turned out not to tell."""
+    from framefeat.container import read_container
+
+    return read_container(
+        path, contradiction=None if index_source == "packets" else "found when it was sampled"
     )
 
 
@@ -300,6 +334,9 @@ def _serve(requests: Any) -> None:
             requests.send((_decode_again(*request), None))
         except UserError as error:
             requests.send((None, str(error)))
+        except Exception as error:
+            traceback.print_exc()
+            requests.send((None, f"{request[0]!r} cannot be decoded again ({error!r})"))
 
 
 class _Decoding:
@@ -312,7 +349,7 @@ class _Decoding:
         self._process.start()
         theirs.close()
 
-    def __call__(self, *request: Any) -> tuple[dict[int, float], dict[int, np.ndarray]]:
+    def __call__(self, *request: Any) -> tuple[dict[int, float], dict[int, np.ndarray], dict[int, str]]:
         """``_decode_again``'s answer. Raises ``UserError`` where the process fails, which then is of no further use."""
         try:
             self._pipe.send(request)
@@ -341,12 +378,14 @@ class _Model:
         self._decoding: _Decoding | None = None
 
     def decode_again(
-        self, path: str, wanted: Sequence[int], decoder: str
-    ) -> tuple[dict[int, float], dict[int, np.ndarray]]:
+        self, path: str, wanted: Sequence[int], decoder: str, index_source: str
+    ) -> tuple[dict[int, float], dict[int, np.ndarray], dict[int, str]]:
         if self._decoding is None:
             self._decoding = _Decoding()
         try:
-            return self._decoding(path, list(wanted), decoder, self.manifest["spec"]["geometry"])
+            return self._decoding(
+                path, list(wanted), decoder, self.manifest["spec"]["geometry"], index_source
+            )
         except UserError:
             self.end()
             raise

@@ -1,7 +1,8 @@
 """Whether the rule fits the file: pure functions of what one video's sampling left behind.
 
-That a row is the frame which the rule asks for is one statement (``alignment_verified``); that this frame is where the
-row's time is in the file is another. A rate in the index that is not the file's makes the first true and the second false.
+That a row is the frame which the rule asks for is one statement (``alignment_verified``); that this frame is where
+the row's time is in the file is another. A rate in the index that is not the file's leaves the first true and makes
+the second false.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -103,8 +104,10 @@ def _frame_sec(video: Mapping[str, Any]) -> float:
 def _reach(
     rows: Mapping[str, Any], offsets: np.ndarray, video: Mapping[str, Any], frame: float
 ) -> np.ndarray:
-    """float64 [T]: how far from its frame each row may be. The last frame counts for as long as it stands, and a row that
-    is clamped lies up to a frame past that."""
+    """float64 [T]: how far from its frame each row may be.
+
+    The last frame counts for as long as it stands, and a row that is clamped lies up to a frame past that.
+    """
     last = max(frame, video.get("last_duration_sec") or 0.0)
     reach = np.full(len(offsets), frame)
     on_last = np.asarray(rows["native_idx"]) == video.get("frames_found", video["frames"]) - 1

@@ -439,8 +439,9 @@ def _badge(video: Video) -> str:
 
 
 def _without_frame(video: Video) -> list[list[float | None]]:
-    """Stretches of time whose rows have no frame, ``[from, to]`` in seconds: half-way to the rows beside them that have one,
-    None where there is no such row. Bounded: stretches that lie nearer than can be drawn are one."""
+    """Stretches of time whose rows have no frame, ``[from, to]`` in seconds: half-way to the rows with a frame beside
+    them, None where there is none. Where they are many, those that lie too near each other to be drawn apart are one.
+    """
     bad = np.concatenate([[False], video.status == "bad", [False]]).astype(np.int8)
     edges = np.diff(bad)
     firsts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)

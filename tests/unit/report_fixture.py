@@ -212,6 +212,12 @@ def _benchmark(path: Path, seconds: float, memory: float) -> None:
         )
 
 
+def leave_out(results: Path, path: str, reason: str) -> None:
+    """As a merge tells of a file that it did not take."""
+    told = {"schema": 1, "dropped": [], "files": [{"path": path, "reason": reason}], "unread": []}
+    (results / "left_out.json").write_text(json.dumps(told | {"counts": {"text (.md)": 2}}))
+
+
 def write_many(root: Path, videos: int, rows: int = 20, dim: int = 960, dataset: str = "many") -> Path:
     """Like :func:`write_run`, for thousands of videos: few distinct pictures, features written in blocks."""
     results = root / "results" / dataset

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from framefeat import outcome
 
-from tests.unit.report_fixture import drawn, write_run
+from tests.unit.report_fixture import drawn, leave_out, write_run
 
 
 def test_a_good_run_is_one_line(tmp_path: Path) -> None:
@@ -23,15 +23,16 @@ def test_doubtful_videos_are_told_as_bad_ones_are(tmp_path: Path) -> None:
     videos += [drawn("hurt", [4], seed=3, bad=[1], problems=["row 1: broken"])]
     videos += [drawn("unlike", [4], seed=4, verified=False, warnings=["two decodes differ"])]
     results = write_run(tmp_path / "worse", videos)
-    (results / "left_out.json").write_text('[{"path": "notes.txt", "why": "no video stream"}]')
+    leave_out(results, "notes.bin", "no video stream")
     first, *others = outcome.lines(results, ["colour_grid"])
     assert first.endswith("alignment not verified")
     assert [line for line in others if line.startswith("  ")] == [
         "  hurt: 1 of 4 rows; row 1: broken",
         "  unlike: two decodes differ",
         f"  off: {doubt}",
-        "  notes.txt: no video stream",
+        "  notes.bin: no video stream",
     ]
+    assert others[-1] == "left out as no videos: 2 text (.md)"
 
 
 def test_long_lists_are_cut(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from framefeat.errors import UserError
 from framefeat.report import build, gather, numbers, stages, thumbs
 
-from tests.unit.report_fixture import colour_features, drawn, write_many, write_run
+from tests.unit.report_fixture import colour_features, drawn, leave_out, write_many, write_run
 
 NASTY = "<script>alert('1')</script>"
 
@@ -69,7 +69,7 @@ def test_doubtful_is_amber(tmp_path: Path) -> None:
     doubt = "the index says 30 fps, the file has 25: rows are up to 0.700 s from their frame"
     videos = [drawn("good", [4], seed=1), drawn("off", [4], seed=2, doubts=[doubt], late=0.7)]
     results = write_run(tmp_path, videos)
-    (results / "left_out.json").write_text(json.dumps([{"path": "a <b>.txt", "why": "no video stream"}]))
+    leave_out(results, "a <b>.bin", "no video stream")
     build.build(results, tmp_path / "report.html")
     own = body((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert '<section class="verdict doubtful"' in own
@@ -78,7 +78,7 @@ def test_doubtful_is_amber(tmp_path: Path) -> None:
     assert f"off: {doubt}" in own
     assert '<div class="odd"><dt>Videos</dt>' in own
     assert '<span class="badge level2">doubtful</span>' in own
-    assert "a &lt;b&gt;.txt</span>no video stream" in own
+    assert "a &lt;b&gt;.bin</span>no video stream" in own
 
 
 def test_no_picture_above_rows_without_a_frame(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from framefeat import show
 from framefeat.errors import UserError
 
-from tests.unit.report_fixture import colour_features, drawn, write_run
+from tests.unit.report_fixture import colour_features, drawn, leave_out, write_run
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,14 @@ def test_every_backbone_and_video(results: Path) -> None:
 def test_doubtful_videos_and_files_left_out(tmp_path: Path) -> None:
     doubt = "the index says 30 fps, the file has 25: rows are up to 0.700 s from their frame"
     results = write_run(tmp_path, [drawn("good", [4], seed=1), drawn("off", [4], seed=2, doubts=[doubt])])
-    (results / "left_out.json").write_text('[{"path": "notes.txt\\u001b[2J", "why": "no video stream"}]')
+    leave_out(results, "notes.bin\x1b[2J", "no video stream")
     text = shown(results)
     assert "alignment doubtful" in text
     assert "1 video(s) doubtful" in text
     states = [line.split()[0] for line in text.splitlines()[4:6]]
     assert states == ["doubtful", "verified"]
     assert doubt in text
-    assert "notes.txt\\x1b[2J: no video stream" in text
+    assert "notes.bin\\x1b[2J: no video stream" in text
     one = shown(results, "off")
     assert "doubtful; read by decord" in one
     assert f"doubtful: {doubt}" in one

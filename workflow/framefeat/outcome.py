@@ -1,6 +1,7 @@
 """The last lines of a run: what came out, or what failed and how to go on."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,32 @@ def lines(results: Path, backbones: Sequence[str]) -> Iterator[str]:
             f"{manifest['feature_dim']}), {len(manifest['videos'])} videos, alignment {verdict.of_manifest(manifest)}"
         )
         yield from _against(manifest)
-    if left := left_out(results):
-        yield f"{len(left)} file(s) left out, no row is of them:"
-        yield from _listed(left, lambda file: f"{file['path']}: {file['why']}", "files")
+    left = left_out(results)
+    if left.files:
+        yield f"{len(left.files)} file(s) left out, no row is of them:"
+        yield from _listed(left.files, lambda file: f"{file['path']}: {file['reason']}", "files")
+    if left.counts:
+        yield f"left out as no videos: {left.counted}"
 
 
-def left_out(results: Path) -> list[dict[str, str]]:
-    """The files below a folder of videos that the merge did not take: ``path`` and ``why`` of each."""
+@dataclass(frozen=True)
+class LeftOut:
+    """What the merge did not take of a folder of videos: ``path`` and ``reason`` of each; by kind, what needs no naming."""
+
+    files: list[dict[str, str]]
+    counts: dict[str, int]
+
+    @property
+    def counted(self) -> str:
+        return ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
+
+
+def left_out(results: Path) -> LeftOut:
     path = results / "left_out.json"
-    return list(read_json(path)) if path.is_file() else []
+    if not path.is_file():
+        return LeftOut([], {})
+    found = read_json(path)
+    return LeftOut([*found["dropped"], *found["files"]], found["counts"])
 
 
 def _against(manifest: Mapping[str, Any]) -> Iterator[str]:

@@ -77,10 +77,12 @@ def _print_backbone(backbone: Backbone, out: TextIO) -> None:
 
 def _print_left_out(results: Path, out: TextIO) -> None:
     left = outcome.left_out(results)
-    if left:
-        print(f"\n{many(len(left), 'file')} left out, no row is of them:", file=out)
-    for file in left:
-        print(_printable(f"  {file['path']}: {file['why']}"), file=out)
+    if left.files:
+        print(f"\n{many(len(left.files), 'file')} left out, no row is of them:", file=out)
+    for file in left.files:
+        print(_printable(f"  {file['path']}: {file['reason']}"), file=out)
+    if left.counts:
+        print(f"left out as no videos: {left.counted}", file=out)
 
 
 def _print_video(backbone: Backbone, video_id: str, out: TextIO) -> None:

@@ -114,6 +114,29 @@ def test_everything_is_drawn(browser: Any, page: Path, width: int, theme: str) -
     assert complaints(browser) == []
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_doubtful_is_amber_and_a_gap_has_no_picture(browser: Any, tmp_path: Path, theme: str) -> None:
+    videos = [drawn("off", [9, 9], seed=1, doubts=["the index says 30 fps"]), drawn("fine", [4, 4], seed=2)]
+    build.build(write_run(tmp_path, videos), tmp_path / "doubtful.html")
+    load(browser, tmp_path / "doubtful.html", 1280, theme)
+    red, green, blue = browser.execute_script("""
+        const colour = getComputedStyle(document.querySelector(".verdict")).borderColor;
+        return colour.match(/\\d+/g).slice(0, 3).map(Number)""")
+    assert red > green > blue
+    assert browser.execute_script("""
+        return getComputedStyle(document.querySelector("#v-0-0")).borderColor ===
+            getComputedStyle(document.querySelector(".verdict")).borderColor""")
+    videos[0] = drawn("off", [9, 9], seed=1, bad=[16, 17], problems=["rows 16 and 17: broken"])
+    build.build(write_run(tmp_path / "bad", videos), tmp_path / "bad.html")
+    load(browser, tmp_path / "bad.html", 1280, theme)
+    browser.execute_async_script("const done = arguments[0]; framefeat.drawAll().then(done)")
+    covered = browser.execute_script("""
+        const strip = document.querySelector("#v-0-0 .strip"), gap = strip.querySelector(".gone").getBoundingClientRect();
+        return [...strip.querySelectorAll(".pic")].map((one) => one.getBoundingClientRect().right - gap.left)""")
+    assert max(covered) < 1
+    assert complaints(browser) == []
+
+
 def test_map_answers_pointer_and_keys(browser: Any, page: Path) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from framefeat import verdict
 from framefeat.names import video_key
 from PIL import Image
 
@@ -24,8 +25,10 @@ class Sampled:
     fps: float = 25.0
     bad: Sequence[int] = ()
     clamped: Sequence[int] = ()
+    late: float = 0.0  # seconds between each row's time and its frame's
     warnings: Sequence[str] = ()
     problems: Sequence[str] = ()
+    doubts: Sequence[str] = ()
     verified: bool = True
     container: dict[str, object] = field(default_factory=dict)
 
@@ -99,7 +102,7 @@ def write_run(
         status = np.full(len(video.times), "ok", dtype=object)
         status[list(video.clamped)] = "clamped"
         native[list(video.clamped)] -= 1
-        pts = native / video.fps
+        pts = native / video.fps + video.late
         status[list(video.bad)], native[list(video.bad)], pts[list(video.bad)] = "bad", -1, np.nan
         tables.append(pd.DataFrame({
             "video_id": video.video_id, "frame_idx": np.arange(len(native)), "timestamp_sec": video.times,
@@ -167,24 +170,33 @@ def _write_backbone(
         mine = index.iloc[rows]
         counts = {kind: int((mine["status"] == kind).sum()) for kind in ("ok", "clamped", "bad")}
         where: dict[str, object] = {"first_row": int(rows[0]), "last_row": int(rows[-1])}
+        sound = video.verified and not counts["bad"]
+        ok = mine[mine["status"] == "ok"]
         if rows[-1] - rows[0] + 1 != len(rows):
             where = {"row_numbers": rows.tolist()}
         entries.append({
             "video_id": video.video_id, "rows": len(rows), **where, "fps": video.fps,
             "container": {"fps": video.fps, "codec": "h264", "duration_sec": float(video.times[-1] + 0.5), **video.container},
             "decoder": "decord", "decoder_reason": "count, times, shape and pixels agree with PyAV",
-            "max_abs_offset_sec": float(np.nanmax(np.abs(mine["offset_sec"]))) if counts["bad"] < len(rows) else None,
-            "counts": counts, "features_sha256": f"{hash((video.video_id, name)):x}", "verified": video.verified and not counts["bad"],
+            "max_abs_offset_sec": float(ok["offset_sec"].abs().max()) if len(ok) else None,
+            "counts": counts, "features_sha256": f"{hash((video.video_id, name)):x}", "verified": sound,
+            "verdict": verdict.of_video(sound, video.doubts), "doubts": list(video.doubts),
             "recheck": {"pixels": {"reader": "pyav", "rows": [0, len(rows) // 2], "agrees": video.verified}},
             "warnings": list(video.warnings), "problems": list(video.problems),
         })  # fmt: skip
     counts = {kind: int((index["status"] == kind).sum()) for kind in ("ok", "clamped", "bad")}
+    doubtful = [entry["max_abs_offset_sec"] for entry in entries if entry["doubts"]]
+    notes = [f"{counts['bad']} rows are bad (NaN in the matrix)"] if counts["bad"] else []
+    notes += [f"{len(doubtful)} video(s) doubtful"] if doubtful else []
     manifest = {
         "backbone": name, "weights": "DEFAULT", "feature_dim": matrix.shape[1], "total_frames": len(matrix),
         "alignment_verified": all(entry["verified"] for entry in entries),
-        "order": "row i of the matrix is row i of frame_index.parquet", "schema_version": 1, "dataset": dataset,
+        "order": "sequential_per_frame_index", "verdict": verdict.of_all([entry["verdict"] for entry in entries]),
+        "schema_version": 1, "dataset": dataset,
         "preprocessing": {"name": "squash224", "resize": [224, 224], "interpolation": "bilinear"}, "alignment": "index",
-        "precision": "float32", "decoder": "auto", "on_bad_frames": "mask", "counts": counts, "notes": [],
+        "precision": "float32", "decoder": "auto", "on_bad_frames": "mask", "counts": counts,
+        "doubtful": {"videos": len(doubtful), "max_abs_offset_sec": max(doubtful, default=None)},
+        "notes": notes,
         "matrix_sha256": "0" * 64, "versions": {"framefeat": "0.1.0"}, "videos": entries,
     }  # fmt: skip
     (folder / "feature_manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
@@ -198,6 +210,12 @@ def _benchmark(path: Path, seconds: float, memory: float) -> None:
         writer.writerow(
             [f"{seconds:.4f}", "0:00:01", memory, "NA", "NA", "NA", "-", "-", "0.00", f"{seconds * 0.9:.2f}"]
         )
+
+
+def leave_out(results: Path, path: str, reason: str) -> None:
+    """As a merge tells of a file that it did not take."""
+    told = {"schema": 1, "dropped": [], "files": [{"path": path, "reason": reason}], "unread": []}
+    (results / "left_out.json").write_text(json.dumps(told | {"counts": {"text (.md)": 2}}))
 
 
 def write_many(root: Path, videos: int, rows: int = 20, dim: int = 960, dataset: str = "many") -> Path:

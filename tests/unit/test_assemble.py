@@ -180,6 +180,7 @@ def test_one_bad_row_and_nothing_is_verified(parts: Parts) -> None:
     assert not (parts.model / "toy_features.npy").exists()
     manifest = parts.assemble(on_bad_frames="mask")
     assert manifest["alignment_verified"] is False
+    assert manifest["verdict"] == "not verified"
     assert manifest["counts"] == {"ok": 9, "clamped": 0, "bad": 1}
     assert np.isnan(parts.matrix()[0]).all()
 
@@ -216,6 +217,46 @@ def test_all_videos_with_bad_rows_are_listed_and_how_to_go_on(parts: Parts) -> N
     assert entries["c"]["problems"] == ["row 2 is not finite"]
     assert not entries["c"]["verified"]
     assert entries["b"]["verified"]
+
+
+def test_a_rule_that_does_not_fit_the_file(parts: Parts) -> None:
+    """Every row is the frame that was asked for, and yet not where its time is."""
+    video = {"frames": 50, "frames_found": 50, "fps": 20.0, "interval_sec": 0.05, "vfr": False}
+    video["index_source"] = "packets"
+    assert parts.assemble()["verdict"] == "verified"
+    evidence = read_json(parts.evidence("c"))
+    evidence["video"] = video
+    evidence["rows"]["pts_sec"] = [number / 20 for number in evidence["rows"]["native_idx"]]
+    write_json(parts.evidence("c"), evidence)
+    parts.embed("c", parts.features["c"])
+    manifest = parts.assemble()
+    assert list(manifest)[:6] == [
+        "backbone", "weights", "feature_dim", "total_frames", "alignment_verified", "order"
+    ]  # fmt: skip
+    assert manifest["order"] == "sequential_per_frame_index"
+    assert manifest["alignment_verified"] is True
+    assert manifest["verdict"] == "doubtful"
+    assert manifest["doubtful"] == {"videos": 1, "max_abs_offset_sec": pytest.approx(0.4)}
+    assert manifest["notes"] == [
+        "1 video(s) doubtful, rows up to 0.400 s from their frames: 'doubts' says why"
+    ]
+    doubtful = {entry["video_id"]: entry for entry in manifest["videos"]}["c"]
+    assert doubtful["verified"] is True
+    assert doubtful["verdict"] == "doubtful"
+    assert "the index says 25 fps, the file has 20" in doubtful["doubts"][0]
+
+
+def test_a_file_that_cannot_be_understood_is_never_verified(parts: Parts) -> None:
+    evidence = read_json(parts.evidence("b")) | {"doubts": ["order and times contradict each other"]}
+    write_json(parts.evidence("b"), evidence)
+    parts.embed("b", parts.features["b"])
+    manifest = parts.assemble()
+    assert manifest["alignment_verified"] is False
+    assert manifest["verdict"] == "doubtful"
+    assert [entry["verdict"] for entry in manifest["videos"]].count("doubtful") == 1
+    entry = next(entry for entry in manifest["videos"] if entry["doubts"])
+    assert entry["video_id"] == "b"
+    assert entry["verified"] is False
 
 
 def other_time(parts: Parts) -> None:

@@ -10,7 +10,7 @@ import pytest
 from framefeat.errors import UserError
 from framefeat.report import build, gather, numbers, stages, thumbs
 
-from tests.unit.report_fixture import colour_features, drawn, write_many, write_run
+from tests.unit.report_fixture import colour_features, drawn, leave_out, write_many, write_run
 
 NASTY = "<script>alert('1')</script>"
 
@@ -63,6 +63,45 @@ def test_page_opens_with_the_verdict(page: str) -> None:
     assert own.index("Not verified") < own.index('<h2 id="time-title"') < own.index("Look at these first")
     assert "2 rows of 1 video have no frame" in own
     assert "sample_frames" in own
+
+
+def test_doubtful_is_amber(tmp_path: Path) -> None:
+    doubt = "the index says 30 fps, the file has 25: rows are up to 0.700 s from their frame"
+    videos = [drawn("good", [4], seed=1), drawn("off", [4], seed=2, doubts=[doubt], late=0.7)]
+    results = write_run(tmp_path, videos)
+    leave_out(results, "a <b>.bin", "no video stream")
+    build.build(results, tmp_path / "report.html")
+    own = body((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert '<section class="verdict doubtful"' in own
+    assert "Verified: every row" not in own
+    assert "1 video doubtful, rows up to 0.720 s from their frames: off." in own
+    assert f"off: {doubt}" in own
+    assert '<div class="odd"><dt>Videos</dt>' in own
+    assert '<span class="badge level2">doubtful</span>' in own
+    assert "a &lt;b&gt;.bin</span>no video stream" in own
+
+
+def test_no_picture_above_rows_without_a_frame(tmp_path: Path) -> None:
+    videos = [drawn("end", [10, 10], seed=1, bad=[4, 17, 18, 19]), drawn("none", [3], seed=2, bad=[0, 1, 2])]
+    build.build(write_run(tmp_path, videos), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    shown = {video["id"]: video for video in page_data(page)["backbones"][0]["details"]}
+    assert shown["end"]["none"] == [[1.75, 2.25], [8.25, None]]
+    assert shown["end"]["cell"] == [0, 1, 2, 3, *range(5, 17)]
+    assert shown["end"]["cellTime"][-1] == 8.0
+    assert shown["none"]["none"] == [[None, None]]
+    assert shown["none"]["cell"] == []
+    assert "same video twice" not in body(page)
+    assert "0 likely cuts" not in body(page)[body(page).index('id="v-0-0"') :].split("<h3>none</h3>")[1][:300]
+
+
+def test_stretches_without_a_frame_are_bounded() -> None:
+    places = np.arange(20_000)
+    status = np.where(places % 2, "bad", "ok")
+    video = gather.Video("a", "a", {}, places, places / 2, np.zeros(len(places)), places, status)
+    assert build._without_frame(video) == [[0.25, None]]
+    video.status = np.where(places % 200 == 7, "bad", "ok")
+    assert len(build._without_frame(video)) == 100
 
 
 def test_ids_are_data(page: str) -> None:
@@ -241,13 +280,17 @@ def test_reasons() -> None:
         )
 
     backbone = gather.Backbone(Path(), {}, np.zeros((4, 2)), [
-        video(0), video(1, features_sha256="same"), video(2, features_sha256="same"), video(3, verified=False), video(4),
+        video(0), video(1, features_sha256="same"), video(2, features_sha256="same"), video(3, verified=False), video(4, doubts=["far"], verdict="doubtful"),
+        video(5, features_sha256="NaN"), video(6, features_sha256="NaN"),
     ])  # fmt: skip
-    backbone.videos[4].offsets = np.array([0, 0, 0.2, 0])
+    nothing = np.full(4, "bad")
+    for place in (5, 6):
+        backbone.videos[place].status = nothing
     gather.judge(backbone)
-    assert [one.severity for one in backbone.videos] == [0, 2, 2, 3, 2]
+    assert [one.severity for one in backbone.videos][:5] == [0, 1, 1, 3, 2]
     assert "2: the same video twice?" in backbone.videos[1].reasons[0][1]
-    assert "200 ms" in backbone.videos[4].reasons[0][1]
+    assert backbone.videos[4].reasons == [(2, "far")]
+    assert not any("twice" in text for one in backbone.videos[5:] for _, text in one.reasons)
     assert gather.by_concern(backbone.videos)[0] == 3
 
 

@@ -8,7 +8,7 @@ import pytest
 from framefeat import show
 from framefeat.errors import UserError
 
-from tests.unit.report_fixture import colour_features, drawn, write_run
+from tests.unit.report_fixture import colour_features, drawn, leave_out, write_run
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +29,28 @@ def shown(*arguments: object) -> str:
 
 def test_every_backbone_and_video(results: Path) -> None:
     text = shown(results)
-    assert text.count("alignment NOT verified") == 2
+    assert text.count("alignment not verified") == 2
+    assert text.count("1 rows are bad (NaN in the matrix)") == 2
     assert "\x1b" not in text
     lines = text.splitlines()
-    assert lines[4].startswith("wrong")  # what is wrong comes first
+    assert lines[4].startswith("not verified")  # what is wrong comes first
     assert "1 of 6 rows has no frame; row 2: the decoder gave no frame" in text
+
+
+def test_doubtful_videos_and_files_left_out(tmp_path: Path) -> None:
+    doubt = "the index says 30 fps, the file has 25: rows are up to 0.700 s from their frame"
+    results = write_run(tmp_path, [drawn("good", [4], seed=1), drawn("off", [4], seed=2, doubts=[doubt])])
+    leave_out(results, "notes.bin\x1b[2J", "no video stream")
+    text = shown(results)
+    assert "alignment doubtful" in text
+    assert "1 video(s) doubtful" in text
+    states = [line.split()[0] for line in text.splitlines()[4:6]]
+    assert states == ["doubtful", "verified"]
+    assert doubt in text
+    assert "notes.bin\\x1b[2J: no video stream" in text
+    one = shown(results, "off")
+    assert "doubtful; read by decord" in one
+    assert f"doubtful: {doubt}" in one
 
 
 def test_columns_stand_under_each_other(results: Path) -> None:
@@ -72,7 +89,7 @@ def test_terminal(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     stream = Terminal()
     show.run(results / "a", stream=stream)
-    assert "\x1b[31mwrong\x1b[0m" in stream.getvalue()
+    assert "\x1b[31mnot verified\x1b[0m" in stream.getvalue()
     assert max(show.width(line) for line in stream.getvalue().splitlines()[3:]) < 110
     monkeypatch.setenv("NO_COLOR", "1")
     stream = Terminal()

@@ -106,7 +106,7 @@ def write_results(
         "feature_dim": dim,
         "total_frames": len(matrix),
         "alignment_verified": True,
-        "order": "row i of the matrix is row i of frame_index.parquet",
+        "order": "sequential_per_frame_index",
         "schema_version": 1,
         "dataset": dataset,
         "alignment": "index",

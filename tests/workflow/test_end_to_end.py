@@ -90,7 +90,8 @@ def test_index_and_manifest(real: Project) -> None:
     assert manifest["feature_dim"] == 960
     assert manifest["total_frames"] == len(rows)
     assert manifest["alignment_verified"] is True
-    assert isinstance(manifest["order"], str)
+    assert manifest["order"] == "sequential_per_frame_index"
+    assert manifest["verdict"] == "verified"
     assert [video["video_id"] for video in manifest["videos"]] == list(dict.fromkeys(rows["video_id"]))
     assert not list((real.results / "frames").rglob("*.npy")), "temporary frames are left"
 
@@ -229,6 +230,31 @@ def test_without_its_weights_a_run_decodes_nothing(
     planned = project.run("--dry-run", env=home)
     assert planned.of("merge_index", "fetch_weights") == []
     assert planned.of("sample_frames") == [f"sample_frames:{video}" for video in "abc"]
+
+
+def test_a_rate_that_is_not_the_file_s_is_told_everywhere(new_project: Callable[..., Project]) -> None:
+    """30 fps in the index, 25 in the file: every row is the frame that was asked for, up to 0.3 s from its time."""
+    project = new_project(name="doubtful")
+    videos = project.video_table()
+    videos["fps"] = [25.0, 30.0, 25.0]
+    project.write_index(project.rows(), videos)
+    done = project.run()
+    ending = done.output[done.output.index("_features.npy: float32") :]
+    assert "alignment doubtful" in ending
+    assert "1 video(s) doubtful (rows up to 0.300 s from their frames):" in ending
+    doubt = "the index says 30 fps, the file has 25: rows are up to 0.300 s from their frame"
+    assert f"  b: {doubt}" in ending
+    manifest = json.loads((project.results / BACKBONE / "feature_manifest.json").read_text())
+    assert manifest["verdict"] == "doubtful"
+    assert manifest["alignment_verified"] is True
+    assert manifest["doubtful"] == {"videos": 1, "max_abs_offset_sec": pytest.approx(0.3)}
+    shown = project.framefeat("show", "results/toy").stdout
+    assert "alignment doubtful" in shown
+    assert doubt in shown
+    page = (project.results / "report.html").read_text(encoding="utf-8")
+    assert '<section class="verdict doubtful"' in page
+    assert f"b: {doubt}" in page
+    assert "Verified: every row" not in page
 
 
 def test_times_past_the_end(new_project: Callable[..., Project]) -> None:

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.lib import format as npy
 
-from framefeat import extract, sampling
+from framefeat import extract, sampling, verdict
 from framefeat.errors import UserError, complain
 from framefeat.files import atomic_path, read_json
 from framefeat.keys import differences
 from framefeat.merge import COLUMNS, KEY, SLICE_ROW
 
 #: A change of the numbers that this stage gives must change it.
-ALGORITHM = 1
+ALGORITHM = 2
 MANIFEST_SCHEMA = 1
-ORDER = "row i of the matrix is row i of frame_index.parquet"
+#: As the notebook says it: row i of the matrix is row i of the frame index.
+ORDER = "sequential_per_frame_index"
 _CHUNK_BYTES = 8 << 20
 
 
@@ -64,6 +66,8 @@ def assemble(
     status = np.empty(count, dtype=object)
     videos: list[str] = []
     verified = True
+    states: Counter[str] = Counter()
+    doubtful: list[float | None] = []  # of each video with doubts, how far its farthest row is
     bad_videos: list[str] = []
     unfit: list[str] = []
     weights_sha256: set[str] = set()
@@ -104,6 +108,9 @@ def assemble(
                 entry = _video_entry(rows, places, evidence, record, features, pts, status)
                 videos.append(_json(entry))  # a tenth of the memory of what it describes
                 verified = verified and entry["verified"]
+                states[entry["verdict"]] += 1
+                if entry["doubts"]:
+                    doubtful.append(entry["max_abs_offset_sec"])
                 weights_sha256.add(record["weights_sha256"])
                 for name, number in (evidence["versions"] | record["versions"]).items():
                     versions.setdefault(name, set()).add(number)
@@ -135,6 +142,14 @@ def assemble(
     notes = [f"{counts['bad']} rows are bad (NaN in the matrix)"] if counts["bad"] else []
     if counts["clamped"]:
         notes.append(f"{counts['clamped']} rows are clamped (the video's last frame stands in)")
+    if unproven := states[verdict.NOT_VERIFIED]:
+        notes.append(
+            f"{unproven} video(s) not verified (rows are bad, or a second decode or embedding did not agree)"
+        )
+    farthest = max((far for far in doubtful if far is not None), default=None)
+    if doubtful:
+        distance = "" if farthest is None else f", rows up to {farthest:.3f} s from their frames"
+        notes.append(f"{len(doubtful)} video(s) doubtful{distance}: 'doubts' says why")
     manifest = {
         "backbone": spec["display"],
         "weights": spec["weights"],
@@ -142,6 +157,8 @@ def assemble(
         "total_frames": count,
         "alignment_verified": bool(videos) and verified and not counts["bad"],
         "order": ORDER,
+        "verdict": verdict.of_all(states),
+        "doubtful": {"videos": len(doubtful), "max_abs_offset_sec": farthest},
         "schema_version": MANIFEST_SCHEMA,
         "dataset": dataset,
         "backbone_name": spec["name"],
@@ -273,7 +290,9 @@ def _video_entry(
     mine = status[rows]
     counts = {name: int((mine == name).sum()) for name in ("ok", "clamped", "bad")}
     times = np.asarray(evidence["rows"]["timestamp_sec"], dtype=float)[places]
-    offsets = np.abs(pts[rows] - times)
+    offsets = np.abs(pts[rows] - times)[mine == "ok"]  # a clamped row's frame only stands in
+    sound = bool(record["verified"]) and not counts["bad"]
+    doubts = verdict.doubts(evidence)
     reordered = not np.array_equal(places, np.arange(len(features)))
     contiguous = bool(len(rows) == rows[-1] - rows[0] + 1)
     return {
@@ -286,18 +305,21 @@ def _video_entry(
         ),
         "fingerprint": evidence["key"]["fingerprint"],
         "fps": evidence["key"]["fps"],
+        "alignment": evidence["key"]["alignment"],
         "container": evidence["video"],
         "decoder": evidence["decoder"],
         "decoder_reason": evidence["decoder_reason"],
-        "max_abs_offset_sec": float(np.nanmax(offsets)) if np.isfinite(offsets).any() else None,
+        "max_abs_offset_sec": float(offsets.max()) if len(offsets) else None,
         "counts": counts,
         "features_sha256": _rows_sha256(features, places) if reordered else record["features_sha256"],
-        "verified": bool(record["verified"]) and not counts["bad"],
+        "verified": sound and not verdict.undecided(evidence),
+        "verdict": verdict.of_video(sound, doubts),
+        "doubts": doubts,
         "recheck": {"pixels": evidence["recheck"], "features": record["recheck"]},
         "batch_size": record["batch_size"],
         "batch_halved": record["batch_halved"],
         "device": record["device"],
-        "warnings": [*evidence["warnings"], *record["warnings"]],
+        "warnings": [*evidence["warnings"], *verdict.cautions(evidence), *record["warnings"]],
         "problems": [*evidence["problems"], *record.get("problems", [])],
     }
 

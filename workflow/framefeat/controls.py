@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
+from framefeat import verdict
 from framefeat.dataset import FRAME_INDEX, MANIFEST, Features, load
 from framefeat.errors import UserError
 from framefeat.files import atomic_path, write_json
@@ -114,6 +115,7 @@ def _write_twin(features: Features, folder: Path, kind: str, seed: int) -> None:
 
     manifest: dict[str, Any] = copy.deepcopy(features.manifest)
     manifest["alignment_verified"] = False
+    manifest["verdict"] = verdict.NOT_VERIFIED
     manifest["control"] = {
         "kind": kind,
         "seed": seed,
@@ -126,6 +128,7 @@ def _write_twin(features: Features, folder: Path, kind: str, seed: int) -> None:
     ]
     for video in manifest["videos"]:
         video["verified"] = False
+        video["verdict"] = verdict.NOT_VERIFIED
         video["features_sha256"] = _digest_of_rows(features, source, features.rows_of(video["video_id"]))
         video.pop("recheck", None)  # it is evidence about the source
     write_json(folder / MANIFEST, manifest, indent=1)

@@ -1,32 +1,93 @@
 """The last lines of a run: what came out, or what failed and how to go on."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from framefeat import verdict
 from framefeat.files import read_json
 
 _MOST = 20
 
 
 def lines(results: Path, backbones: Sequence[str]) -> Iterator[str]:
-    """One line per backbone and one for each video with bad rows (the first 20)."""
+    """For each backbone its verdict, then the videos that speak against it (the first 20 of a kind); files left out."""
     for folder in backbones:
         path = results / folder / "feature_manifest.json"
         if not path.is_file():
             continue
         manifest = read_json(path)
-        verified = "verified" if manifest["alignment_verified"] else "NOT verified"
         yield (
             f"{path.parent}/{manifest['dataset']}_features.npy: float32 ({manifest['total_frames']}, "
-            f"{manifest['feature_dim']}), {len(manifest['videos'])} videos, alignment {verified}"
+            f"{manifest['feature_dim']}), {len(manifest['videos'])} videos, alignment {verdict.of_manifest(manifest)}"
         )
-        bad = [video for video in manifest["videos"] if video["counts"]["bad"]]
-        if bad:
-            yield f"{manifest['counts']['bad']} rows of {len(bad)} videos are bad (NaN in the matrix, 'bad' in the index):"
-        for video in bad[:20]:
-            yield f"  {video['video_id']}: {video['counts']['bad']} of {video['rows']} rows; {'; '.join(video['problems'][:1])}"
-        if len(bad) > 20:
-            yield f"  ... and {len(bad) - 20} more videos; the report lists them all"
+        yield from _against(manifest)
+    left = left_out(results)
+    if left.files:
+        yield f"{len(left.files)} file(s) left out, no row is of them:"
+        yield from _listed(left.files, lambda file: f"{file['path']}: {file['reason']}", "files")
+    if left.counts:
+        yield f"left out as no videos: {left.counted}"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What the merge did not take of a folder of videos: ``path`` and ``reason`` of each; by kind, what needs no naming."""
+
+    files: list[dict[str, str]]
+    counts: dict[str, int]
+
+    @property
+    def counted(self) -> str:
+        return ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
+
+
+def left_out(results: Path) -> LeftOut:
+    path = results / "left_out.json"
+    if not path.is_file():
+        return LeftOut([], {})
+    found = read_json(path)
+    return LeftOut([*found["dropped"], *found["files"]], found["counts"])
+
+
+def _against(manifest: Mapping[str, Any]) -> Iterator[str]:
+    videos = manifest["videos"]
+    bad = [video for video in videos if video["counts"]["bad"]]
+    if bad:
+        yield f"{manifest['counts']['bad']} rows of {len(bad)} video(s) are bad (NaN in the matrix, 'bad' in the index):"
+        yield from _listed(
+            bad, lambda video: f"{_rows_of(video)}{'; '.join(video['problems'][:1])}", "videos"
+        )
+    unproven = [
+        video
+        for video in videos
+        if verdict.of_manifest(video) == verdict.NOT_VERIFIED and not video["counts"]["bad"]
+    ]
+    if unproven:
+        yield f"{len(unproven)} video(s) not verified (a second decode or embedding did not agree, or is missing):"
+        yield from _listed(
+            unproven, lambda video: f"{video['video_id']}: {'; '.join(video['warnings'][:1])}", "videos"
+        )
+    doubtful = [video for video in videos if video.get("doubts")]
+    if doubtful:
+        far = (manifest.get("doubtful") or {}).get("max_abs_offset_sec")
+        distance = "" if far is None else f" (rows up to {far:.3f} s from their frames)"
+        yield f"{len(doubtful)} video(s) doubtful{distance}:"
+        yield from _listed(
+            doubtful, lambda video: f"{video['video_id']}: {'; '.join(video['doubts'])}", "videos"
+        )
+
+
+def _rows_of(video: Mapping[str, Any]) -> str:
+    return f"{video['video_id']}: {video['counts']['bad']} of {video['rows']} rows; "
+
+
+def _listed(things: Sequence[Any], words: Callable[[Any], str], noun: str) -> Iterator[str]:
+    for thing in things[:_MOST]:
+        yield f"  {words(thing)}".rstrip(" :;")
+    if len(things) > _MOST:
+        yield f"  ... and {len(things) - _MOST} more {noun}; framefeat show lists them all"
 
 
 def failures(logs: Iterable[Path], since: float, command: str) -> Iterator[str]:

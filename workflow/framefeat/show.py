@@ -10,6 +10,7 @@ from typing import TextIO
 
 import numpy as np
 
+from framefeat import outcome, verdict
 from framefeat.errors import UserError
 from framefeat.report import numbers
 from framefeat.report.gather import (
@@ -25,7 +26,8 @@ from framefeat.report.gather import (
 )
 
 _COLOURS = {3: "31", 2: "33", 1: "36", 0: "32"}
-_STATES = {3: "wrong", 2: "doubtful", 1: "look", 0: "good"}
+_LEVELS = {verdict.NOT_VERIFIED: 3, verdict.DOUBTFUL: 2, verdict.VERIFIED: 0}
+_REASONS = {3: verdict.NOT_VERIFIED, 2: verdict.DOUBTFUL, 1: "look"}
 
 
 def run(results: str | Path, video: str | None = None, stream: TextIO | None = None) -> None:
@@ -40,24 +42,20 @@ def run(results: str | Path, video: str | None = None, stream: TextIO | None = N
             _print_backbone(backbone, out)
         else:
             _print_video(backbone, video, out)
+    if video is None:
+        _print_left_out(folders[0].parent, out)
 
 
 def _print_backbone(backbone: Backbone, out: TextIO) -> None:
     judge(backbone)
-    manifest, counts = backbone.manifest, backbone.counts
-    verified = bool(manifest["alignment_verified"])
+    manifest = backbone.manifest
     print(f"{backbone.folder}: {manifest['backbone']}, weights {manifest['weights']}", file=out)
     size = (
         f"float32 ({len(backbone.matrix)}, {manifest['feature_dim']}), {many(len(backbone.videos), 'video')}"
     )
-    print(
-        f"{size}; alignment {_coloured('verified' if verified else 'NOT verified', 0 if verified else 3, out)}",
-        file=out,
-    )
-    if counts["bad"] or counts["clamped"]:
-        print(
-            f"{counts['bad']:,} bad (NaN), {counts['clamped']:,} clamped (the last frame stands in)", file=out
-        )
+    print(f"{size}; alignment {_coloured(backbone.state, _LEVELS[backbone.state], out)}", file=out)
+    for note in manifest.get("notes") or []:
+        print(_printable(str(note)), file=out)
     lines, levels = [], []
     for place in by_concern(backbone.videos):
         video = backbone.videos[place]
@@ -67,7 +65,7 @@ def _print_backbone(backbone: Backbone, out: TextIO) -> None:
             video.container.get("height"),
         ]
         lines.append([
-            _STATES[video.severity], video.video_id, str(video.entry.get("rows", len(video.rows))), str(count["clamped"]),
+            video.state, video.video_id, str(video.entry.get("rows", len(video.rows))), str(count["clamped"]),
             str(count["bad"]), "-" if offset is None else f"{offset * 1000:.1f}", f"{video.fps:.5g}" if video.fps else "-",
             "x".join(str(part) for part in size_text if part) or "-", str(video.container.get("codec") or "-"),
             str(video.entry.get("decoder") or "none"), "; ".join(text for _, text in video.reasons),
@@ -75,6 +73,16 @@ def _print_backbone(backbone: Backbone, out: TextIO) -> None:
         levels.append(video.severity)
     names = ["state", "video", "rows", "clamped", "bad", "ms off", "fps", "size", "codec", "reader", "note"]
     _print_table(names, lines, {2, 3, 4, 5, 6}, out, levels)
+
+
+def _print_left_out(results: Path, out: TextIO) -> None:
+    left = outcome.left_out(results)
+    if left.files:
+        print(f"\n{many(len(left.files), 'file')} left out, no row is of them:", file=out)
+    for file in left.files:
+        print(_printable(f"  {file['path']}: {file['reason']}"), file=out)
+    if left.counts:
+        print(f"left out as no videos: {left.counted}", file=out)
 
 
 def _print_video(backbone: Backbone, video_id: str, out: TextIO) -> None:
@@ -88,13 +96,13 @@ def _print_video(backbone: Backbone, video_id: str, out: TextIO) -> None:
     print(f"{backbone.folder}: {_printable(video.video_id)}", file=out)
     facts = [f"{name} {value}" for name, value in video.container.items() if value not in (None, [], "")]
     print(_printable("; ".join(facts)), file=out)
-    state = "verified" if video.verified else "NOT verified"
     reason = video.entry.get("decoder_reason") or ""
     print(
-        f"{state}; read by {video.entry.get('decoder') or 'none'}{f' ({reason})' if reason else ''}", file=out
+        f"{_coloured(video.state, _LEVELS[video.state], out)}; read by {video.entry.get('decoder') or 'none'}{f' ({reason})' if reason else ''}",
+        file=out,
     )
     for level, text in video.reasons:
-        print(f"{_STATES[level]}: {_printable(text)}", file=out)
+        print(f"{_REASONS[level]}: {_printable(text)}", file=out)
     repeated = int(video.entry.get("rows", len(video.rows))) - len(video.rows)
     if repeated > 0:
         print(f"{many(repeated, 'row')} asking for the same times again: not listed", file=out)

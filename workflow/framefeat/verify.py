@@ -113,6 +113,10 @@ def verify_folder(
             model.end()
     if not covered.all():
         failures.append(f"{int((~covered).sum())} rows belong to no video of the manifest")
+    if doubtful := (manifest.get("doubtful") or {}).get("videos"):
+        warnings.append(
+            f"{doubtful} video(s) doubtful: the rule does not fit the file ('doubts' in the manifest says why)"
+        )
     spread = _spread(matrix, status)
     if spread is not None and (spread == 0).any():
         warnings.append(
@@ -473,4 +477,4 @@ def print_table(verdict: Verdict) -> None:
         print(f"  failed: {text}")
     for text in verdict.warnings:
         print(f"  warning: {text}")
-    print(f"  {'everything holds' if verdict.ok else 'NOT verified'}", file=sys.stdout)
+    print(f"  {'everything holds' if verdict.ok else 'not verified'}", file=sys.stdout)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from framefeat import outcome, verdict
 from framefeat.files import atomic_path
 from framefeat.report import numbers, thumbs
 from framefeat.report.gather import (
@@ -41,6 +42,7 @@ TABLE_ROWS = 400
 LISTED = 25  # videos named under "look at these first"
 SPRITE_BYTES = 7_000_000  # all sprites together, before base64
 ATLAS_BYTES = 4_000_000
+_LOOKS = {verdict.VERIFIED: "good", verdict.DOUBTFUL: "doubtful", verdict.NOT_VERIFIED: "poor"}
 _STATUS_LETTER = {"ok": "o", "clamped": "c", "bad": "b"}
 
 
@@ -104,6 +106,7 @@ def build(
         stages=[_stage_text(stage) for stage in stages],
         stage_total=_duration(sum(stage.seconds for stage in stages)),
         logs=str(logs) if logs else None,
+        left_out=outcome.left_out(root),
         data=data,
     )
     with atomic_path(out) as temporary:
@@ -294,6 +297,7 @@ def _section(
     flagged = [videos[place] for place in by_concern(videos) if videos[place].severity]
     counts = backbone.counts
     offsets = np.concatenate([video.offsets for video in videos]) if videos else np.zeros(0)
+    farthest = [video.max_offset for video in videos if video.max_offset is not None]
     order = by_concern(videos)[:TABLE_ROWS]
     detail_of = {video.key: place for place, video in enumerate(details)}
     return {
@@ -305,17 +309,16 @@ def _section(
         "rows": len(backbone.matrix),
         "videos": len(videos),
         "counts": counts,
-        "max_offset": _milliseconds(
-            float(np.nanmax(np.abs(offsets))) if np.isfinite(offsets).any() else None
-        ),
+        "max_offset": _milliseconds(max(farthest, default=None)),
+        "doubtful": sum(bool(video.doubts) for video in videos),
         "cuts": sum(video.cuts for video in videos),
         "flagged": len(flagged),
         **_verdict(backbone),
-        "notes": [str(note) for note in manifest.get("notes") or []],
         "first": [
             {
                 "id": video.video_id,
                 "severity": video.severity,
+                "badge": _badge(video),
                 "reasons": [text for _, text in video.reasons[:4]],
                 "more": max(0, len(video.reasons) - 4),
                 "detail": detail_of.get(video.key),
@@ -343,42 +346,65 @@ def _verdict(backbone: Backbone) -> dict[str, Any]:
     """The first sentence of the page and what stands behind it."""
     manifest, counts = backbone.manifest, backbone.counts
     rows, videos = many(len(backbone.matrix), "row"), many(len(backbone.videos), "video")
-    unproven = [video for video in backbone.videos if not video.verified and not video.counts["bad"]]
-    if manifest["alignment_verified"]:
-        again = backbone.rechecked
+    unproven = [v for v in backbone.videos if v.state == verdict.NOT_VERIFIED and not v.counts["bad"]]
+    if backbone.state == verdict.NOT_VERIFIED:
+        headline = "Not verified: some rows are not proven to be their frames"
+        because = []
+        if control := manifest.get("control"):
+            unproven = []
+            because.append(
+                f"This is a control ({control['kind']}): its rows are not the features of their frames."
+            )
+        if counts["bad"]:
+            bad = [video for video in backbone.videos if video.counts["bad"]]
+            because.append(
+                f"{many(counts['bad'], 'row')} of {many(len(bad), 'video')} have no frame: NaN in the matrix, status “bad”."
+            )
+        if unproven:
+            because.append(
+                f"The second decode or embedding of {many(len(unproven), 'video')} did not agree, or is missing: "
+                f"{_names(unproven)}."
+            )
+        if not because:
+            because.append(
+                "The manifest says so without naming a video; run “framefeat verify” on the results."
+            )
+        because += _doubts(backbone)
+    else:
+        headline = "Verified: every row is the frame it claims to be"
         because = [
             f"Each of the {rows} of {videos} has its evidence: the frame that was asked for, the frame that was decoded, its time."
         ]
-        if again:
+        if again := backbone.rechecked:
             because.append(
-                f"{many(again, 'row')} were decoded a second time another way and embedded again: same pixels, same features."
+                f"{many(again, 'row')} were decoded a second time another way and embedded again: the same pixels and "
+                "features, as far as two decoders agree."
             )
-        return {
-            "verified": True,
-            "headline": "Verified: every row is the frame it claims to be",
-            "because": because,
-        }
-    because = []
-    if counts["bad"]:
-        bad = [video for video in backbone.videos if video.counts["bad"]]
-        because.append(
-            f"{many(counts['bad'], 'row')} of {many(len(bad), 'video')} have no frame: NaN in the matrix, status “bad”."
-        )
-    if unproven:
-        names = ", ".join(video.video_id for video in unproven[:5]) + (" …" if len(unproven) > 5 else "")
-        because.append(
-            f"The second decode or embedding of {many(len(unproven), 'video')} did not agree: {names}."
-        )
-    if not because:
-        because.append("The manifest says so without naming a video; run “framefeat verify” on the results.")
-    good = len(backbone.matrix) - counts["bad"]
-    if counts["bad"] and not unproven:
-        because.append(f"The other {many(good, 'row')} passed every check.")
+    if backbone.state == verdict.DOUBTFUL:
+        doubtful = sum(bool(video.doubts) for video in backbone.videos)
+        headline = f"Doubtful: the rows of {many(doubtful, 'video')} may not be the frames that were meant"
+        because = [*_doubts(backbone), *because]
     return {
-        "verified": False,
-        "headline": "Not verified: some rows are not proven to be their frames",
+        "state": backbone.state,
+        "look": _LOOKS[backbone.state],
+        "headline": headline,
         "because": because,
     }
+
+
+def _doubts(backbone: Backbone) -> list[str]:
+    """How many videos are doubtful, how far their rows are off, and the first reasons."""
+    doubtful = [video for video in backbone.videos if video.doubts]
+    if not doubtful:
+        return []
+    farthest = [video.max_offset for video in doubtful if video.max_offset is not None]
+    distance = f", rows up to {max(farthest):.3f} s from their frames" if farthest else ""
+    reasons = dict.fromkeys(f"{video.video_id}: {doubt}" for video in doubtful for doubt in video.doubts)
+    return [f"{many(len(doubtful), 'video')} doubtful{distance}: {_names(doubtful)}.", *list(reasons)[:3]]
+
+
+def _names(videos: Sequence[Video]) -> str:
+    return ", ".join(video.video_id for video in videos[:5]) + (" …" if len(videos) > 5 else "")
 
 
 def _words(video: Video, place: int, sheets: Sheets) -> dict[str, Any]:
@@ -392,7 +418,7 @@ def _words(video: Video, place: int, sheets: Sheets) -> dict[str, Any]:
         f"{video.fps:.6g} fps" if video.fps else "",
         str(container.get("codec") or ""),
         f"read by {video.entry['decoder']}" if video.entry.get("decoder") else "",
-        many(video.cuts, "likely cut"),
+        many(video.cuts, "likely cut") if video.has_frames else "",
     ]
     return {
         "place": place,
@@ -408,11 +434,34 @@ def _words(video: Video, place: int, sheets: Sheets) -> dict[str, Any]:
 
 
 def _badge(video: Video) -> str:
-    if video.counts["bad"]:
-        return "rows without a frame"
-    if not video.verified:
-        return "not verified"
-    return "verified, look" if video.severity else "verified"
+    """The video's state, with a word where it is verified and yet something stands out."""
+    return f"{video.state}, look" if video.state == verdict.VERIFIED and video.severity else video.state
+
+
+def _without_frame(video: Video) -> list[list[float | None]]:
+    """Stretches of time whose rows have no frame, ``[from, to]`` in seconds: half-way to the rows with a frame beside
+    them, None where there is none. Where they are many, those that lie too near each other to be drawn apart are one.
+    """
+    bad = np.concatenate([[False], video.status == "bad", [False]]).astype(np.int8)
+    edges = np.diff(bad)
+    firsts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    if not len(firsts):
+        return []
+    span = float(video.times[-1] - video.times[0])
+    apart = np.concatenate(
+        [[True], video.times[firsts[1:]] - video.times[ends[:-1] - 1] > span / CURVE_POINTS]
+    )
+    if len(firsts) <= CURVE_POINTS:
+        apart[:] = True
+    firsts, ends = firsts[apart], ends[np.append(apart[1:], True)]
+    between = (video.times[1:] + video.times[:-1]) / 2
+    return [
+        [
+            round(float(between[first - 1]), 3) if first else None,
+            round(float(between[end - 1]), 3) if end < len(video.times) else None,
+        ]
+        for first, end in zip(firsts.tolist(), ends.tolist(), strict=True)
+    ]
 
 
 def _detail(backbone: Backbone, video: Video, sheets: Sheets) -> dict[str, Any]:
@@ -426,7 +475,12 @@ def _detail(backbone: Backbone, video: Video, sheets: Sheets) -> dict[str, Any]:
     unit, _ = numbers.unit_rows(read_rows(backbone.matrix, video.rows[side]))
     similarity, lowest = numbers.similarity_bytes(unit)
     sheet, pictured = sheets.of_video.get(video.key, (-1, []))
-    pictured = [row for row in pictured if row < len(video.rows)]
+    cells = [
+        (cell, row)
+        for cell, row in enumerate(pictured)
+        if row < len(video.rows) and video.status[row] != "bad"
+    ]
+    pictured = [row for _, row in cells]
     return {
         "id": video.video_id,
         "row": video.rows[kept].tolist(),
@@ -442,12 +496,14 @@ def _detail(backbone: Backbone, video: Video, sheets: Sheets) -> dict[str, Any]:
         "side": len(side),
         "sideTime": _rounded(video.times[side], 3),
         "sideRow": video.rows[side].tolist(),
+        "sideStatus": "".join(_STATUS_LETTER[name] for name in video.status[side]),
         "lowest": round(lowest, 4),
         "similarity": base64.b64encode(similarity.tobytes()).decode("ascii"),
         "sheet": sheet,
+        "cell": [cell for cell, _ in cells],
         "cellTime": _rounded(video.times[pictured], 3),
         "cellRow": video.rows[pictured].tolist(),
-        "cellBad": "".join(_STATUS_LETTER[name] for name in video.status[pictured]),
+        "none": _without_frame(video),
     }
 
 
@@ -461,7 +517,7 @@ def _table_row(video: Video, detail_of: Mapping[str, int]) -> dict[str, Any]:
         "rows": int(video.entry.get("rows", len(video.rows))),
         "counts": video.counts,
         "offset": "" if video.max_offset is None else f"{video.max_offset * 1000:.1f}",
-        "cuts": video.cuts,
+        "cuts": video.cuts if video.has_frames else "",
         "decoder": video.entry.get("decoder") or "none",
         "video": ", ".join(
             part

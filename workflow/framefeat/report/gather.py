@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from framefeat import verdict
 from framefeat.errors import UserError
 from framefeat.files import read_json
 from framefeat.names import video_key
@@ -33,6 +34,7 @@ class Video:
     status: np.ndarray
     norm: float = float("nan")
     equal_neighbours: int = 0
+    neighbours: int = 0
     zero_rows: int = 0
     cuts: int = 0
     reasons: list[tuple[int, str]] = field(default_factory=list)
@@ -43,8 +45,17 @@ class Video:
         return {name: int(given.get(name, (self.status == name).sum())) for name in ("ok", "clamped", "bad")}
 
     @property
-    def verified(self) -> bool:
-        return bool(self.entry.get("verified", False))
+    def state(self) -> str:
+        """``verified``, ``doubtful`` or ``not verified``."""
+        return verdict.of_manifest(self.entry)
+
+    @property
+    def has_frames(self) -> bool:
+        return bool((self.status != "bad").any())
+
+    @property
+    def doubts(self) -> list[str]:
+        return [str(doubt) for doubt in self.entry.get("doubts") or []]
 
     @property
     def container(self) -> Mapping[str, Any]:
@@ -57,12 +68,13 @@ class Video:
 
     @property
     def max_offset(self) -> float | None:
-        known = np.abs(self.offsets[np.isfinite(self.offsets)])
+        """Seconds; clamped rows, where another frame stands in, are not counted."""
+        known = np.abs(self.offsets[self.status == "ok"])
         return float(known.max()) if known.size else None
 
     @property
     def severity(self) -> int:
-        """3: rows are wrong or unproven, 2: likely a mistake, 1: worth a look, 0: nothing stands out."""
+        """3: not verified, 2: doubtful, 1: worth a look, 0: nothing stands out."""
         return max((level for level, _ in self.reasons), default=0)
 
 
@@ -89,6 +101,11 @@ class Backbone:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def state(self) -> str:
+        """``verified``, ``doubtful`` or ``not verified``."""
+        return verdict.of_manifest(self.manifest)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -184,6 +201,7 @@ def measure(backbone: Backbone) -> None:
         video.norm = float(np.median(known)) if known.size else float("nan")
         video.zero_rows = int((known < 1e-6).sum())
         video.equal_neighbours = int((change <= 1e-6).sum())
+        video.neighbours = int(np.isfinite(change).sum())
     learn_unlike(backbone)
     for video in backbone.videos:
         video.cuts = len(backbone.cuts(video)[0])
@@ -236,7 +254,7 @@ def judge(backbone: Backbone) -> None:
     spread = 1.4826 * float(np.median(np.abs(known - middle))) if known.size else float("nan")
     twins: dict[str, list[str]] = {}
     for video in backbone.videos:
-        if digest := video.entry.get("features_sha256"):
+        if video.has_frames and (digest := video.entry.get("features_sha256")):
             twins.setdefault(str(digest), []).append(video.video_id)
     for video in backbone.videos:
         reasons: list[tuple[int, str]] = []
@@ -247,26 +265,24 @@ def judge(backbone: Backbone) -> None:
                 (3, f"{counts['bad']} of {rows} rows {'has' if counts['bad'] == 1 else 'have'} no frame")
             )
         reasons += [(3, str(problem)) for problem in video.entry.get("problems") or []]
-        if not video.verified and not counts["bad"]:
-            reasons.append((3, "not verified: a second decode or embedding did not agree, or is missing"))
+        if video.state == verdict.NOT_VERIFIED and not counts["bad"]:
+            reasons.append((3, "a second decode or embedding did not agree, or is missing"))
+        reasons += [(2, doubt) for doubt in video.doubts]
         if video.zero_rows:
-            reasons.append((2, f"{many(video.zero_rows, 'row')} of nothing but zeros"))
+            reasons.append((1, f"{many(video.zero_rows, 'row')} of nothing but zeros"))
         same = twins.get(str(video.entry.get("features_sha256")), [])
         others = [name for name in same if name != video.video_id] if len(same) > 1 else []
         if others:
             more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-            reasons.append((2, f"features equal to those of {others[0]}{more}: the same video twice?"))
-        # More than half a frame off is more than the nearest frame can be.
-        if video.max_offset is not None and video.max_offset > 1.5 / (video.fps or 25):
-            reasons.append((2, f"a frame lies {video.max_offset * 1000:.0f} ms from its time"))
+            reasons.append((1, f"features equal to those of {others[0]}{more}: the same video twice?"))
         reasons += [(1, str(warning)) for warning in video.entry.get("warnings") or []]
         if counts["clamped"]:
             reasons.append((1, f"{many(counts['clamped'], 'row')} past the end: the last frame stands in"))
-        if total > 2 and video.equal_neighbours > 0.25 * (total - 1):
+        if video.neighbours > 1 and video.equal_neighbours > 0.25 * video.neighbours:
             reasons.append(
                 (
                     1,
-                    f"{video.equal_neighbours} of {total - 1} neighbours have equal features: still, or repeated frames",
+                    f"{video.equal_neighbours} of {video.neighbours} neighbours have equal features: still, or repeated frames",
                 )
             )
         if len(known) >= 8 and spread > 0 and abs(video.norm - middle) > 8 * spread:

@@ -161,26 +161,33 @@
     const {shown, owner} = video, strip = owner.querySelector(".strip");
     strip.replaceChildren();
     const width = strip.clientWidth, height = strip.clientHeight, sheet = data.sheets[shown.sheet];
+    const place = (time) => (time - video.first) / (video.last - video.first) * width;
+    // Where rows have no frame there is no picture: the slots beside them end there.
+    const gaps = shown.none.map(([from, to]) => ({from: from === null ? video.first : from, to: to === null ? video.last : to}));
+    const slot = (from, to) => ({left: place(from), across: place(to) - place(from)});
+    video.slots = gaps.map(({from, to}) => slot(from, to));
+    for (const {left, across} of video.slots) strip.append(make("span", {class: "gone", style: {left: left + "px", width: across + "px"}}));
     if (!sheet || !shown.cellTime.length) {
-      strip.append(make("p", {text: "No thumbnails were kept for this video."}));
+      const nothing = shown.status.length && !/[^b]/.test(shown.status);
+      strip.append(make("p", {text: nothing ? "No row of this video has a frame." : "No thumbnails were kept for this video."}));
+      video.slots = [];
       return;
     }
-    const place = (time) => (time - video.first) / (video.last - video.first) * width;
     const natural = sheet.w * height / sheet.h;
     // Each picture stands at its time; so many are left out that those which stay can be recognised.
     const room = width / shown.cellTime.length, every = Math.max(1, Math.ceil(Math.min(natural, narrow() ? 40 : 48) / room));
-    const kept = shown.cellTime.map((_, cell) => cell).filter((cell) => cell % every === 0);
-    video.cells = kept.map((cell, number) => {
-      const time = shown.cellTime[cell];
+    const kept = shown.cellTime.map((_, number) => number).filter((number) => number % every === 0);
+    kept.forEach((chosen, number) => {
+      const time = shown.cellTime[chosen];
       const before = number ? (shown.cellTime[kept[number - 1]] + time) / 2 : video.first;
       const after = number + 1 < kept.length ? (shown.cellTime[kept[number + 1]] + time) / 2 : video.last;
-      const left = place(before), across = place(after) - left;
-      const picture_ = shown.cellBad[cell] === "b"
-        ? make("span", {class: "pic gone", style: {height: height + "px", width: across + "px"}})
-        : picture(shown.sheet, cell, height, Math.max(1, across - 1));
-      picture_.style.left = left + (across - parseFloat(picture_.style.width)) / 2 + "px";
-      strip.append(picture_);
-      return {left, across, cell};
+      const {left, across} = slot(
+        Math.max(before, ...gaps.filter((gap) => gap.to <= time).map((gap) => gap.to)),
+        Math.min(after, ...gaps.filter((gap) => gap.from >= time).map((gap) => gap.from)));
+      const shape = picture(shown.sheet, shown.cell[chosen], height, Math.max(1, across - 1));
+      shape.style.left = left + (across - parseFloat(shape.style.width)) / 2 + "px";
+      strip.append(shape);
+      video.slots.push({left, across});
     });
     for (const time of shown.cuts) strip.append(make("span", {class: "cut", style: {left: place(time - (shown.time.length > 1 ? (video.last - video.first) / shown.time.length / 2 : 0)) + "px"}}));
     video.frame = make("span", {class: "now", hidden: ""});
@@ -190,7 +197,7 @@
     const {shown} = video;
     if (!shown.cellTime.length) return null;
     const cell = nearest(shown.cellTime, time);
-    return {element: picture(shown.sheet, cell, height, 0, `frame at ${clock(shown.cellTime[cell])}`), exact: Math.abs(shown.cellTime[cell] - time) < 1e-6, time: shown.cellTime[cell]};
+    return {element: picture(shown.sheet, shown.cell[cell], height, 0, `frame at ${clock(shown.cellTime[cell])}`), exact: Math.abs(shown.cellTime[cell] - time) < 1e-6, time: shown.cellTime[cell]};
   };
   const moveTo = (video, place) => {
     const {shown, owner} = video;
@@ -221,10 +228,11 @@
     const cursor = line.querySelector(".cursor");
     cursor.hidden = false;
     Object.assign(cursor.style, {left: m.l + fraction * (line.clientWidth - m.l - m.r) + "px", top: m.t + "px", height: line.clientHeight - m.t - m.b + "px"});
-    if (video.frame && video.cells) {
-      const cell = video.cells.findIndex((one, number) => fraction * owner.querySelector(".strip").clientWidth < one.left + one.across || number === video.cells.length - 1);
-      video.frame.hidden = cell < 0;
-      if (cell >= 0) Object.assign(video.frame.style, {left: video.cells[cell].left + "px", width: video.cells[cell].across + "px"});
+    if (video.frame && video.slots) {
+      const x = fraction * owner.querySelector(".strip").clientWidth;
+      const chosen = video.slots.find((one) => one.left <= x && x <= one.left + one.across);
+      video.frame.hidden = !chosen;
+      if (chosen) Object.assign(video.frame.style, {left: chosen.left + "px", width: chosen.across + "px"});
     }
     const box = matrixBox(owner);
     if (!box) return;
@@ -308,7 +316,8 @@
     const times = [shown.sideTime[across], shown.sideTime[down]];
     moveTo(video, nearest(shown.time, times[0]));
     placeCursors(video, times[0], times[1]);
-    const pictures = times.map((time) => pictureAt(video, time, 50)).filter(Boolean).map((seen) => seen.element);
+    const pictures = [across, down].filter((place) => shown.sideStatus[place] !== "b")
+      .map((place) => pictureAt(video, shown.sideTime[place], 50)).filter(Boolean).map((seen) => seen.element);
     owner.querySelector("[data-role=pair]").replaceChildren(...pictures, make("span", {
       text: `${clock(times[0])} and ${clock(times[1])}: ` + (value === null || value === undefined ? "no frame" : `cosine ${value.toFixed(3)}`),
     }));
@@ -318,7 +327,7 @@
     if (mini.childElementCount || !data.sheets[shown.sheet]) return;
     const count = shown.cellTime.length;
     for (let number = 0; number < Math.min(5, count); number += 1) {
-      mini.append(picture(shown.sheet, Math.round(number * (count - 1) / Math.max(1, Math.min(5, count) - 1)), 34, 52));
+      mini.append(picture(shown.sheet, shown.cell[Math.round(number * (count - 1) / Math.max(1, Math.min(5, count) - 1))], 34, 52));
     }
   };
 

@@ -1,0 +1,116 @@
+"""Whether the rule fits the file: pure functions of what one video's sampling left behind.
+
+That a row is the frame which the rule asks for is one statement (``alignment_verified``); that this frame is where
+the row's time is in the file is another. A rate in the index that is not the file's leaves the first true and makes
+the second false.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+VERIFIED = "verified"
+DOUBTFUL = "doubtful"
+NOT_VERIFIED = "not verified"
+
+_ROUNDING_SEC = 1e-6
+
+
+def of_video(sound: bool, doubts: Sequence[str]) -> str:
+    """The state of one video; ``sound``: no row is bad, and the second decode and embedding agreed."""
+    if not sound:
+        return NOT_VERIFIED
+    return DOUBTFUL if doubts else VERIFIED
+
+
+def of_all(states: Collection[str]) -> str:
+    """The worst of the videos' states; nothing is not verified."""
+    for state in (NOT_VERIFIED, DOUBTFUL):
+        if state in states:
+            return state
+    return VERIFIED if states else NOT_VERIFIED
+
+
+def of_manifest(entry: Mapping[str, Any]) -> str:
+    """The state of a manifest, or of one of its videos; those without a verdict have only the first statement."""
+    verified = entry.get("alignment_verified", entry.get("verified", False))
+    return str(entry.get("verdict") or (VERIFIED if verified else NOT_VERIFIED))
+
+
+def undecided(evidence: Mapping[str, Any]) -> list[str]:
+    """Why it cannot be told which frame of the file is which; a video of which this is so is never verified."""
+    video = evidence.get("video") or {}
+    return list(evidence.get("doubts", video.get("doubts")) or [])
+
+
+def doubts(evidence: Mapping[str, Any]) -> list[str]:
+    """Everything, in sentences with figures, that speaks against the rule for this file."""
+    return [*undecided(evidence), *_misfit(evidence)]
+
+
+def cautions(evidence: Mapping[str, Any]) -> list[str]:
+    """What might have made the video doubtful and did not."""
+    video = evidence.get("video") or {}
+    if video.get("vfr") and evidence["key"]["alignment"] == "index" and not _misfit(evidence):
+        return ["the frame rate varies, but every row is within a frame of its time"]
+    return []
+
+
+def _are(rows: Mapping[str, Any], status: str) -> np.ndarray:
+    return np.asarray(rows["status"], dtype=object) == status
+
+
+def _offsets(rows: Mapping[str, Any]) -> np.ndarray:
+    """float64 [T]: seconds from each row's time to its frame's, NaN where there is no frame."""
+    shown = np.array([np.nan if time is None else time for time in rows["pts_sec"]], dtype=float)
+    return shown - np.asarray(rows["timestamp_sec"], dtype=float)
+
+
+def _misfit(evidence: Mapping[str, Any]) -> list[str]:
+    """At most one sentence: rows lie farther from their frames than a frame lasts, and why."""
+    video = evidence.get("video")
+    if not video:
+        return []
+    rows, key = evidence["rows"], evidence["key"]
+    frame = _frame_sec(video)
+    offsets = _offsets(rows)
+    far = np.abs(offsets) > _reach(rows, offsets, video, frame) + _ROUNDING_SEC
+    if not far.any():
+        return []
+    how_far = f"rows are up to {np.abs(offsets[far]).max():.3f} s from their frame"
+    if key["alignment"] != "index":
+        return [
+            f"{how_far}: the file has no frame nearer to their times (a gap, or a frame that stands long)"
+        ]
+    longest = float(np.asarray(rows["timestamp_sec"], dtype=float)[np.isfinite(offsets)].max())
+    other_rate = longest * abs(key["fps"] - video["fps"]) > 1
+    rates = f"the index says {key['fps']:.6g} fps, the file has {video['fps']:.6g}"
+    remedy = "set alignment: pts"
+    if video.get("vfr"):
+        varies = "the file's frame rate varies, and alignment 'index' counts frames as if it did not"
+        return [f"{f'{rates} on average; ' if other_rate else ''}{varies}: {how_far}; {remedy}"]
+    if other_rate:
+        header = " by its header (its frames have no times)" if video.get("index_source") == "rate" else ""
+        return [f"{rates}{header}: {how_far}; correct fps in the video index, or {remedy}"]
+    return [f"{how_far}, and a frame lasts {frame:.3f} s; {remedy}"]
+
+
+def _frame_sec(video: Mapping[str, Any]) -> float:
+    """How long a frame lasts: the median, or the mean where slow stretches make that the longer one."""
+    return float(max(video.get("interval_sec") or 0.0, 1 / video["fps"] if video.get("fps") else 0.0))
+
+
+def _reach(
+    rows: Mapping[str, Any], offsets: np.ndarray, video: Mapping[str, Any], frame: float
+) -> np.ndarray:
+    """float64 [T]: how far from its frame each row may be.
+
+    The last frame counts for as long as it stands, and a row that is clamped lies up to a frame past that.
+    """
+    last = max(frame, video.get("last_duration_sec") or 0.0)
+    reach = np.full(len(offsets), frame)
+    on_last = np.asarray(rows["native_idx"]) == video.get("frames_found", video["frames"]) - 1
+    reach[on_last & (offsets < 0)] = last
+    reach[_are(rows, "clamped")] = 2 * last
+    return reach

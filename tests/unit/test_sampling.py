@@ -179,6 +179,21 @@ def test_a_file_that_cannot_be_read_says_how_to_go_on(tmp_path, kind):
     assert str(tmp_path / "out" / "a.json") in evidence["problems"][0]
 
 
+def test_an_input_error_in_the_middle_keeps_what_could_be_had(tmp_path, monkeypatch):
+    path = clips.damaged(clips.noisy(tmp_path / "whole.mp4"), tmp_path / "damaged.mp4")
+    monkeypatch.setattr(sampling, "_read_through", lambda path, line: "Input/output error")
+    evidence, _ = sample(tmp_path / "out", path, [k / 10 for k in range(30)], fps=30.0)
+    assert {"ok", "bad"} == set(evidence["rows"]["status"])
+    assert "damaged.mp4' cannot be read (Input/output error)" in evidence["problems"][0]
+
+
+def test_a_name_that_is_not_utf_8_can_be_told(tmp_path):
+    path = tmp_path / os.fsdecode(b"cl\xffip.mp4")
+    path.write_text("no video")
+    evidence, frames = sample(tmp_path / "out", path, [0.0])
+    assert_nothing_came(evidence, frames, r"cl\udcffip.mp4")
+
+
 def _crash(self, wanted):
     faulthandler.disable()  # pytest's own, in this child: no dump in the log of a crash that is meant
     os.kill(os.getpid(), signal.SIGSEGV)

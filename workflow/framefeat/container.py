@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from framefeat.apertures import asked_crop
 from framefeat.errors import UserError
 from framefeat.packets import (
     NO_PTS,
@@ -234,6 +235,7 @@ def _build(
     frame = reading.trial.first_frame
     aspect = stream.sample_aspect_ratio or Fraction(1)
     rotation = int(frame.rotation) if frame is not None else 0
+    crop = asked_crop(name, source.format.name, int(stream.id))
     return Container(
         path=name,
         format=source.format.name,
@@ -258,12 +260,14 @@ def _build(
         last_duration=last_duration,
         in_order=reading.state,
         full_delay=index.full_delay,
-        warnings=[*index.warnings, *_picture_warnings(packets, context, reading.trial, rotation)],
+        warnings=[*index.warnings, *_picture_warnings(packets, context, reading.trial, rotation, crop)],
         doubts=[*index.doubts, *_clock_doubts(index.pts, time_base, source)],
     )
 
 
-def _picture_warnings(packets: Packets, context: Any, trial: Trial, rotation: int) -> list[str]:
+def _picture_warnings(
+    packets: Packets, context: Any, trial: Trial, rotation: int, crop: str | None
+) -> list[str]:
     """What a person may want to know of the pictures, though nothing is wrong with their order."""
     warnings = []
     if packets.corrupt.any():
@@ -276,6 +280,10 @@ def _picture_warnings(packets: Packets, context: Any, trial: Trial, rotation: in
         warnings.append("interlaced video: a frame holds two moments, and is not deinterlaced")
     if abs(rotation - 90 * round(rotation / 90)) > 1:
         warnings.append(f"its display matrix turns by {rotation} degrees, no quarter turn: it is not applied")
+    if crop:
+        warnings.append(
+            f"its container asks for {crop}: it is not applied, frames show the whole stored picture"
+        )
     return warnings
 
 

@@ -5,8 +5,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from framefeat import proof
 from framefeat.numbered import RECIPES, Clip, make
+from framefeat.odd_clips import ODD_CLIPS
 
+CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "clips"
 
 
@@ -20,6 +23,12 @@ def made(file: str) -> Clip:
     """The numbered clip of that file name."""
     recipe = next(recipe for recipe in RECIPES if recipe.file == file)
     return make(recipe, Path(_folder().name))
+
+
+@functools.cache
+def odd(file: str) -> tuple[Path, proof.Truth]:
+    """The odd clip of that file name, and the truth about it."""
+    return proof.odd_truth_of(next(kind for kind in ODD_CLIPS if kind.file == file), Path(_folder().name))
 
 
 def noisy(

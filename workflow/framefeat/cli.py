@@ -224,7 +224,7 @@ def _show(options: argparse.Namespace) -> None:
 def _proof(options: argparse.Namespace) -> int:
     from framefeat import proof
 
-    return proof.run(naive=options.naive)
+    return proof.run_with(options)
 
 
 def _merge_options(part: argparse.ArgumentParser) -> None:
@@ -419,9 +419,9 @@ def _example_options(part: argparse.ArgumentParser) -> None:
 
 
 def _proof_options(part: argparse.ArgumentParser) -> None:
-    part.add_argument(
-        "--naive", action="store_true", help="show what a plain decord reader gets wrong on the same clips"
-    )
+    from framefeat import proof
+
+    proof.add_options(part)
 
 
 class _Command(NamedTuple):

@@ -46,7 +46,11 @@ def read_number(rgb: np.ndarray) -> int:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one clip is made. ``ticks``: presentation times in units of 1/``clock`` s (default: a constant rate)."""
+    """How one clip is made.
+
+    ``intervals``: between presentation times, again and again, in units of 1/``clock`` s (default: a constant rate);
+    ``first``: the number in the first frame's pixels; ``border``: white pixels around them.
+    """
 
     name: str
     suffix: str
@@ -62,6 +66,9 @@ class Recipe:
     offset: Fraction = Fraction(0)
     cut_at: int = 0
     hide_every: int = 0
+    first: int = 0
+    upside_down: bool = False
+    border: int = 0
 
     @property
     def file(self) -> str:
@@ -214,7 +221,8 @@ def make(recipe: Recipe, folder: Path) -> Clip:
     shown = [number for number in numbers if number >= recipe.cut_at and not recipe.hides(number)]
     kept = [ticks[number] * clock for number in shown]
     rounded = [_round_to(recipe.offset + time, _CLOCKS.get(recipe.suffix)) for time in kept]
-    return Clip(recipe, path, tuple(shown), tuple(time - rounded[0] for time in rounded))
+    drawn = tuple(recipe.first + number for number in shown)
+    return Clip(recipe, path, drawn, tuple(time - rounded[0] for time in rounded))
 
 
 def _ticks(recipe: Recipe) -> list[int]:
@@ -240,18 +248,18 @@ def _encode(
 ) -> None:
     import av
 
-    height, width = recipe.size
     offset = recipe.offset / clock
     with av.open(str(path), "w", options=recipe.container_options) as output:
         stream: Any = output.add_stream(recipe.encoder, rate=recipe.rate, options=recipe.options)
-        stream.width, stream.height, stream.pix_fmt = width, height, recipe.pix_fmt
+        stream.height, stream.width = recipe.size
+        stream.pix_fmt = recipe.pix_fmt
         stream.codec_context.time_base = clock
         stream.codec_context.thread_count = 1
         if recipe.intervals:
             stream.time_base = clock
         packets: list[Any] = []
         for number in numbers:
-            grey = draw_number(number, height, width)
+            grey = _drawn(recipe, number)
             frame = av.VideoFrame.from_ndarray(grey, format="gray").reformat(format=recipe.pix_fmt)
             frame.pts = ticks[number]
             frame.time_base = clock
@@ -263,6 +271,14 @@ def _encode(
                 packet.pts += shift
                 packet.dts += shift
             output.mux(_hidden(packet) if recipe.hides(place) else packet)
+
+
+def _drawn(recipe: Recipe, number: int) -> np.ndarray:
+    height, width = (length - 2 * recipe.border for length in recipe.size)
+    grey = draw_number(recipe.first + number, height, width)
+    if recipe.upside_down:
+        grey = grey[::-1, ::-1]
+    return np.pad(grey, recipe.border, constant_values=235)
 
 
 def _hidden(packet: Any) -> Any:
@@ -296,18 +312,19 @@ def _copy_from(source: Path, target: Path, start: Fraction) -> None:
             output.mux(packet)
 
 
-def expected_frames(clip: Clip, times: Sequence[float], alignment: str) -> list[int | None]:
-    """The presented frame of ``clip`` that each time means: see ``nearest_frames``."""
-    return nearest_frames(clip.times, clip.fps, times, alignment, 1 / clip.recipe.rate)
-
-
 def nearest_frames(
-    shown: Sequence[Fraction], fps: float, times: Sequence[float], alignment: str, lone_interval: Fraction
+    shown: Sequence[Fraction],
+    fps: float,
+    times: Sequence[float],
+    alignment: str,
+    lone_interval: Fraction,
+    last_shown: Fraction = Fraction(0),
 ) -> list[int | None]:
     """The frame that each time means, by brute force; -1: the last one stands in (clamped); None: past the end.
 
-    This is the rule itself, written without a thought for speed, to be compared with the planner. ``shown``: times of the
-    presented frames; ``lone_interval``: a frame's duration where there is only one.
+    This is the rule itself, written without a thought for speed, to be compared with the planner. ``shown``: times
+    of the presented frames; ``lone_interval``: a frame's duration where there is only one; ``last_shown``: how long
+    the last one stays, where that is longer than usual.
     """
     count = len(shown)
     if alignment == "index":
@@ -315,12 +332,13 @@ def nearest_frames(
         return [n if n < count else -1 if n == count else None for n in numbers]
     gaps = sorted(b - a for a, b in zip(shown, shown[1:], strict=False)) or [lone_interval]
     median = (gaps[(len(gaps) - 1) // 2] + gaps[len(gaps) // 2]) / 2
+    end = shown[-1] + max(median, last_shown)
     result: list[int | None] = []
     for time in times:
         moment = Fraction(repr(float(time)))
-        if moment > shown[-1] + Fraction(3, 2) * median:
+        if moment > end + median / 2:
             result.append(None)
-        elif moment > shown[-1] + median / 2:
+        elif moment > end - median / 2:
             result.append(-1)
         else:
             near = bisect.bisect_left(shown, moment)

@@ -304,7 +304,7 @@ def test_embedder_off_still_holds_its_device(
     run: Run, computed: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(embed_client.OWNER, run.owner)
-    monkeypatch.setenv(devices.STAND_IN, "fake0,fake1")
+    monkeypatch.setenv(devices.KNOWN, "fake0,fake1")
     job = Job(tmp_path / "results")
     with devices.hold(run.folder, ["fake0"]):
         seen: list[str] = []
@@ -330,7 +330,7 @@ def test_prewarming_never_fails(
     if fault == "no owner":
         monkeypatch.delenv(embed_client.OWNER)
     elif fault == "no device":
-        monkeypatch.setenv(devices.STAND_IN, "")
+        monkeypatch.setenv(devices.KNOWN, "")
         described |= {"device": "cuda:3", "gpus": 1}
     else:
         (tmp_path / "logs").write_text("in the way")

@@ -67,6 +67,7 @@ def assemble(
     unfit: list[str] = []
     weights_sha256: set[str] = set()
     versions: dict[str, set[str]] = {}
+    networks: set[str] = set()
     matrix_path = folder / f"{dataset}_features.npy"
     with atomic_path(matrix_path) as temporary:
         with open(temporary, "wb", buffering=0) as stream:
@@ -108,6 +109,8 @@ def assemble(
                 videos.append(_json(entry))  # a tenth of the memory of what it describes
                 verified = verified and entry["verified"]
                 weights_sha256.add(record["weights_sha256"])
+                if "network" in record:  # of earlier editions' records it is not known
+                    networks.add(json.dumps(record["network"], sort_keys=True))
                 for name, number in (evidence["versions"] | record["versions"]).items():
                     versions.setdefault(name, set()).add(number)
                 if entry["counts"]["bad"]:
@@ -136,6 +139,8 @@ def assemble(
     notes = [f"{counts['bad']} rows are bad (NaN in the matrix)"] if counts["bad"] else []
     if counts["clamped"]:
         notes.append(f"{counts['clamped']} rows are clamped (the video's last frame stands in)")
+    computed_by = [json.loads(network) for network in sorted(networks)]
+    notes += sorted({warning for network in computed_by for warning in network["warnings"]})
     manifest = {
         "backbone": spec["display"],
         "weights": spec["weights"],
@@ -157,7 +162,8 @@ def assemble(
         "frame_index_sha256": _file_sha256(frame_index_path),
         "counts": counts,
         "notes": notes,
-        # Several, where results of earlier environments stand beside new ones.
+        # Several, where results of earlier devices or environments stand beside new ones.
+        "computed_by": computed_by,
         "versions": {
             "framefeat": importlib.metadata.version("framefeat"),
             **{name: ", ".join(sorted(numbers)) for name, numbers in sorted(versions.items())},

@@ -5,6 +5,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -79,12 +80,19 @@ def load_network(message: Mapping[str, Any], path: Path, device: str) -> tuple[A
     return load_model(spec, str(path), device=device, precision=message["precision"]), sha256
 
 
-def embed_video(message: Mapping[str, Any], network: Any, weights_sha256: str) -> dict[str, Any]:
+def embed_video(
+    message: Mapping[str, Any],
+    network: Any,
+    weights_sha256: str,
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    beat: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Write one video's features (float32 [T, D], NaN in bad rows) and their record; returns the record.
 
     ``message`` names the files (``frames`` uint8 [T, h, w, 3], ``recheck`` uint8 [K, h, w, 3], ``evidence``) and what else
     decides the result; ``network`` is a ``framefeat.network.Network``. The rows of ``recheck`` are embedded too and compared with the features as they
-    were written. Raises ``UserError`` where a good row's features are not finite.
+    were written. The forward passes alone happen in ``turn``, so that others compute while this reads and writes;
+    ``beat`` is called after each batch. Raises ``UserError`` where a good row's features are not finite.
     """
     from framefeat.network import AUTO_BATCH
 
@@ -99,7 +107,8 @@ def embed_video(message: Mapping[str, Any], network: Any, weights_sha256: str) -
             f"{message['video']}: {len(frames)} frames, but evidence for {len(bad)} rows; sample it again."
         )
     rows = evidence["recheck"]["rows"] if len(again) else []
-    features, second, used = _features(network, frames, again, bad, batch, int(message["threads"]))
+    with turn():
+        features, second, used = _features(network, frames, again, bad, batch, int(message["threads"]), beat)
     if not np.isfinite(features[~bad]).all():
         row = int(np.flatnonzero(~bad)[np.flatnonzero(~np.isfinite(features[~bad]).all(axis=1))[0]])
         raise UserError(
@@ -128,6 +137,10 @@ def embed_video(message: Mapping[str, Any], network: Any, weights_sha256: str) -
         "device": kind,
         "batch_size": used,
         "batch_halved": used != batch,
+        "network": {
+            **network.about,
+            "warnings": [*network.about["warnings"], *message.get("warnings", [])],
+        },
         "recheck": {"rows": rows, "cosine": [round(value, 7) for value in cosines], "agrees": agrees},
         "verified": agrees and bool(evidence["recheck"]["agrees"]) and not bad.any(),
         "warnings": _warnings(written, evidence, bad) + ([] if agrees or not rows else [_unlike(cosines)]),
@@ -153,7 +166,13 @@ def _versions() -> dict[str, str]:
 
 
 def _features(
-    network: Any, frames: np.ndarray, again: np.ndarray, bad: np.ndarray, batch: int, workers: int
+    network: Any,
+    frames: np.ndarray,
+    again: np.ndarray,
+    bad: np.ndarray,
+    batch: int,
+    workers: int,
+    beat: Callable[[], None],
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Features of ``frames`` (float32 [T, D], NaN where ``bad``) and of ``again`` (float32 [K, D]), and the batch size used."""
     from framefeat.network import Stacked, embed
@@ -163,10 +182,10 @@ def _features(
         return nothing, nothing[:0], batch
     # Every batch is full, the last one with repetitions: where these leave room, the second look costs nothing.
     fits = len(again) <= -len(frames) % batch
-    features, used = embed(network, Stacked(frames, again) if fits else frames, batch, workers=workers)
+    features, used = embed(network, Stacked(frames, again) if fits else frames, batch, workers, beat)
     features, second = features[: len(frames)], features[len(frames) :]
     if len(again) and not fits:
-        second = embed(network, again, len(again))[0]
+        second = embed(network, again, len(again), beat=beat)[0]
     features[bad] = np.nan
     return features, second, used
 

@@ -22,6 +22,12 @@ from framefeat.files import atomic_path, read_json
 
 #: Part of what identifies a result: a change of the numbers that this stage gives must change it.
 ALGORITHM = 1
+#: The same for the half precisions, in which BatchNorm that could not be folded keeps float32 since 2.
+HALF_ALGORITHM = 2
+
+
+def algorithm(precision: str) -> int:
+    return ALGORITHM if precision == "float32" else HALF_ALGORITHM
 
 
 def request_key(spec_json: str, weights_identity: str, precision: str) -> dict[str, Any]:
@@ -30,7 +36,7 @@ def request_key(spec_json: str, weights_identity: str, precision: str) -> dict[s
         "spec": json.loads(spec_json),
         "weights": weights_identity,
         "precision": precision,
-        "algorithm": ALGORITHM,
+        "algorithm": algorithm(precision),
     }
 
 
@@ -83,11 +89,18 @@ def run(options: Any) -> None:
 def _compute(message: Mapping[str, Any], options: Any) -> None:
     from framefeat import embed_client
 
-    found = devices.wanted(options.device) if options.gpus > 0 else []
+    found = []
+    if options.gpus > 0:
+        if warning := devices.settle(options.device):
+            print(warning, file=sys.stderr)
+            message = {**message, "warnings": [warning]}
+        found = devices.wanted(options.device)
     owner = embed_client.owner_here()
     folder = embed_client.runtime_folder(owner) if owner and found else None
-    with devices.hold(folder, found) if folder else nullcontext((*found, devices.CPU)[0]) as device:
-        if owner and options.embedder != "off":
+    served = bool(owner) and options.embedder != "off"
+    clients = devices.CLIENTS if served else 1  # without an embedder each would load a model of its own
+    with devices.hold(folder, found, clients) if folder else nullcontext((*found, devices.CPU)[0]) as device:
+        if owner and served:
             log = Path(options.embedder_logs or "logs") / f"{devices.file_name(device)}.log"
             embed_client.request(message, owner, device, log)
         else:

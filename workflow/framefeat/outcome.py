@@ -18,6 +18,8 @@ def lines(results: Path, backbones: Sequence[str]) -> Iterator[str]:
             f"{path.parent}/{manifest['dataset']}_features.npy: float32 ({manifest['total_frames']}, "
             f"{manifest['feature_dim']}), {len(manifest['videos'])} videos, alignment {verified}"
         )
+        computed_by = manifest.get("computed_by", [])
+        yield from sorted({warning for network in computed_by for warning in network["warnings"]})
         bad = [video for video in manifest["videos"] if video["counts"]["bad"]]
         if bad:
             yield f"{manifest['counts']['bad']} rows of {len(bad)} videos are bad (NaN in the matrix, 'bad' in the index):"

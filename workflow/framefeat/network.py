@@ -381,11 +381,15 @@ def _fast(
 def _placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """``model`` on ``device`` in ``dtype``. BatchNorm that is still there keeps float32: its statistics lose more in 8
     bits than a layer's activations do."""
+    norms = [(norm, copy.deepcopy(norm.state_dict())) for norm in _batchnorms(model)]
     model = model.to(device=device, dtype=dtype).to(memory_format=MEMORY[device.type])
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.float()
+    for norm, state in norms:
+        norm.float().load_state_dict(state)
     return model
+
+
+def _batchnorms(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 # ------------------------------------------------------------------------------------------------- the network
@@ -474,7 +478,6 @@ def load(
 
 def _about(network: Network, folding: str) -> dict[str, Any]:
     """What the record says of it: no time, no host, the same for every video of a run on one device."""
-    norms = [one for one in network.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
     about: dict[str, Any] = {"device": str(network.device)}
     if network.device.type == "cuda":
         about = {
@@ -489,7 +492,7 @@ def _about(network: Network, folding: str) -> dict[str, Any]:
         _log.warning(sentence)
     return about | {
         "folding": folding,
-        "unfolded_batchnorm": len(norms),
+        "unfolded_batchnorm": len(_batchnorms(network)),
         "warnings": [sentence] if slow else [],
     }
 

@@ -174,6 +174,14 @@ def test_what_is_damaged_is_computed_again(tmp_path: Path, computed: list[Any], 
     assert len(computed) == 2
 
 
+def test_only_the_half_precisions_have_another_algorithm() -> None:
+    """Float32 results of before stay valid."""
+    found = [
+        extract.request_key("{}", "w", precision)["algorithm"] for precision in ("float32", "bf16", "fp16")
+    ]
+    assert found == [1, 2, 2]
+
+
 def test_a_video_keeps_its_own(tmp_path: Path, computed: list[Any]) -> None:
     names = ["a", "a.b", "a.b.c", ".a", "b" * 180]
     jobs = [Job(tmp_path, name) for name in names]

@@ -36,8 +36,8 @@ AUTO_BATCH = {"cpu": 16, "cuda": 64}
 MEMORY = {"cpu": torch.channels_last, "cuda": torch.channels_last}
 #: The device whose features are the measure of all others.
 REFERENCE = "cpu"
-#: How far another device's features of one image may be from the reference's, as a part of their length. Float32 differs
-#: by the order of sums; the half precisions by their 8 and 11 bits in each layer.
+#: How far another device's features of one image may be from the reference's, as a part of their length. Float32
+#: differs by the order of sums; the half precisions by their 8 and 11 bits in each layer.
 MOST_DIFFERENT = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
 _TOLERANCE = (
     1e-4  # between the folded and the plain model, in units of the largest feature where that is above 1

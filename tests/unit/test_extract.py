@@ -103,6 +103,29 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
     return done
 
 
+def test_a_lost_device_is_a_sentence_without_an_embedder_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from framefeat import embedding
+
+    def lose(*_: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nadvice")
+
+    monkeypatch.delenv(embed_client.OWNER, raising=False)
+    monkeypatch.setattr(embedding, "load_network", lose)
+    assert Job(tmp_path).run() == 1
+    assert capsys.readouterr().err.startswith(
+        "framefeat extract: v: the device failed (device cpu, CUDA error: an illegal memory access was encountered)."
+    )
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "nan"])
+def test_a_time_limit_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(embed_client.SILENCE, text)
+    with pytest.raises(UserError, match="no number of seconds"):
+        embed_client._silent_seconds()
+
+
 # ----------------------------------------------------------------------------------------------------------- store
 
 

@@ -214,7 +214,14 @@ def _ask(connection: "Connection", message: Mapping[str, Any], place: Place) -> 
 
 
 def _silent_seconds() -> float:
-    return float(os.environ.get(SILENCE) or _SILENT_SECONDS)
+    text = os.environ.get(SILENCE) or str(_SILENT_SECONDS)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise UserError(f"{SILENCE}={text!r} is no number of seconds.")
+    return seconds
 
 
 def _wait(connection: "Connection", place: Place) -> None:

@@ -114,7 +114,15 @@ def _compute_here(message: Mapping[str, Any], device: str) -> None:
     torch_device = devices.torch_device(device)
     if torch_device == "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    embed_video(message, *load_network(message, Path(message["weights"]), torch_device))
+    try:
+        embed_video(message, *load_network(message, Path(message["weights"]), torch_device))
+    except Exception as error:
+        if not devices.is_lost(error):
+            raise
+        raise UserError(
+            f"{message['video']}: the device failed (device {device}, {devices.first_line(error)}). Run again; where it "
+            "stays so, the device or its driver is at fault: look at 'nvidia-smi -q', or set device: cpu."
+        ) from error
 
 
 def prewarm(described: Mapping[str, Any]) -> None:

@@ -664,8 +664,9 @@ class _Lane:
         self.read_frames = _pinned(shape, torch.uint8)
         self.frames = torch.empty(shape, dtype=torch.uint8, device=network.device)
         self.features = _pinned((batch_size, network.spec.dim), torch.float32)
-        self.copied = torch.cuda.Event()  # the frames are on the device
-        self.computed = torch.cuda.Event()  # the features are on the host
+        # blocking: who waits for the device leaves its core to the decoders
+        self.copied = torch.cuda.Event(blocking=True)  # the frames are on the device
+        self.computed = torch.cuda.Event(blocking=True)  # the features are on the host
         self.reading: Future[int] | None = None
         self.writing: Future[None] | None = None
 

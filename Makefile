@@ -1,4 +1,4 @@
-# make env | demo | test | lint | bench | proof | test-kill | test-edits | test-fuzz | env-slurm | test-slurm | plan
+# make env | demo | test | lint | bench | proof | test-gpu | test-kill | test-edits | test-fuzz | env-slurm | test-slurm | plan
 PYTHON ?= python3
 VENV := .venv
 SLURM_VENV := .venv-slurm
@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := workflow/framefeat workflow/snakemake_logger_plugin_framefeat tests examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-dev env-bench env-slurm demo test lint format bench proof test-kill test-edits test-fuzz test-slurm plan lock clean-env
+.PHONY: help env env-dev env-bench env-slurm demo test lint format bench proof test-gpu test-kill test-edits test-fuzz test-slurm plan lock clean-env
 
 help:
 	@echo "make env         a .venv from the lock, and the example's clips and weights"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-kill   kill -9 at random moments          make plan   what would be recomputed, and why"
 	@echo "make test-edits  random edits, against runs from scratch"
 	@echo "make test-fuzz   broken clips of many codecs: right, marked, or a finding"
+	@echo "make test-gpu    on a machine with a GPU: its features, its failures, its speed"
 	@echo "make env-slurm   the Slurm plugin      make test-slurm   the workflow on a real one-node Slurm"
 
 # --- environments: each stamp is newer than what it was made from, so that a second call does nothing
@@ -60,7 +61,7 @@ demo: env
 	@framefeat show results/demo
 
 test: env-dev
-	pytest -q -n $(CORES) --dist loadfile tests/unit tests/workflow tests/browser tests/kill tests/edits tests/fuzz
+	pytest -q -n $(CORES) --dist loadfile tests/unit tests/workflow tests/browser tests/kill tests/edits tests/fuzz tests/gpu
 
 lint: env-dev
 	ruff check $(SOURCES)
@@ -81,6 +82,11 @@ bench: env-bench
 PROOF_CLIPS ?= $(wildcard ../shared/clips ../shared/cases)
 proof: env-dev
 	framefeat proof $(if $(PROOF_CLIPS),--clips $(PROOF_CLIPS))
+
+# Both parts need no network: where torch and the lock's packages are installed already, docs/gpu.md runs them without make.
+test-gpu: env-dev
+	pytest -q -s -rs --timeout 900 tests/gpu
+	python -m bench.gpu
 
 test-kill: env-dev
 	pytest -q --timeout 3000 tests/kill --kills 20

@@ -1,165 +1,272 @@
-"""``python -m bench.gpu``: what only a machine with a CUDA device can tell. Prints one JSON object.
+"""``python -m bench.gpu``: how fast it is where there is a CUDA device. Writes its section into docs/benchmarks.md.
 
-Embedder throughput against a plain torch loop on tensors that are on the device already; features against the CPU's;
-then the whole workflow on the bench's clips against decoding alone on all cores, and twice for the same bytes.
+The embedder against a plain loop over one batch that is on the device already, and the whole command against decoding
+alone on the same cores, for clips of 60, 240 and 5 s. Needs no network, and of the package no installation.
 """
 
 import argparse
-import hashlib
 import json
 import os
+import shutil
 import statistics
-import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from framefeat import backbone, network
+from framefeat import backbone, devices, embedder, network
+from framefeat.errors import UserError
+from framefeat.files import write_json
 
 from bench import inputs
-from bench.__main__ import DATA, ROOT, workflow
+from bench.__main__ import CORES, DATA, ROOT, machine, workflow
+from bench.weights import make_weights
+from tests.models import pictures
+
+NAME = "mobilenet_v3_large"
+LEAST_EMBEDDER = 0.7  # of the plain loop's frames per second
+MOST_COMMAND = 1.3  # times the wall time of decoding alone
+PRECISIONS = ("float32", "bf16", "fp16")
+CLIPS = {60: inputs.CLIPS, 240: inputs.CLIPS, 5: 200}  # seconds: how many
+_VIDEOS = {60: 40, 240: 10, 5: 300}  # of sampled frames, for the embedder alone
 
 
-def _frames(count: int) -> np.ndarray:
-    sys.path.insert(0, str(ROOT))
-    from tests.models import pictures
-
-    return np.concatenate([pictures(64)] * (count // 64))
+# ----------------------------------------------------------------------------------------------------- the embedder
 
 
-def throughput(weights: Path, precision: str) -> dict[str, Any]:
-    """Frames/s of ``network.embed`` on frames in a memory map, and of the bare network on a tensor on the device."""
+def plain_fps(weights: Path, precision: str, device: str, memory: Any = None) -> float:
+    """Frames per second of the bare network on one batch, again and again."""
     import torch
 
-    spec = backbone.resolve("mobilenet_v3_large", str(weights))
-    model = backbone.load_model(spec, str(weights), device="cuda", precision=precision)
-    batch = network.AUTO_BATCH["cuda"]
-    frames = _frames(64 * 64)
-    path = DATA / "frames.npy"
-    np.save(path, frames)
-    mapped = np.load(path, mmap_mode="r")
-    on_device = torch.from_numpy(frames[:batch]).cuda()
+    before = network.MEMORY[device]
+    network.MEMORY[device] = memory or before
+    try:
+        model = backbone.load_model(_spec(weights), str(weights), device=device, precision=precision)
+    finally:
+        network.MEMORY[device] = before
+    batch = network.AUTO_BATCH[device]
+    frames = torch.from_numpy(pictures(batch)).to(device)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    count = 0
+    for _ in range(3):
+        model(frames)
+    wait()
+    start = time.perf_counter()
+    while time.perf_counter() - start < 2:
+        for _ in range(10):
+            model(frames)
+        wait()
+        count += 10 * batch
+    return count / (time.perf_counter() - start)
 
-    def plain() -> float:
-        torch.cuda.synchronize()
+
+def embedder_fps(weights: Path, precision: str, device: str, seconds: int, videos: int) -> float:
+    """Frames per second of the embedder's backend, files read and written, two clients at a time."""
+    folder = DATA / "embedder"
+    rows = seconds * inputs.SAMPLE_FPS
+    with _emptied(folder):
+        messages = [_request(folder, str(number), rows, weights, precision) for number in range(videos)]
+        backend = embedder.TorchBackend(device)
+        backend.embed(messages[0], lambda: None)  # loads
         start = time.perf_counter()
-        for _ in range(len(frames) // batch):
-            model(on_device)
-        torch.cuda.synchronize()
-        return len(frames) / (time.perf_counter() - start)
+        with ThreadPoolExecutor(devices.CLIENTS) as clients:
+            list(clients.map(lambda message: backend.embed(message, lambda: None), messages))
+        return videos * rows / (time.perf_counter() - start)
 
-    def embedded() -> float:
-        start = time.perf_counter()
-        network.embed(model, mapped, batch)
-        return len(mapped) / (time.perf_counter() - start)
 
-    plain(), embedded()
-    pairs = [(plain(), embedded()) for _ in range(5)]
-    return {
-        "precision": precision,
-        "plain_fps": statistics.median(pair[0] for pair in pairs),
-        "embed_fps": statistics.median(pair[1] for pair in pairs),
-        "ratio": statistics.median(pair[1] / pair[0] for pair in pairs),
+def _spec(weights: Path) -> backbone.BackboneSpec:
+    return backbone.resolve(NAME, str(weights))
+
+
+def _request(folder: Path, name: str, rows: int, weights: Path, precision: str) -> dict[str, Any]:
+    """One video's sampled frames as the sampling job leaves them, and the request to embed them."""
+    some = pictures(min(rows, 16))
+    frames = np.concatenate([some] * -(-rows // len(some)))[:rows]
+    again = [0, rows - 1]
+    paths = {
+        kind: str(folder / f"{name}.{kind}")
+        for kind in ("frames", "recheck", "evidence", "features", "record")
     }
+    for kind, array in (("frames", frames), ("recheck", frames[again])):
+        with open(paths[kind], "wb") as stream:
+            np.save(stream, array)
+    seen = {"status": ["ok"] * rows, "native_idx": list(range(rows))}
+    recheck = {"rows": again, "mean_abs_diff": [0.0, 0.0], "agrees": True}
+    write_json(paths["evidence"], {"video_id": name, "rows": seen, "recheck": recheck})
+    return paths | {
+        "video": name, "key": {}, "spec": json.dumps(_spec(weights).to_json()), "weights": str(weights),
+        "weights_identity": "", "precision": precision, "batch_size": "auto", "threads": CORES,
+    }  # fmt: skip
 
 
-def against_cpu(weights: Path, precision: str) -> dict[str, Any]:
-    spec = backbone.resolve("mobilenet_v3_large", str(weights))
-    frames = _frames(64)
-    cpu = network.embed(backbone.load_model(spec, str(weights), device="cpu"), frames, 16)[0]
-    model = backbone.load_model(spec, str(weights), device="cuda", precision=precision)
-    gpu = network.embed(model, frames, 64)[0]
-    again = network.embed(model, frames, 64)[0]
-    return {
-        "precision": precision,
-        "relative": float(np.linalg.norm(gpu - cpu) / np.linalg.norm(cpu)),
-        "max_over_std": float(np.abs(gpu - cpu).max() / cpu.std()),
-        "same_bytes_twice": bool(np.array_equal(gpu, again)),
-        "feature_std": float(cpu.std()),
-    }
+@contextmanager
+def _emptied(folder: Path) -> Iterator[None]:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def out_of_memory(weights: Path) -> dict[str, Any]:
-    """A batch that cannot fit halves until it does, and the features stay the same to rounding."""
-    import torch
-
-    spec = backbone.resolve("mobilenet_v3_large", str(weights))
-    model = backbone.load_model(spec, str(weights), device="cuda")
-    frames = _frames(64)
-    expected = network.embed(model, frames, 64)[0]
-    free = torch.cuda.mem_get_info()[0]
-    torch.cuda.set_per_process_memory_fraction(min(1.0, 1.5e9 / free))
-    found, used = network.embed(model, np.concatenate([frames] * 16), 1024)
-    torch.cuda.set_per_process_memory_fraction(1.0)
-    return {
-        "asked": 1024,
-        "used": used,
-        "relative": float(np.abs(found[:64] - expected).max() / expected.std()),
-    }
+# ------------------------------------------------------------------------------------------------ the whole command
 
 
-def _decode(path: str) -> int:
-    from framefeat.container import read_container
-    from framefeat.readers import pyav_reader
+def _decode(path: str) -> None:
+    """Every frame once, one thread, nothing converted."""
+    import av
 
-    container = read_container(path)
-    wanted = list(range(0, container.n_presented, 15))
-    return sum(1 for _ in pyav_reader(container).frames(wanted))
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        for _ in container.decode(stream):
+            pass
 
 
 def decode_wall(folder: Path) -> float:
+    """Seconds in which all cores decode all clips, and do nothing else."""
     paths = [str(path) for path in sorted(folder.glob("clip*.mp4"))]
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        list(pool.map(_decode, paths[:1]))
+    with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool:
+        list(pool.map(_decode, paths[:1] * CORES))  # imports done
         start = time.perf_counter()
         list(pool.map(_decode, paths))
         return time.perf_counter() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--sets", type=int, nargs="+", default=[60, 240])
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    DATA.mkdir(parents=True, exist_ok=True)
-    weights = DATA / "mobilenet_v3_large.pth"
-    if not weights.exists():
-        from bench.weights import make_weights
+def sources() -> list[Path]:
+    """The example's clips where they are; else one of blobs that move."""
+    found = sorted((ROOT / "resources" / "example").glob("*.mp4"))
+    if found:
+        return found
+    import av
 
-        make_weights(weights)
-    results: dict[str, Any] = {"cores": os.cpu_count()}
-    results["gpu"] = subprocess.run(
-        ["nvidia-smi", "-L"], capture_output=True, text=True, check=False
-    ).stdout.split("(")[0]
-    results["throughput"] = [throughput(weights, precision) for precision in ("float32", "bf16", "fp16")]
-    results["against_cpu"] = [against_cpu(weights, precision) for precision in ("float32", "bf16", "fp16")]
-    print(json.dumps(results), flush=True)
-    results["out_of_memory"] = out_of_memory(weights)
-    print(json.dumps(results["out_of_memory"]), flush=True)
-    sources = sorted((ROOT / "resources" / "example").glob("*.mp4"))
-    for seconds in options.sets:
-        folder = DATA / f"12x{seconds}"
-        inputs.build(folder, sources, seconds)
-        part: dict[str, list[float]] = {
-            "decode_wall": [],
-            "workflow_wall": [],
-            "workflow_auto_wall": [],
-            "peak_disk": [],
+    path = DATA / "made.mp4"
+    DATA.mkdir(parents=True, exist_ok=True)
+    image = pictures(1, inputs.SIZE[1], inputs.SIZE[0])[0]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=inputs.FPS)
+        stream.width, stream.height, stream.pix_fmt = *inputs.SIZE, "yuv420p"
+        for number in range(150):
+            moved = np.roll(image, (number, 2 * number), (0, 1))
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(moved), format="rgb24"))
+            )
+        container.mux(stream.encode())
+    return [path]
+
+
+def provide_command() -> None:
+    """The jobs call ``framefeat``: where it is not installed, from this folder."""
+    if shutil.which("framefeat") or (Path(sys.executable).parent / "framefeat").exists():
+        return
+    script = DATA / "bin" / "framefeat"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m framefeat.cli "$@"\n')
+    script.chmod(0o755)
+    os.environ["PATH"] = f"{script.parent}:{os.environ['PATH']}"
+    os.environ["PYTHONPATH"] = f"{ROOT / 'workflow'}:{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+
+
+# ------------------------------------------------------------------------------------------------------ the section
+
+
+def measure(options: argparse.Namespace, weights: Path) -> dict[str, Any]:
+    import torch
+
+    device = options.device
+    found: dict[str, Any] = {"machine": machine(), "torch": torch.__version__, "rounds": options.rounds}
+    found["device"] = backbone.load_model(_spec(weights), str(weights), device=device).about
+    for precision in PRECISIONS:
+        part = found.setdefault("embedder", {})[precision] = {
+            "plain": plain_fps(weights, precision, device),
+            "contiguous": plain_fps(weights, precision, device, torch.contiguous_format),
         }
+        for seconds in options.sets:
+            videos = max(2, _VIDEOS[seconds] // options.shrink)
+            part[seconds] = embedder_fps(weights, precision, device, seconds, videos)
+        print(precision, part, flush=True)
+    for seconds in options.sets:
+        folder, clips = DATA / f"{CLIPS[seconds]}x{seconds}", max(2, CLIPS[seconds] // options.shrink)
+        if options.shrink > 1:
+            folder = DATA / f"{clips}x{seconds}"
+        inputs.build(folder, sources(), seconds, clips)
+        rounds = []
         for _ in range(options.rounds):
-            part["decode_wall"].append(decode_wall(folder))
-            run = workflow(folder, weights, 1, decoder="pyav")
-            part["workflow_wall"].append(run.wall)
-            part["peak_disk"].append(run.peak_disk)
-            part["workflow_auto_wall"].append(workflow(folder, weights, 1).wall)
-            print(json.dumps({seconds: part}), flush=True)
-        results[str(seconds)] = {name: statistics.median(values) for name, values in part.items()}
-    results["digest"] = hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()[:8]
-    print(json.dumps(results))
+            decode = decode_wall(folder)
+            whole = workflow(folder, weights, 1, device=device)
+            rounds.append({"decode": decode, "wall": whole.wall})
+            print(f"{clips} x {seconds} s:", rounds[-1], flush=True)
+        middle = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+        found.setdefault("command", {})[seconds] = middle | {"clips": clips}
+    return found
+
+
+def section(found: dict[str, Any]) -> str:
+    about = found["device"]
+    on = ", ".join(f"{name} {about[name]}" for name in ("driver", "cuda", "cudnn") if name in about)
+    lines = [
+        f"{about['device']} ({on or 'no CUDA'}; torch {found['torch']}); {found['machine']}. Medians of {found['rounds']} "
+        "rounds of the whole command, its start included.",
+        "",
+        "| precision | plain loop, frames/s | the same, channels first | "
+        + " | ".join(f"embedder, clips of {seconds} s" for seconds in found["command"])
+        + " |",
+        "|---|---|---|" + "---|" * len(found["command"]),
+    ]
+    missed = []
+    for precision, part in found["embedder"].items():
+        cells = []
+        for seconds in found["command"]:
+            share = part[seconds] / part["plain"]
+            cells.append(f"{part[seconds]:.0f} ({share:.0%})")
+            if share < LEAST_EMBEDDER:
+                missed.append(
+                    f"the embedder at clips of {seconds} s in {precision}: {share:.0%} of the plain loop"
+                )
+        lines.append(
+            f"| {precision} | {part['plain']:.0f} | {part['contiguous']:.0f} | {' | '.join(cells)} |"
+        )
+    lines += ["", "| clips | decoding alone, s | whole command, s | ratio |", "|---|---|---|---|"]
+    for seconds, part in found["command"].items():
+        ratio = part["wall"] / part["decode"]
+        lines.append(
+            f"| {part['clips']} of {seconds} s | {part['decode']:.1f} | {part['wall']:.1f} | {ratio:.2f} |"
+        )
+        if ratio > MOST_COMMAND:
+            missed.append(f"the whole command at clips of {seconds} s: {ratio:.2f} times decoding")
+    goals = f"Goals: the embedder at least {LEAST_EMBEDDER:.0%} of the plain loop, the command at most {MOST_COMMAND} times decoding alone. "
+    return "\n".join([*lines, "", goals + (f"Missed: {'; '.join(missed)}." if missed else "Both are met.")])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument("--sets", type=int, nargs="+", default=list(CLIPS), choices=CLIPS, metavar="SECONDS")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: to try this script")
+    parser.add_argument("--shrink", type=int, default=1, metavar="N", help="an N-th of the clips")
+    options = parser.parse_args()
+    try:
+        devices.settle(options.device)
+    except UserError as error:
+        raise SystemExit(f"bench.gpu: {error}") from None
+    DATA.mkdir(parents=True, exist_ok=True)
+    weights = DATA / f"{NAME}.pth"
+    if not weights.exists():
+        make_weights(weights)
+    provide_command()
+    found = measure(options, weights)
+    (DATA / "gpu.json").write_text(json.dumps(found))
+    text = section(found)
+    print(text)
+    target, start, end = ROOT / "docs" / "benchmarks.md", "<!-- gpu:start -->", "<!-- gpu:end -->"
+    if options.device == "cuda" and start in target.read_text():
+        before, rest = target.read_text().split(start, 1)
+        target.write_text(f"{before}{start}\n\n{text}\n\n{end}{rest.split(end, 1)[1]}")
 
 
 if __name__ == "__main__":

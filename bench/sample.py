@@ -17,6 +17,7 @@ from framefeat.readers_decord import import_decord
 from bench.inputs import FPS, SAMPLE_FPS, SIZE, build
 
 ROOT = Path(__file__).parents[1]
+DATA = ROOT / "bench" / "data"
 SECONDS = (5, 60, 240)
 ROUNDS = 3
 

@@ -4,29 +4,51 @@ import json
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from framefeat import embedder
+from framefeat import devices, embedder
 from framefeat.errors import UserError
+
+
+def torch_says(text: str) -> RuntimeError:
+    """As torch raises it where a device fails: with advice."""
+    return RuntimeError(f"{text}\nCUDA kernel errors might be asynchronously reported at some other API call")
 
 
 class Stub:
     """``do``: a word; ``note``: a file to which a line is added when the work begins and when it ends."""
 
-    def load(self, message: Mapping[str, Any]) -> None:
+    def load(self, message: Mapping[str, Any], beat: Callable[[], None]) -> None:
         self._note(message, "loaded")
         if message.get("do") == "refuse":
             raise UserError("no such model")
+        if message.get("do") == "lose":
+            raise torch_says("CUDA error: unspecified launch failure")
 
-    def embed(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    def embed(self, message: Mapping[str, Any], beat: Callable[[], None]) -> dict[str, Any]:
         self._note(message, "begin")
         match message.get("do"):
             case "refuse":
                 raise UserError("frames.npy: cannot be read; sample it again.")
             case "fail":
                 raise ZeroDivisionError("of all things")
+            case "lose":
+                raise torch_says("CUDA error: an illegal memory access was encountered")
+            case "lose once" if not Path(message["once"]).exists():
+                Path(message["once"]).touch()
+                raise torch_says("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
+            case "suffer once" if not Path(message["once"]).exists():
+                Path(message["once"]).touch()
+                raise devices.DeviceLost("another video's error", blame=False)
+            case "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+                time.sleep(60)  # the other threads stop first
+            case "beat":
+                for _ in range(message["beats"]):
+                    time.sleep(0.1)
+                    beat()
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "abort":

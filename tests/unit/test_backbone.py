@@ -390,12 +390,3 @@ def test_a_device_that_is_not_there_is_refused(spec: BackboneSpec) -> None:
 def test_an_unknown_precision_is_refused(spec: BackboneSpec) -> None:
     with pytest.raises(UserError, match="precision"):
         load_model(spec, spec.file, precision="int8")
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_agrees_with_the_cpu(spec: BackboneSpec, network: Network) -> None:
-    device = load_model(spec, spec.file, device="cuda")
-    features = embed(device, FRAMES, 8)[0]
-    expected = embed(network, FRAMES, 8)[0]
-    assert np.linalg.norm(features - expected) <= 1e-3 * np.linalg.norm(expected)
-    np.testing.assert_array_equal(embed(device, FRAMES, 8)[0], features)

@@ -25,6 +25,8 @@ from framefeat.embed_client import Place
 from framefeat.embedder import TorchBackend
 from framefeat.errors import UserError
 
+from tests.unit.stub_embedder import torch_says
+
 STUB = Path(__file__).with_name("stub_embedder.py")
 
 
@@ -76,7 +78,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="ff", dir="/tmp"))  # short: sockets lie in it
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
     monkeypatch.setattr(embed_client, "COMMAND", [sys.executable, str(STUB)])
-    monkeypatch.delenv(devices.STAND_IN, raising=False)
+    monkeypatch.delenv(devices.KNOWN, raising=False)
     yield folder
     shutil.rmtree(folder)
 
@@ -290,7 +292,7 @@ def test_it_ends_with_its_owner(run: Run, runtime: Path, tmp_path: Path) -> None
 def test_it_ends_with_its_owner_though_a_job_holds_the_device(
     run: Run, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(devices.STAND_IN, "fake0,fake1")
+    monkeypatch.setenv(devices.KNOWN, "fake0,fake1")
     with devices.hold(run.folder, ["fake0"]):
         for device in ("fake0", "fake1"):
             run.ask(device=device)
@@ -352,7 +354,7 @@ def test_what_dead_runs_left_is_swept(run: Run, runtime: Path, tmp_path: Path) -
 def test_each_device_has_one_embedder_and_one_job_at_a_time(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(devices.STAND_IN, "fake0,fake1,fake2")
+    monkeypatch.setenv(devices.KNOWN, "fake0,fake1,fake2")
 
     def job(_: int) -> int:
         with devices.hold(run.folder, devices.wanted("auto")) as device:
@@ -373,14 +375,15 @@ class Overlaps:
 
     def __init__(self) -> None:
         self.now: list[str] = []
-        self.seen: set[str] = set()
+        self.seen: set[tuple[str, ...]] = set()
         self.spec = SimpleNamespace(name="model")
-        self.device = SimpleNamespace(type="cpu")
+        self.about = {"device": "NVIDIA Test"}
+        self.error: BaseException | None = None
 
     def work(self, what: str) -> None:
         self.now.append(what)
         for _ in range(10):
-            self.seen.add("+".join(sorted(set(self.now))) + (" twice" if self.now.count(what) > 1 else ""))
+            self.seen.add(tuple(sorted(self.now)))
             time.sleep(0.005)
         self.now.remove(what)
 
@@ -388,29 +391,156 @@ class Overlaps:
         self.work("load")
         return self, "sha256"
 
-    def embed(self, message: Any, network: Any, weights_sha256: str) -> dict[str, Any]:
+    def embed(self, message: Any, network: Any, weights_sha256: str, turn: Any, beat: Any) -> dict[str, Any]:
         assert (network, weights_sha256) == (self, "sha256")
-        self.work("embed")
+        self.work("read")
+        with turn():
+            self.work("embed")
+            if self.error:
+                raise self.error
         return {"rows": 1}
 
 
-@pytest.mark.parametrize(
-    ("device", "expected"), [("cpu", {"load", "embed", "embed twice"}), ("cuda", {"load", "embed"})]
-)
-def test_nothing_runs_while_a_model_is_loaded(
-    monkeypatch: pytest.MonkeyPatch, device: str, expected: set[str]
-) -> None:
+MESSAGE = {"spec": "{}", "precision": "float32", "weights": __file__, "weights_identity": "1"}
+
+
+def nothing() -> None:
+    """No beat."""
+
+
+@pytest.fixture
+def overlaps(monkeypatch: pytest.MonkeyPatch) -> Overlaps:
     overlaps = Overlaps()
     monkeypatch.setattr(embedding, "load_network", overlaps.load)
     monkeypatch.setattr(embedding, "embed_video", overlaps.embed)
+    return overlaps
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_nothing_computes_while_a_model_is_loaded_and_reading_waits_for_nobody(
+    overlaps: Overlaps, device: str
+) -> None:
     backend = TorchBackend(device)
-    messages = [
-        {"spec": "{}", "precision": "float32", "weights": __file__, "weights_identity": str(number // 4)}
-        for number in range(16)
-    ]
+    messages = [MESSAGE | {"weights_identity": str(number // 4)} for number in range(16)]
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(backend.embed, messages))
-    assert overlaps.seen == expected
+        list(pool.map(lambda message: backend.embed(message, nothing), messages))
+    computing = {tuple(what for what in seen if what != "read") for seen in overlaps.seen} - {()}
+    assert ("load",) in computing
+    assert all("load" not in one for one in computing - {("load",)})
+    assert (("embed", "embed") in computing) is (device == "cpu")
+    assert any({"read", "embed"} <= set(seen) for seen in overlaps.seen)
+
+
+def test_one_video_is_to_blame_for_a_lost_device(overlaps: Overlaps) -> None:
+    """Those that wait for their turn meet the same broken device and have done nothing."""
+    backend = TorchBackend("cuda")
+    backend.load(MESSAGE, nothing)
+    overlaps.error = torch_says("CUDA error: an illegal memory access was encountered")
+    blamed: list[bool] = []
+
+    def embed(_: int) -> None:
+        with pytest.raises(
+            devices.DeviceLost, match=r"^NVIDIA Test: CUDA error: an illegal memory access was encountered$"
+        ) as caught:
+            backend.embed(MESSAGE, nothing)
+        blamed.append(caught.value.blame)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(embed, range(4)))
+    assert sorted(blamed) == [False, False, False, True]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_error_of_the_frames_loses_no_device(overlaps: Overlaps, device: str) -> None:
+    backend = TorchBackend(device)
+    overlaps.error = UserError("frames.npy: no.")
+    for _ in range(2):
+        with pytest.raises(UserError):
+            backend.embed(MESSAGE, nothing)
+
+
+def test_a_device_that_fails_later_is_lost_too(overlaps: Overlaps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error without the device's name may be its consequence: the device is asked."""
+    import torch
+
+    def fail() -> None:
+        raise torch_says("CUDA error: uncorrectable ECC error encountered")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    overlaps.error = ValueError("nonsense came back")
+    with pytest.raises(devices.DeviceLost, match="ECC"):
+        TorchBackend("cuda").embed(MESSAGE, nothing)
+
+
+# ------------------------------------------------------------------------------------------------ devices that fail
+
+
+def test_a_lost_device_ends_its_process_and_the_video_is_done_by_another(run: Run, tmp_path: Path) -> None:
+    first = run.ask()["pid"]
+    second = run.ask("lose once", once=str(tmp_path / "once"))["pid"]
+    assert second != first
+    wait_for(lambda: not devices.is_running(f"{first}:"))
+    log = run.log.read_text()
+    assert f"embedder {first}: ends: the device was lost (cuDNN error: CUDNN_STATUS_EXECUTION_FAILED)" in log
+    assert run.ask()["pid"] == second
+
+
+def test_a_video_that_loses_the_device_twice_fails_and_names_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(devices.KNOWN, "fake0")
+    with pytest.raises(UserError) as caught:
+        run.ask("lose", device="fake0")
+    assert str(caught.value).startswith(
+        "a video: the device failed twice, each time in a new process (device fake0, CUDA error: an illegal memory access was "
+        "encountered)."
+    )
+    assert run.started() == 2
+    run.ask(device="fake0")  # the others go on
+    assert run.started() == 3
+
+
+def test_another_videos_error_is_no_try(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="failed twice"):
+        run.ask("lose")
+    run.ask("suffer once", once=str(tmp_path / "once"))
+    assert run.started() == 4
+
+
+def test_a_device_lost_while_a_model_is_loaded(run: Run) -> None:
+    embed_client.prewarm({"note": str(run.note), "do": "lose"}, run.owner, "cpu", run.log)
+    wait_for(lambda: run.log.exists() and "ends: the device was lost" in run.log.read_text())
+    run.ask()
+    assert run.started() == 2
+
+
+def test_no_answer_is_waited_for_for_ever(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(embed_client.SILENCE, "0.6")
+    first = run.ask("beat", beats=12)["pid"]  # slow is not silent
+    for do in ("sleep", "stop"):
+        pid = run.ask()["pid"]
+        with pytest.raises(UserError, match="while it worked on a video and was ended: cpu or its driver"):
+            run.ask(do, seconds=60)
+        assert not devices.is_running(f"{pid}:")
+    assert run.ask()["pid"] != first
+
+
+def test_one_that_answers_nobody_is_ended_by_the_next_who_asks(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(embed_client.SILENCE, "0.6")
+    pid = run.ask()["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(UserError, match="was ended"):
+        run.ask()
+    assert run.ask()["pid"] != pid
+
+
+def test_the_embedder_of_the_cpu_sees_no_gpu(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    pid = run.ask()["pid"]
+    assert b"CUDA_VISIBLE_DEVICES=\0" in Path(f"/proc/{pid}/environ").read_bytes()
 
 
 # ---------------------------------------------------------------------------------------------------------- weight

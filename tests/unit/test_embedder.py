@@ -239,7 +239,7 @@ def test_the_client_is_light() -> None:
 def test_visible_devices(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, present: int, expected: list[str]
 ) -> None:
-    monkeypatch.delenv(devices.STAND_IN, raising=False)
+    monkeypatch.delenv(devices.KNOWN, raising=False)
     monkeypatch.setattr(devices, "_present_devices", lambda: present)
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

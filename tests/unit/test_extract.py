@@ -104,6 +104,29 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
     return done
 
 
+def test_a_lost_device_is_a_sentence_without_an_embedder_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from framefeat import embedding
+
+    def lose(*_: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nadvice")
+
+    monkeypatch.delenv(embed_client.OWNER, raising=False)
+    monkeypatch.setattr(embedding, "load_network", lose)
+    assert Job(tmp_path).run() == 1
+    assert capsys.readouterr().err.startswith(
+        "framefeat extract: v: the device failed (device cpu, CUDA error: an illegal memory access was encountered)."
+    )
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "nan"])
+def test_a_time_limit_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(embed_client.SILENCE, text)
+    with pytest.raises(UserError, match="no number of seconds"):
+        embed_client._silent_seconds()
+
+
 # ----------------------------------------------------------------------------------------------------------- store
 
 
@@ -173,6 +196,14 @@ def test_what_is_damaged_is_computed_again(tmp_path: Path, computed: list[Any], 
     assert len(computed) == 2
     assert job.again() == 0
     assert len(computed) == 2
+
+
+def test_only_the_half_precisions_have_another_algorithm() -> None:
+    """Float32 results of before stay valid."""
+    found = [
+        extract.request_key("{}", "w", precision)["algorithm"] for precision in ("float32", "bf16", "fp16")
+    ]
+    assert found == [1, 2, 2]
 
 
 def test_a_video_keeps_its_own(tmp_path: Path, computed: list[Any]) -> None:
@@ -305,7 +336,7 @@ def test_embedder_off_still_holds_its_device(
     run: Run, computed: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(embed_client.OWNER, run.owner)
-    monkeypatch.setenv(devices.STAND_IN, "fake0,fake1")
+    monkeypatch.setenv(devices.KNOWN, "fake0,fake1")
     job = Job(tmp_path / "results")
     with devices.hold(run.folder, ["fake0"]):
         seen: list[str] = []
@@ -331,7 +362,7 @@ def test_prewarming_never_fails(
     if fault == "no owner":
         monkeypatch.delenv(embed_client.OWNER)
     elif fault == "no device":
-        monkeypatch.setenv(devices.STAND_IN, "")
+        monkeypatch.setenv(devices.KNOWN, "")
         described |= {"device": "cuda:3", "gpus": 1}
     else:
         (tmp_path / "logs").write_text("in the way")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from framefeat import outcome
+from framefeat.files import write_json
 
 from tests.unit.report_fixture import drawn, leave_out, write_run
 
@@ -66,3 +67,14 @@ def test_what_two_jobs_say_is_said_once_and_not_at_any_length(tmp_path: Path) ->
     assert not any("'v25'" in line for line in said)
     assert said[22:24] == ["    ... and 10 more; the log lists them all", "  Mend them."]
     assert f"    log: {tmp_path / 'a.log'}, {tmp_path / 'b.log'}" in said
+
+
+def test_what_slows_every_run_is_said_once(tmp_path: Path) -> None:
+    slow = {"device": "cpu", "warnings": ["m is not folded: no such operator."]}
+    manifest = {
+        "alignment_verified": True, "dataset": "d", "total_frames": 1, "feature_dim": 2, "videos": [],
+        "computed_by": [slow, {**slow, "device": "NVIDIA Test"}],
+    }  # fmt: skip
+    (tmp_path / "m").mkdir()
+    write_json(tmp_path / "m" / "feature_manifest.json", manifest)
+    assert list(outcome.lines(tmp_path, ["m"]))[1:] == slow["warnings"]

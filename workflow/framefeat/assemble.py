@@ -72,6 +72,7 @@ def assemble(
     unfit: list[str] = []
     weights_sha256: set[str] = set()
     versions: dict[str, set[str]] = {}
+    networks: set[str] = set()
     matrix_path = folder / f"{dataset}_features.npy"
     with atomic_path(matrix_path) as temporary:
         with open(temporary, "wb", buffering=0) as stream:
@@ -112,6 +113,8 @@ def assemble(
                 if entry["doubts"]:
                     doubtful.append(entry["max_abs_offset_sec"])
                 weights_sha256.add(record["weights_sha256"])
+                if "network" in record:  # of earlier editions' records it is not known
+                    networks.add(json.dumps(record["network"], sort_keys=True))
                 for name, number in (evidence["versions"] | record["versions"]).items():
                     versions.setdefault(name, set()).add(number)
                 if entry["counts"]["bad"]:
@@ -150,6 +153,8 @@ def assemble(
     if doubtful:
         distance = "" if farthest is None else f", rows up to {farthest:.3f} s from their frames"
         notes.append(f"{len(doubtful)} video(s) doubtful{distance}: 'doubts' says why")
+    computed_by = [json.loads(network) for network in sorted(networks)]
+    notes += sorted({warning for network in computed_by for warning in network["warnings"]})
     manifest = {
         "backbone": spec["display"],
         "weights": spec["weights"],
@@ -173,7 +178,8 @@ def assemble(
         "frame_index_sha256": _file_sha256(frame_index_path),
         "counts": counts,
         "notes": notes,
-        # Several, where results of earlier environments stand beside new ones.
+        # Several, where results of earlier devices or environments stand beside new ones.
+        "computed_by": computed_by,
         "versions": {
             "framefeat": importlib.metadata.version("framefeat"),
             **{name: ", ".join(sorted(numbers)) for name, numbers in sorted(versions.items())},

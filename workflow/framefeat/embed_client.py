@@ -7,17 +7,20 @@ the user can enter. Standard library only.
 socket     where the embedder listens
 key        32 random bytes that both sides must know, mode 0600
 lock       held while somebody looks for the embedder, starts it, or ends it
-alive      locked by the embedder for as long as it lives: inherited from the client that started it
+alive      locked by the embedder for as long as it lives: inherited from the client that started it; names its process
+beat       touched by the embedder whenever its work gets on, so that a hung driver can be told from a long queue
 owner      whose folder it is, so that what is left of a killed run can be told from one that works
 load       a request that the embedder loads its model for as soon as it is up
-slot       held by the job that uses the device (see ``devices.hold``)
+slot       held by a job that uses the device (see ``devices.hold``)
 =========  ==========================================================================================
 """
 
 import hashlib
 import json
 import os
+import signal
 import stat
+import struct
 import sys
 import tempfile
 import time
@@ -37,12 +40,25 @@ OWNER_FILE = "owner"
 #: How an embedder is started; its arguments follow.
 COMMAND = [sys.executable, "-P", "-m", "framefeat.embedder"]
 _START_SECONDS = 300.0  # an embedder that lives but does not listen: a very slow file system
+#: Seconds without progress (a model loaded, a batch done) after which an embedder is taken for hung and is ended.
+SILENCE = "FRAMEFEAT_EMBEDDER_TIMEOUT"
+_SILENT_SECONDS = 600.0
 _LONGEST_FOLDER = 60  # a socket's path may have 103 bytes
 _TAKEN = "taken"
 
 
 class EmbedderLost(Exception):
     """The embedder was gone before it had taken the request: trying again is safe."""
+
+
+class _Silent(Exception):
+    """The embedder lives and nothing has come from it for too long; ``process``: its identity."""
+
+    def __init__(self, place: "Place") -> None:
+        # As long as it lives the file names it.
+        self.process = ""
+        with suppress(OSError):
+            self.process = place.alive.read_text()
 
 
 class Place(NamedTuple):
@@ -69,6 +85,10 @@ class Place(NamedTuple):
     @property
     def alive(self) -> Path:
         return self._file("alive")
+
+    @property
+    def beat(self) -> Path:
+        return self._file("beat")
 
     @property
     def load(self) -> Path:
@@ -107,19 +127,36 @@ def runtime_folder(owner: str) -> Path:
 def request(message: Mapping[str, Any], owner: str, device: str, log: Path) -> dict[str, Any]:
     """Hand ``message`` to the embedder of (``owner``, ``device``) and return its answer; starts one where none runs.
 
-    ``log`` takes the standard streams of an embedder that is started. Raises ``UserError`` with the embedder's own
-    sentence, or one that says how it ended while it worked.
+    ``log`` takes the standard streams of an embedder that is started. Where the device fails under it, the work is done
+    once more by a new embedder. Raises ``UserError`` with the embedder's own sentence, or one that says how it ended
+    while it worked.
     """
-    for _ in range(3):
+    video = message.get("video", "this video")
+    gone, failed = 0, ""
+    while gone < 3:
         if not devices.is_running(owner):
             raise UserError(
                 f"the run that this job belongs to (process {owner.partition(':')[0]}) has ended."
             )
         try:
             place = Place(runtime_folder(owner), device)
-            return _ask(_connect(place) or _connect_or_start(place, owner, log), message, place)
+            answer = _ask(_connect(place) or _connect_or_start(place, owner, log), message, place)
         except (EmbedderLost, FileNotFoundError):
-            continue  # it was ending, and may have taken the folder with it
+            gone += 1  # it was ending, and may have taken the folder with it
+            continue
+        except _Silent as silent:
+            raise UserError(_end_silent(place, silent.process, video, log)) from None
+        if "lost" not in answer:
+            return answer
+        if answer["blame"] and failed:
+            raise UserError(
+                f"{video}: the device failed twice, each time in a new process ({answer['lost']}). Where other videos fail as "
+                "well, the device or its driver is at fault: look at 'nvidia-smi -q' and the system's log ('Xid'), or set "
+                f"device: cpu. The log: {log}"
+            )
+        if answer["blame"]:
+            failed = answer["lost"]
+            print(f"{video}: {failed}; once more in a new process", file=sys.stderr)
     raise UserError(f"the embedder ends as soon as it is started; its log: {log}")
 
 
@@ -154,9 +191,12 @@ def _ask(connection: "Connection", message: Mapping[str, Any], place: Place) -> 
         try:
             connection.send_bytes(json.dumps(message).encode())
             embedder = json.loads(connection.recv_bytes())[_TAKEN]
+        except BlockingIOError:
+            raise _Silent(place) from None
         except (EOFError, OSError) as error:
             raise EmbedderLost from error
         try:
+            _wait(connection, place)
             answer = json.loads(connection.recv_bytes())
         except (EOFError, OSError) as error:
             log = embedder["log"]
@@ -171,6 +211,61 @@ def _ask(connection: "Connection", message: Mapping[str, Any], place: Place) -> 
     if "error" in answer:
         raise UserError(answer["error"])
     return answer
+
+
+def _silent_seconds() -> float:
+    text = os.environ.get(SILENCE) or str(_SILENT_SECONDS)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise UserError(f"{SILENCE}={text!r} is no number of seconds.")
+    return seconds
+
+
+def _wait(connection: "Connection", place: Place) -> None:
+    """Until there is an answer. Others may be served first: what counts is that the embedder gets on."""
+    most = _silent_seconds()
+    seen, since = _beat(place), time.monotonic()
+    while not connection.poll(min(5.0, most / 4)):
+        now = _beat(place)
+        if now != seen:
+            seen, since = now, time.monotonic()
+        elif time.monotonic() - since > most:
+            raise _Silent(place)
+
+
+def _beat(place: Place) -> int:
+    try:
+        return place.beat.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _end_silent(place: Place, process: str, video: str, log: Path) -> str:
+    """End an embedder that hangs; returns what is to be said. Others may have done so, and started another."""
+    sentence = f"no progress for {_silent_seconds():g} s"
+    pid = process.partition(":")[0]
+    with suppress(OSError), devices.locked(place.lock):
+        if place.alive.read_text() == process and devices.is_running(process):
+            with open(log, "a") as stream:  # for the others who wait for it
+                stream.write(f"embedder {pid}: ends: {sentence}\n")
+            os.kill(int(pid), signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while devices.is_running(process) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if devices.is_running(process):
+            return (
+                f"the embedder (process {pid}) made {sentence} while it worked on {video}, and cannot be ended: the driver of "
+                f"{place.device} hangs. Restart the machine, or set device: cpu; its log: {log}"
+            )
+    with suppress(OSError):
+        _tidy(place)
+    return (
+        f"the embedder made {sentence} while it worked on {video} and was ended: {place.device} or its driver hangs, or the "
+        f"machine is very slow ({SILENCE} sets the limit, in seconds); its log: {log}. Run again: a new one is started."
+    )
 
 
 def _how_it_ended(log: Path, pid: int) -> str:
@@ -213,11 +308,25 @@ def _connect_or_start(place: Place, owner: str, log: Path) -> "Connection":
 def _connect(place: Place) -> "Connection | None":
     """A connection whose other side knows the key; None where nobody listens, or not any more."""
     # Imported here: sampling jobs ask where the embedder is, and seldom call it.
+    import socket
     from multiprocessing import AuthenticationError
-    from multiprocessing.connection import Client
+    from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 
     try:
-        return Client(str(place.socket), "AF_UNIX", authkey=bytes.fromhex(place.key.read_text()))
+        key = bytes.fromhex(place.key.read_text())
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as plain:
+            plain.connect(str(place.socket))
+            # One that hangs in the driver may hold Python's lock as well, and answers nothing at all.
+            limit = _silent_seconds()
+            plain.setsockopt(
+                socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(limit), int(limit % 1 * 1e6))
+            )
+            connection = Connection(plain.detach())
+        answer_challenge(connection, key)
+        deliver_challenge(connection, key)
+        return connection
+    except BlockingIOError:
+        raise _Silent(place) from None
     except AuthenticationError as error:
         raise UserError(
             f"what listens at {place.socket} does not know this run's key; remove {place.folder} and run again."
@@ -252,18 +361,19 @@ def _start(place: Place, owner: str, log: Path) -> None:
     place.key.unlink(missing_ok=True)
     with open(os.open(place.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
         stream.write(os.urandom(32).hex())
-    environment = dict(os.environ)
-    if devices.torch_device(place.device) == "cuda":
-        environment["CUDA_VISIBLE_DEVICES"] = place.device
+    # It sees its own device alone, and on the CPU none: not even a context is made on a device that others use.
+    on_device = devices.torch_device(place.device) == "cuda"
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": place.device if on_device else ""}
     log = Path(os.path.abspath(log))
     log.parent.mkdir(parents=True, exist_ok=True)
     with devices.locked(place.alive) as alive, open(log, "ab") as stream:
         assert alive is not None
-        subprocess.Popen(
+        process = subprocess.Popen(
             [*COMMAND, str(place.folder), place.device, str(log), str(alive), owner],
             stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment, start_new_session=True,
             pass_fds=[alive],
         )  # fmt: skip
+        place.alive.write_text(devices.process_identity(process.pid))
 
 
 def _last_line(log: Path) -> str:

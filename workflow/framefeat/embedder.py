@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
@@ -32,15 +32,20 @@ from framefeat.embed_client import OWNER_FILE, Place, host_name, remove_folder
 from framefeat.errors import UserError
 
 _POLL_SECONDS = 0.5  # where the system cannot tell of a process's end by itself
+_LOST = b"\0"  # no signal's number
+_LEAVE_SECONDS = 10.0  # for those who still wait for an answer when the device is lost
 
 
 class Backend(Protocol):
-    """What computes; called from several threads at once."""
+    """What computes; called from several threads at once. ``beat`` is to be called whenever the work gets on.
 
-    def load(self, message: Mapping[str, Any]) -> None:
+    What is raised where the device fails (see ``devices.is_lost``) ends the embedder.
+    """
+
+    def load(self, message: Mapping[str, Any], beat: Callable[[], None]) -> None:
         """Load the model that ``message`` names."""
 
-    def embed(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    def embed(self, message: Mapping[str, Any], beat: Callable[[], None]) -> dict[str, Any]:
         """Write the features and the record that ``message`` names; returns the record."""
 
 
@@ -78,7 +83,8 @@ class Turns:
 
 
 class TorchBackend:
-    """The backbones on one device. On the CPU videos are embedded side by side, on a CUDA device one after the other.
+    """The backbones on one device. Videos are read and written side by side; the forward passes are side by side on the
+    CPU, and one video after the other on a CUDA device.
 
     Nothing runs while a model is loaded: torch's tracer replaces the call of *every* module in the process for as long
     as it works, so that a forward pass in another thread would fail or end up in the trace.
@@ -89,16 +95,19 @@ class TorchBackend:
         self._turns = Turns()
         self._models: Any = None
         self._guard = threading.Lock()
+        self._name = torch_device
+        self._lost = ""
 
-    def load(self, message: Mapping[str, Any]) -> None:
+    def load(self, message: Mapping[str, Any], beat: Callable[[], None]) -> None:
         self._ready().get(message)
+        beat()
 
-    def embed(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    def embed(self, message: Mapping[str, Any], beat: Callable[[], None]) -> dict[str, Any]:
         from framefeat.embedding import embed_video
 
-        loaded = self._ready().get(message)
-        with self._turns.shared() if self.torch_device == devices.CPU else self._turns.alone():
-            return embed_video(message, *loaded)
+        network, weights_sha256 = self._ready().get(message)
+        beat()
+        return embed_video(message, network, weights_sha256, self._turn, beat)
 
     def _ready(self) -> Any:
         with self._guard:
@@ -111,20 +120,43 @@ class TorchBackend:
     def _load_alone(self, message: Mapping[str, Any], path: Path) -> tuple[Any, str]:
         from framefeat.embedding import load_network
 
-        with self._turns.alone():
+        with self._turn(alone=True):
             began = time.monotonic()
             network, weights_sha256 = load_network(message, path, self.torch_device)
+            self._name = network.about["device"]
             seconds = time.monotonic() - began
-            say(f"loaded {network.spec.name} on {_device_name(network.device)} in {seconds:.1f} s")
+            say(f"loaded {network.spec.name} on {self._name} in {seconds:.1f} s")
             return network, weights_sha256
 
+    @contextlib.contextmanager
+    def _turn(self, alone: bool = False) -> Iterator[None]:
+        """All that touches the device happens in here. Once the device has failed nothing does any more: what fails
+        after it is not to blame."""
+        cpu = self.torch_device == devices.CPU
+        with self._turns.shared() if cpu and not alone else self._turns.alone():
+            if self._lost:
+                raise devices.DeviceLost(self._lost, blame=False)
+            try:
+                yield
+            except Exception as error:
+                if not cpu and (reason := _failure(error)):
+                    self._lost = f"{self._name}: {reason}"
+                    raise devices.DeviceLost(self._lost) from error
+                raise
 
-def _device_name(device: Any) -> str:
-    if device.type != "cuda":
-        return str(device)
+
+def _failure(error: Exception) -> str:
+    """What the device says, if ``error`` or any use of the device from now on tells of its failure; else empty."""
+    if devices.is_lost(error):
+        return devices.first_line(error)
     import torch
 
-    return torch.cuda.get_device_name(device)
+    try:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+    except Exception as later:
+        return devices.first_line(later)
+    return ""
 
 
 def say(text: str) -> None:
@@ -145,31 +177,37 @@ class Embedder:
         self._last = time.monotonic()
         self._scratch: set[str] = set()  # folders of half-made results
         self._guard = threading.Lock()
+        self._lost = ""  # what the device said when it failed
+        self._leave_by = 0.0
+        self._tell = -1  # wakes the one who listens
 
     def serve(self) -> str:
         """Answer requests until there is a reason to end: returns it."""
-        told, tell = os.pipe()
-        os.set_blocking(tell, False)
+        told, self._tell = os.pipe()
+        os.set_blocking(self._tell, False)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
-        signal.set_wakeup_fd(tell)
+        signal.set_wakeup_fd(self._tell)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, whose end is ours
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(str(self.place.socket))
         listener.listen(256)
         owner_ends = _process_handle(self.owner)
+        self.place.beat.touch(mode=0o600)
         say(f"ready for {self.owner} on {self.place.device}")
         self._begin_loading()
         watched: list[Any] = [listener, told] + ([owner_ends] if owner_ends is not None else [])
         pause = min(self.idle_s / 4, 5.0 if owner_ends is not None else _POLL_SECONDS)
         while True:
-            ready = select.select(watched, [], [], pause)[0]
-            if told in ready:
+            ready = select.select(watched, [], [], 0.05 if self._lost else pause)[0]
+            if told in ready and os.read(told, 1) != _LOST:
                 return "it was told to"
             if owner_ends in ready or not devices.is_running(self.owner):
                 return "its owner has ended"
             if listener in ready:
                 self._accept(listener)
+            elif self._lost and (self._active == 0 or time.monotonic() > self._leave_by):
+                return f"the device was lost ({self._lost})"
             elif self._is_idle():
                 with devices.locked(self.place.lock, wait=False) as lock:
                     # With the lock held nobody is about to come, but somebody may have come already.
@@ -217,9 +255,13 @@ class Embedder:
 
     def _load(self, message: Mapping[str, Any]) -> None:
         try:
-            self.backend.load(message)
+            self.backend.load(message, self._beat)
         except UserError as error:  # the extraction will meet it again and say so
             say(f"nothing loaded yet: {error}")
+        except BaseException as error:
+            if not devices.is_lost(error):
+                raise
+            self._lose(error)
 
     def _handle(self, connection: Connection) -> None:
         with connection:
@@ -246,18 +288,36 @@ class Embedder:
     def _answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         began = time.monotonic()
         try:
-            record = self.backend.embed(message)
+            record = self.backend.embed(message, self._beat)
         except UserError as error:
             say(f"{message.get('video')}: {error}")
             return {"error": str(error)}
         except BaseException as error:
             trace = traceback.format_exc()
             say(f"{message.get('video')}: {trace}")
+            if devices.is_lost(error):
+                return self._lose(error)
             return {"error": f"embedding failed: {type(error).__name__}: {error}", "trace": trace}
         say(f"{message.get('video')}: {record.get('rows')} rows in {time.monotonic() - began:.2f} s")
         return {"record": record}
 
+    def _beat(self) -> None:
+        with suppress(OSError):
+            os.utime(self.place.beat)
+
     # --- the end
+
+    def _lose(self, error: BaseException) -> dict[str, Any]:
+        """The device failed, and with it everything that this process could still do: the answer, and the end. Nobody
+        new comes once the socket is gone, and the next request starts another embedder."""
+        self._leave_by = self._leave_by or time.monotonic() + _LEAVE_SECONDS
+        self._lost = self._lost or devices.first_line(error)
+        self._remove_files()
+        os.write(self._tell, _LOST)
+        return {
+            "lost": f"device {self.place.device}, {devices.first_line(error)}",
+            "blame": getattr(error, "blame", True),
+        }
 
     def end(self, reason: str) -> None:
         """Remove what is half-made and the files of this embedder, and leave at once, requests under way included."""

@@ -6,6 +6,7 @@ import os
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from framefeat import devices
 from framefeat.errors import UserError
 from framefeat.files import atomic_path, read_json, write_json
 
@@ -80,26 +82,32 @@ def load_network(message: Mapping[str, Any], path: Path, device: str) -> tuple[A
     return load_model(spec, str(path), device=device, precision=message["precision"]), sha256
 
 
-def embed_video(message: Mapping[str, Any], network: Any, weights_sha256: str) -> dict[str, Any]:
+def embed_video(
+    message: Mapping[str, Any],
+    network: Any,
+    weights_sha256: str,
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    beat: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """``_embed``; what nobody foresaw is a finding about this video, and ``trace`` in the answer says where it happened.
 
     Trouble of the machine, the device or the weights is raised: it is no video's.
     """
     try:
-        return _embed(message, network, weights_sha256)
+        return _embed(message, network, weights_sha256, turn, beat)
     except Exception as error:
         if not _is_the_video_s(error, network):
             raise
         problem = f"its frames could not be embedded ({type(error).__name__}: {error})"
         trace = traceback.format_exc()
-    return _embed(message, network, weights_sha256, problem) | {"trace": trace}
+    return _embed(message, network, weights_sha256, turn, beat, problem) | {"trace": trace}
 
 
 def _is_the_video_s(error: Exception, network: Any) -> bool:
     """torch tells of a device that is lost in the same words as of frames that it cannot take: other frames decide."""
     from framefeat.network import embed
 
-    if isinstance(error, UserError | OSError | MemoryError):
+    if isinstance(error, UserError | OSError | MemoryError) or devices.is_lost(error):
         return False
     try:
         embed(network, np.zeros((1, *network.size, 3), np.uint8), 1)
@@ -109,13 +117,20 @@ def _is_the_video_s(error: Exception, network: Any) -> bool:
 
 
 def _embed(
-    message: Mapping[str, Any], network: Any, weights_sha256: str, problem: str = ""
+    message: Mapping[str, Any],
+    network: Any,
+    weights_sha256: str,
+    turn: Callable[[], AbstractContextManager[None]],
+    beat: Callable[[], None],
+    problem: str = "",
 ) -> dict[str, Any]:
     """Write one video's features (float32 [T, D], NaN in bad rows) and their record; returns the record.
 
     ``message`` names the files (``frames`` uint8 [T, h, w, 3], ``recheck`` uint8 [K, h, w, 3], ``evidence``) and what else
     decides the result; ``network`` is a ``framefeat.network.Network``. The rows of ``recheck`` are embedded too and compared with the features as they
     were written. Rows whose features are not finite are ``bad_rows`` of the record; all are, where there is a ``problem``.
+    The forward passes alone happen in ``turn``, so that others compute while this reads and writes; ``beat`` is called after
+    each batch.
     """
     from framefeat.network import AUTO_BATCH
 
@@ -131,7 +146,10 @@ def _embed(
         )
     rows = evidence["recheck"]["rows"] if len(again) else []
     nothing_wanted = bad if not problem else np.ones_like(bad)
-    features, second, used = _features(network, frames, again, nothing_wanted, batch, int(message["threads"]))
+    with turn():
+        features, second, used = _features(
+            network, frames, again, nothing_wanted, batch, int(message["threads"]), beat
+        )
     lost = ~bad & ~_finite(features)
     lost[[row for row, well in zip(rows, _finite(second), strict=False) if not well]] = True
     features[lost] = np.nan
@@ -166,6 +184,10 @@ def _embed(
         "device": kind,
         "batch_size": used,
         "batch_halved": used != batch,
+        "network": {
+            **network.about,
+            "warnings": [*network.about["warnings"], *message.get("warnings", [])],
+        },
         "recheck": {"rows": rows, "cosine": [round(value, 7) for value in cosines], "agrees": agrees},
         "verified": agrees and bool(evidence["recheck"]["agrees"]) and not bad.any(),
         "warnings": _warnings(written, evidence, bad) + ([] if agrees or not rows else [_unlike(cosines)]),
@@ -197,7 +219,13 @@ def _versions() -> dict[str, str]:
 
 
 def _features(
-    network: Any, frames: np.ndarray, again: np.ndarray, bad: np.ndarray, batch: int, workers: int
+    network: Any,
+    frames: np.ndarray,
+    again: np.ndarray,
+    bad: np.ndarray,
+    batch: int,
+    workers: int,
+    beat: Callable[[], None],
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Features of ``frames`` (float32 [T, D], NaN where ``bad``) and of ``again`` (float32 [K, D]), and the batch size used."""
     from framefeat.network import Stacked, embed
@@ -207,10 +235,10 @@ def _features(
         return nothing, nothing[:0], batch
     # Every batch is full, the last one with repetitions: where these leave room, the second look costs nothing.
     fits = len(again) <= -len(frames) % batch
-    features, used = embed(network, Stacked(frames, again) if fits else frames, batch, workers=workers)
+    features, used = embed(network, Stacked(frames, again) if fits else frames, batch, workers, beat)
     features, second = features[: len(frames)], features[len(frames) :]
     if len(again) and not fits:
-        second = embed(network, again, len(again))[0]
+        second = embed(network, again, len(again), beat=beat)[0]
     features[bad] = np.nan
     return features, second, used
 

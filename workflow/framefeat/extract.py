@@ -22,6 +22,12 @@ from framefeat.files import atomic_path, read_json
 
 #: Part of what identifies a result: a change of the numbers that this stage gives must change it.
 ALGORITHM = 1
+#: The same for the half precisions, in which BatchNorm that could not be folded keeps float32 since 2.
+HALF_ALGORITHM = 2
+
+
+def algorithm(precision: str) -> int:
+    return ALGORITHM if precision == "float32" else HALF_ALGORITHM
 
 
 def request_key(spec_json: str, weights_identity: str, precision: str) -> dict[str, Any]:
@@ -30,7 +36,7 @@ def request_key(spec_json: str, weights_identity: str, precision: str) -> dict[s
         "spec": json.loads(spec_json),
         "weights": weights_identity,
         "precision": precision,
-        "algorithm": ALGORITHM,
+        "algorithm": algorithm(precision),
     }
 
 
@@ -97,11 +103,18 @@ def _compute(message: Mapping[str, Any], options: Any) -> dict[str, Any]:
     """The record, with a ``trace`` where something happened that nobody foresaw."""
     from framefeat import embed_client
 
-    found = devices.wanted(options.device) if options.gpus > 0 else []
+    found = []
+    if options.gpus > 0:
+        if warning := devices.settle(options.device):
+            print(warning, file=sys.stderr)
+            message = {**message, "warnings": [warning]}
+        found = devices.wanted(options.device)
     owner = embed_client.owner_here()
     folder = embed_client.runtime_folder(owner) if owner and found else None
-    with devices.hold(folder, found) if folder else nullcontext((*found, devices.CPU)[0]) as device:
-        if owner and options.embedder != "off":
+    served = bool(owner) and options.embedder != "off"
+    clients = devices.CLIENTS if served else 1  # without an embedder each would load a model of its own
+    with devices.hold(folder, found, clients) if folder else nullcontext((*found, devices.CPU)[0]) as device:
+        if owner and served:
             log = Path(options.embedder_logs or "logs") / f"{devices.file_name(device)}.log"
             return embed_client.request(message, owner, device, log)["record"]
         return _compute_here(message, device)
@@ -114,7 +127,15 @@ def _compute_here(message: Mapping[str, Any], device: str) -> dict[str, Any]:
     torch_device = devices.torch_device(device)
     if torch_device == "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    return embed_video(message, *load_network(message, Path(message["weights"]), torch_device))
+    try:
+        return embed_video(message, *load_network(message, Path(message["weights"]), torch_device))
+    except Exception as error:
+        if not devices.is_lost(error):
+            raise
+        raise UserError(
+            f"{message['video']}: the device failed (device {device}, {devices.first_line(error)}). Run again; where it "
+            "stays so, the device or its driver is at fault: look at 'nvidia-smi -q', or set device: cpu."
+        ) from error
 
 
 def prewarm(described: Mapping[str, Any]) -> None:

@@ -11,13 +11,15 @@ import logging
 import operator
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import fx, nn
 
+from framefeat import devices
 from framefeat.backbone import published
 from framefeat.errors import UserError
 from framefeat.preprocess import Geometry, Size
@@ -28,9 +30,19 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AUTO_BATCH = {"cpu": 16, "cuda": 64}
+#: How images lie in memory, by the device's type. Fixed and not timed: the kernels of the two layouts round in other
+#: ways, so what is chosen by a clock would change bytes. Frames come channels last; oneDNN's convolutions and the
+#: tensor cores' want it so.
+MEMORY = {"cpu": torch.channels_last, "cuda": torch.channels_last}
+#: The device whose features are the measure of all others.
+REFERENCE = "cpu"
+#: How far another device's features of one image may be from the reference's, as a part of their length. Float32
+#: differs by the order of sums; the half precisions by their 8 and 11 bits in each layer.
+MOST_DIFFERENT = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
 _TOLERANCE = (
     1e-4  # between the folded and the plain model, in units of the largest feature where that is above 1
 )
+NOT_FOLDED = "not folded"
 _log = logging.getLogger(__name__)
 
 # ---------------------------------------------------------------------------------------------- the library's model
@@ -339,32 +351,55 @@ def _activation(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, list
     return None
 
 
-def _fast(model: nn.Module, size: Size, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """``model`` made fast for ``device``, or as it is where that cannot be done or would change its features."""
+def _example(size: Size) -> torch.Tensor:
     ramp = torch.linspace(-2, 2, 3 * size[0] * size[1]).view(1, 3, *size)
-    example = (ramp * 37).sin().contiguous(memory_format=torch.channels_last)
-    expected = model(example)
+    return (ramp * 37).sin().contiguous(memory_format=torch.channels_last)
+
+
+def _fast(
+    model: nn.Module, example: torch.Tensor, expected: torch.Tensor, device: torch.device, dtype: torch.dtype
+) -> tuple[nn.Module, str]:
+    """``model`` made fast for ``device``, or as it is where that cannot be done or would change its features of
+    ``example``; and what was done, which begins with ``NOT_FOLDED`` in that case."""
+    done = "nothing to fold"
     try:
         fast = fold(model, example)
         if isinstance(fast, fx.GraphModule):
+            done = "folded"
             fast = fast.to(memory_format=torch.channels_last)
             if device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
+                done = "folded and packed"
                 fast = pack(fast, example)
         got = fast(example)
     except Exception as error:  # a model that cannot be traced, an operator that this build of torch lacks
-        _log.info("%s is not folded: %s", type(model).__name__, error)
-        return model
+        return model, f"{NOT_FOLDED}: {devices.first_line(error)}"
     if not (got - expected).abs().max() <= _TOLERANCE * max(1.0, float(expected.abs().max())):
-        _log.warning("%s is not folded: its features would change", type(model).__name__)
-        return model
-    return fast
+        return model, f"{NOT_FOLDED}: its features would change"
+    return fast, done
+
+
+def _placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """``model`` on ``device`` in ``dtype``. BatchNorm that is still there keeps float32: its statistics lose more in 8
+    bits than a layer's activations do."""
+    norms = [(norm, copy.deepcopy(norm.state_dict())) for norm in _batchnorms(model)]
+    model = model.to(device=device, dtype=dtype).to(memory_format=MEMORY[device.type])
+    for norm, state in norms:
+        norm.float().load_state_dict(state)
+    return model
+
+
+def _batchnorms(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 # ------------------------------------------------------------------------------------------------- the network
 
 
 class Network(nn.Module):
-    """uint8 frames ``[B, h, w, 3]`` (RGB, on ``device``) to pooled features, float32 ``[B, D]``."""
+    """uint8 frames ``[B, h, w, 3]`` (RGB, on ``device``) to pooled features, float32 ``[B, D]``.
+
+    ``about`` says what computes them, for the record; ``fits`` is the largest batch that had room, where one had none.
+    """
 
     def __init__(
         self, spec: "BackboneSpec", body: nn.Module, device: torch.device, dtype: torch.dtype
@@ -375,15 +410,18 @@ class Network(nn.Module):
         self.dtype = dtype
         self.size = Geometry.from_name(spec.geometry).output
         self.body = body
+        self.about: dict[str, Any] = {}
+        self.fits: int | None = None
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (spec.mean, spec.std))
         columns = self.size[1]  # one number per byte of a line: a line is computed as one run of memory
         self.scale = (1 / (255 * std)).repeat(columns).to(device, torch.float32)
         self.shift = (-mean / std).repeat(columns).to(device, torch.float32)
 
     def normalise(self, frames: torch.Tensor) -> torch.Tensor:
-        """``ToTensor`` and ``Normalize``: uint8 ``[B, h, w, 3]`` to ``[B, 3, h, w]`` in channels-last memory."""
+        """``ToTensor`` and ``Normalize``: uint8 ``[B, h, w, 3]`` to ``[B, 3, h, w]`` in the memory of its device."""
         lines = frames.flatten(2).to(torch.float32).mul_(self.scale).add_(self.shift)
-        return lines.view(frames.shape).permute(0, 3, 1, 2).to(self.dtype)
+        images = lines.view(frames.shape).permute(0, 3, 1, 2).to(self.dtype)
+        return images.contiguous(memory_format=MEMORY[self.device.type])
 
     @torch.inference_mode()
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
@@ -422,10 +460,15 @@ def load(
     with torch.inference_mode():
         model = load_library_model(spec, weights_file).to(memory_format=torch.channels_last)
         size = Geometry.from_name(spec.geometry).output
+        example, folding = _example(size), "not asked for"
+        expected = model(example)
         if fold:
-            model = _fast(model, size, where, dtype)
-        network = Network(spec, model.to(device=where, dtype=dtype), where, dtype).eval()
+            model, folding = _fast(model, example, expected, where, dtype)
+        network = Network(spec, _placed(model, where, dtype), where, dtype).eval()
+        network.about = _about(network, folding)
         found = network(torch.zeros((1, *size, 3), dtype=torch.uint8, device=where)).shape[1]
+        if where.type != REFERENCE:
+            _compare(network, example, expected)
     if found != spec.dim:
         raise UserError(
             f"{spec.name} gives {found} features, not the {spec.dim} expected: is the library another version?"
@@ -433,11 +476,61 @@ def load(
     return network
 
 
+def _about(network: Network, folding: str) -> dict[str, Any]:
+    """What the record says of it: no time, no host, the same for every video of a run on one device."""
+    about: dict[str, Any] = {"device": str(network.device)}
+    if network.device.type == "cuda":
+        about = {
+            "device": torch.cuda.get_device_name(network.device),
+            "driver": devices.driver_version(),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    slow = folding.startswith(NOT_FOLDED)
+    sentence = f"{network.spec.name} is {folding}. Its features are right, and all runs are slower."
+    if slow:
+        _log.warning(sentence)
+    return about | {
+        "folding": folding,
+        "unfolded_batchnorm": len(_batchnorms(network)),
+        "warnings": [sentence] if slow else [],
+    }
+
+
+def _compare(network: Network, example: torch.Tensor, expected: torch.Tensor) -> None:
+    """One whole batch on the device against the reference's features of the same image; ``UserError`` where any of them
+    is too far away."""
+    image = example.to(network.device, network.dtype)
+    batch, got = AUTO_BATCH["cuda"], None
+    while got is None:
+        try:
+            whole = image.expand(batch, -1, -1, -1)
+            got = network.body(whole.contiguous(memory_format=MEMORY[network.device.type]))
+        except Exception as error:
+            batch = _smaller(network, batch, error)
+    difference = (got.float().cpu() - expected).norm(dim=1).max() / expected.norm()
+    most = MOST_DIFFERENT[network.dtype]
+    if not difference <= most:
+        raise UserError(
+            f"device: {network.about['device']} computes other features than the CPU with {network.spec.name}: they differ by "
+            f"{float(difference):.2g} of their length, more than the {most:g} that rounding explains. "
+            + (
+                "Set precision: bf16 or float32."
+                if network.dtype == torch.float16
+                else "Update the driver or torch, or set device: cpu."
+            )
+        )
+
+
 def _settle(device: torch.device) -> None:
     """Settings of the process: the same numbers every time, and memory that is kept between batches."""
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cuda.matmul.allow_tf32 = False
+        # Sums of products stay in float32 where the products are of half precision.
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_fp16_accumulation = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
@@ -478,35 +571,64 @@ class Stacked:
 
 
 def embed(
-    network: Network, frames: np.ndarray | Stacked, batch_size: int, workers: int = 1
+    network: Network,
+    frames: np.ndarray | Stacked,
+    batch_size: int,
+    workers: int = 1,
+    beat: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, int]:
     """Features of ``frames`` (uint8 ``[T, h, w, 3]``, an array or a memory map): float32 ``[T, D]``, and the batch used.
 
     Every batch has ``batch_size`` rows (the last frame is repeated to fill the last one), so that a row does not depend
     on how many others there are. On the CPU ``workers`` threads take whole batches, each with one thread of torch's
-    own: their number changes no byte. Where memory does not suffice the batch is halved and all rows are done again.
+    own: their number changes no byte. Where memory does not suffice the batch is halved, for what comes after as well,
+    and all rows are done again. ``beat`` is called after each batch.
     """
     if frames.shape[1:] != (*network.size, 3) or frames.dtype != np.uint8:
         raise ValueError(
             f"frames are {frames.dtype} {frames.shape}, not uint8 [T, {network.size[0]}, {network.size[1]}, 3]"
         )
     run = _embed_cuda if network.device.type == "cuda" else _embed_cpu
+    batch_size = min(batch_size, network.fits or batch_size)
     while True:
         try:
-            return run(network, frames, batch_size, workers), batch_size
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not isinstance(
-                error, torch.OutOfMemoryError | MemoryError
-            ) and "can't allocate memory" not in str(error):
-                raise
-            if batch_size == 1:
-                raise UserError(
-                    f"{network.spec.name} does not fit into the memory of {network.device} even one frame at a time: "
-                    "use a device with more memory or another backbone."
-                ) from error
-        if network.device.type == "cuda":
-            torch.cuda.empty_cache()
-        batch_size //= 2
+            return run(network, frames, batch_size, workers, beat), batch_size
+        except Exception as error:
+            batch_size = _smaller(network, batch_size, error)
+
+
+def _smaller(network: Network, batch_size: int, error: Exception) -> int:
+    """Half the batch where ``error`` tells of too little memory; else raises it, or ``UserError`` if nothing is left to
+    halve."""
+    if not devices.is_out_of_memory(error):
+        raise error
+    use = _memory_use(network.device)
+    if batch_size == 1:
+        raise UserError(
+            f"{network.spec.name} does not fit into the memory of {network.device} even one frame at a time"
+            f"{use}: use a device with more memory or another backbone. ({devices.first_line(error)})"
+        ) from error
+    _log.warning("no memory for %d frames at once%s: half as many from now on", batch_size, use)
+    if network.device.type == "cuda":
+        error.__traceback__ = None  # it holds the tensors that were made
+        torch.cuda.empty_cache()
+    network.fits = batch_size // 2
+    return network.fits
+
+
+def _memory_use(device: torch.device) -> str:
+    """Who has the device's memory, where that is not this process alone."""
+    if device.type != "cuda":
+        return ""
+    free, total = torch.cuda.mem_get_info(device)
+    own = torch.cuda.memory_reserved(device)
+    others = (total - free - own) / 2**30
+    if others < 1:  # less is what any process needs of it to begin with
+        return ""
+    return (
+        f" (of its {total / 2**30:.1f} GiB this process holds {own / 2**30:.1f} and others hold {others:.1f}: end them, "
+        "'nvidia-smi' lists them, or use another device)"
+    )
 
 
 def _fill(batch: np.ndarray, frames: np.ndarray | Stacked, start: int) -> int:
@@ -517,13 +639,16 @@ def _fill(batch: np.ndarray, frames: np.ndarray | Stacked, start: int) -> int:
     return len(chunk)
 
 
-def _embed_cpu(network: Network, frames: np.ndarray | Stacked, batch_size: int, workers: int) -> np.ndarray:
+def _embed_cpu(
+    network: Network, frames: np.ndarray | Stacked, batch_size: int, workers: int, beat: Callable[[], None]
+) -> np.ndarray:
     features = np.empty((len(frames), network.spec.dim), np.float32)
 
     def run(start: int) -> None:
         batch = np.empty((batch_size, *frames.shape[1:]), np.uint8)
         real = _fill(batch, frames, start)
         features[start : start + real] = network(torch.from_numpy(batch)).numpy()[:real]
+        beat()
 
     with ThreadPoolExecutor(workers, "embed", initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for _ in pool.map(run, range(0, len(frames), batch_size)):
@@ -531,28 +656,69 @@ def _embed_cpu(network: Network, frames: np.ndarray | Stacked, batch_size: int, 
     return features
 
 
-def _embed_cuda(network: Network, frames: np.ndarray | Stacked, batch_size: int, workers: int) -> np.ndarray:
-    """Two pinned buffers: while the device works on one batch the next is read and copied on a stream of its own."""
+class _Lane:
+    """The memory of one batch under way: its frames on the host and on the device, and its features on the host."""
+
+    def __init__(self, network: Network, batch_size: int) -> None:
+        shape = (batch_size, *network.size, 3)
+        self.read_frames = _pinned(shape, torch.uint8)
+        self.frames = torch.empty(shape, dtype=torch.uint8, device=network.device)
+        self.features = _pinned((batch_size, network.spec.dim), torch.float32)
+        # blocking: who waits for the device leaves its core to the decoders
+        self.copied = torch.cuda.Event(blocking=True)  # the frames are on the device
+        self.computed = torch.cuda.Event(blocking=True)  # the features are on the host
+        self.reading: Future[int] | None = None
+        self.writing: Future[None] | None = None
+
+
+def _pinned(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Memory of the host that the device copies from and to by itself."""
+    return torch.empty(shape, dtype=dtype, pin_memory=True)
+
+
+def _embed_cuda(
+    network: Network, frames: np.ndarray | Stacked, batch_size: int, workers: int, beat: Callable[[], None]
+) -> np.ndarray:
+    """Three threads: one reads frames, this one keeps the device at work, one takes the features. While the device
+    computes a batch, the next is copied to it on a stream of its own, and the one after that is read."""
     device = network.device
-    shape = (batch_size, *frames.shape[1:])
-    features = torch.empty((len(frames), network.spec.dim), device=device)
-    pinned = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
-    on_device = [torch.empty(shape, dtype=torch.uint8, device=device) for _ in range(2)]
-    copied = [torch.cuda.Event() for _ in range(2)]
-    used = [torch.cuda.Event() for _ in range(2)]
+    features = np.empty(
+        (len(frames), network.spec.dim), np.float32
+    )  # of a long video too: the host has the room
+    starts = range(0, len(frames), batch_size)
+    lanes = [_Lane(network, batch_size) for _ in starts[:3]]
     compute, copying = torch.cuda.current_stream(device), torch.cuda.Stream(device)
     copying.wait_stream(compute)
-    for number, start in enumerate(range(0, len(frames), batch_size)):
-        slot = number % 2
-        copied[slot].synchronize()  # the pinned buffer is free
-        real = _fill(pinned[slot].numpy(), frames, start)
-        with torch.cuda.stream(copying):
-            copying.wait_event(used[slot])  # the device's buffer is free
-            on_device[slot].copy_(pinned[slot], non_blocking=True)
-            copied[slot].record(copying)
-        compute.wait_event(copied[slot])
-        features[start : start + real] = network(on_device[slot])[:real]
-        used[slot].record(compute)
-    result = features.cpu().numpy()
-    torch.cuda.synchronize(device)
-    return result
+
+    def read(lane: _Lane, start: int) -> int:
+        lane.copied.synchronize()
+        return _fill(lane.read_frames.numpy(), frames, start)
+
+    def write(lane: _Lane, start: int, real: int) -> None:
+        lane.computed.synchronize()
+        features[start : start + real] = lane.features.numpy()[:real]
+        beat()
+
+    with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
+        for lane, start in zip(lanes, starts, strict=False):
+            lane.reading = reader.submit(read, lane, start)
+        for number, start in enumerate(starts):
+            lane = lanes[number % len(lanes)]
+            assert lane.reading is not None
+            real = lane.reading.result()
+            if lane.writing is not None:
+                lane.writing.result()  # its features are taken
+            with torch.cuda.stream(copying):
+                copying.wait_event(lane.computed)  # its frames are used
+                lane.frames.copy_(lane.read_frames, non_blocking=True)
+                lane.copied.record(copying)
+            if number + len(lanes) < len(starts):
+                lane.reading = reader.submit(read, lane, starts[number + len(lanes)])
+            compute.wait_event(lane.copied)
+            lane.features.copy_(network(lane.frames), non_blocking=True)
+            lane.computed.record(compute)
+            lane.writing = writer.submit(write, lane, start, real)
+        for lane in lanes:
+            if lane.writing is not None:
+                lane.writing.result()
+    return features

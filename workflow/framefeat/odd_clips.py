@@ -677,6 +677,7 @@ _KINDS: list[list[OddClip]] = [
         starts=(0, 10),
         second=replace(MPEG2_B, size=(96, 128)),
         known=False,
+        traits="damaged",
     ),
     _odd(
         "two_codecs",

@@ -22,6 +22,8 @@ def lines(results: Path, backbones: Sequence[str]) -> Iterator[str]:
             f"{path.parent}/{manifest['dataset']}_features.npy: float32 ({manifest['total_frames']}, "
             f"{manifest['feature_dim']}), {len(manifest['videos'])} videos, alignment {verdict.of_manifest(manifest)}"
         )
+        computed_by = manifest.get("computed_by", [])
+        yield from sorted({warning for network in computed_by for warning in network["warnings"]})
         yield from _against(manifest)
     left = left_out(results)
     if left.files:

@@ -70,7 +70,13 @@ def decoded_order(name: str, packets: Packets, jump: int | None, tick: Tick) -> 
 
 
 def clock_goes_back(packets: Packets) -> int:
-    """How often decoding times step back in the file: recordings joined end to end."""
+    """How often the file's clock steps back: recordings joined end to end.
+
+    Decoding times tell, unless presentation times rise from packet to packet: where a format stores none (Matroska), FFmpeg's
+    guesses at decoding times stumble over such files.
+    """
+    if _ascends(packets.pts[packets.shown]):
+        return 0
     known = packets.dts[packets.dts != NO_PTS]
     return int((np.diff(known) < 0).sum())
 

@@ -111,6 +111,7 @@ class Sampler:
             except Contradiction as contradiction:
                 # Nothing that was planned by the packets holds: all rows anew, counted in a decode of everything in order.
                 container = read_container(self.path, self.line.tick, str(contradiction))
+                self._clear()
                 return self._sample(container)
         except UserError as error:
             return self._nothing(str(error))
@@ -134,6 +135,10 @@ class Sampler:
             taken = self._judged(container, other, reason, rows_of)
             look = self._look_again(container, taken, wanted, decord_serves=False)
         return self._evidence(container, plan, taken, look, rows_of)
+
+    def _clear(self) -> None:
+        for row in range(len(self.times)):
+            self.rows.clear(row)
 
     # --- the first decode
 
@@ -256,8 +261,7 @@ class Sampler:
         """Evidence of a video that gives no frame at all: every row is bad."""
         self._write_recheck([], {})
         frames = Frames(self.rows, {}, self.geometry, Fraction(1))
-        for row in range(len(self.times)):
-            self.rows.clear(row)
+        self._clear()
         count = len(self.times)
         return self._write(
             frames,

@@ -59,9 +59,15 @@ REPORT = f"{RESULTS}/report.html"
 RUN_BEGAN = time.time()
 # The executor is not known yet when this is read; only one that hands jobs to others is given a number of them (--jobs).
 RUNS_JOBS_HERE = workflow.is_main_process and workflow.global_resources["_nodes"].value is None
+# --resources gpu=0: no GPU is touched, nor asked for.
+GPUS = workflow.global_resources["gpu"].value if "gpu" in workflow.global_resources else None
+DEVICE = "cpu" if GPUS == 0 else SETTINGS.device
+# Where this machine runs the jobs torch is asked once, before the first of them, which devices it can use.
+if RUNS_JOBS_HERE and (warning := checked(devices.settle, DEVICE)):
+    logger.warning(warning)
 # Where this machine runs the jobs and has no CUDA device, extraction is CPU work and must not wait for a GPU.
-HAS_GPU = not RUNS_JOBS_HERE or bool(checked(devices.wanted, SETTINGS.device))
-GPU_PER_JOB = int(SETTINGS.device != "cpu" and HAS_GPU)
+HAS_GPU = not RUNS_JOBS_HERE or bool(checked(devices.wanted, DEVICE))
+GPU_PER_JOB = int(DEVICE != "cpu" and HAS_GPU)
 if RUNS_JOBS_HERE and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", 1)
 # Videos whose temporary frames may wait on the disk for the device; 0: any number.
@@ -89,7 +95,7 @@ if RUNS_JOBS_HERE and SETTINGS.warm_embedder:
     os.environ.update(
         FRAMEFEAT_PREWARM=json.dumps(
             {
-                "device": SETTINGS.device,
+                "device": DEVICE,
                 "gpus": GPU_PER_JOB,
                 "logs": f"{LOGS}/embedder",
                 "spec": first.spec_json,

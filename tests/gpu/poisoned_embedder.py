@@ -1,0 +1,27 @@
+"""An embedder in which a request can spoil the device's context for good. Run as a script."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from framefeat import embedder
+
+
+class Poisoned(embedder.TorchBackend):
+    """``poison``: a file; as long as it is there the work fails as a kernel with a wrong index does."""
+
+    def embed(self, message: Mapping[str, Any], beat: Callable[[], None]) -> dict[str, Any]:
+        poison = Path(message["weights"]).with_name("poison")
+        if poison.exists():
+            import torch
+
+            if poison.read_text() == "once":
+                poison.unlink()
+            with self._turn():
+                values, place = torch.zeros(1, device="cuda"), torch.tensor([7], device="cuda")
+                values[place].sum().item()
+        return super().embed(message, beat)
+
+
+if __name__ == "__main__":
+    embedder.main(Poisoned("cuda"))

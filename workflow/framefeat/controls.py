@@ -110,7 +110,7 @@ def _write_twin(features: Features, folder: Path, kind: str, seed: int) -> None:
             stream.write(block)
             digest.update(block)
     with atomic_path(folder / FRAME_INDEX) as temporary:
-        shutil.copyfile(features.folder / FRAME_INDEX, temporary)
+        shutil.copyfile(features.index_path, temporary)
 
     manifest: dict[str, Any] = copy.deepcopy(features.manifest)
     manifest["alignment_verified"] = False

@@ -63,6 +63,11 @@ def new_folder(
         foreign = [
             repr(str(out / name)) for name in files if name not in earlier and os.path.lexists(out / name)
         ]
+        folders = [repr(str(out / name)) for name in files if (out / name).is_dir()]
+        if folders:
+            raise complain(
+                "These are folders where files are to be written:", folders, "Give another folder."
+            )
         if foreign and not force:
             raise complain(
                 "These files exist and framefeat did not write them:",

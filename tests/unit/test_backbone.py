@@ -84,6 +84,15 @@ def test_the_default_is_the_notebooks() -> None:
         ),
         ("timm:resnet18", None, "weights", "a1_in1k", 512, "short235-crop224-bicubic"),
         ("timm:resnet18.tv_in1k", None, "squash224", "tv_in1k", 512, "squash224"),
+        ("timm:vit_xsmall_patch16_clip_224", None, "squash224", "tinyclip_yfcc15m", 256, "squash224"),
+        (
+            "timm:vit_xsmall_patch16_clip_224:projected",
+            None,
+            "squash224",
+            "tinyclip_yfcc15m",
+            512,
+            "squash224",
+        ),
     ],
 )
 def test_names_and_weights_are_resolved(
@@ -101,6 +110,9 @@ def test_names_and_weights_are_resolved(
         ("resnet", None, "did you mean 'resnet"),
         ("timm:resnet5", None, "'timm:resnet50'"),
         ("timm:resnet50.a1_in1", None, "'timm:resnet50.a1_in1k'"),
+        ("timm:resnet50.a1_in1k:projected", None, "no projection of CLIP's"),
+        ("timm:vit_base_patch16_clip_224.openai_ft_in1k:projected", None, "no projection of CLIP's"),
+        ("timm:resnet50.a1_in1k:proj", None, "what may follow a timm name is ':projected'"),
         ("mobilenet_v3_large", "IMAGENET1K_V3", "did you mean 'IMAGENET1K_V"),
         ("mobilenet_v3_large", "weights.bin", "local file"),
         ("vit_h_14", None, "IMAGENET1K_SWAG_E2E_V1"),
@@ -348,6 +360,26 @@ def test_position_embeddings_are_resampled_to_the_frames(tmp_path: Path) -> None
     features = embed(load_model(spec, spec.file), FRAMES[:3], 2)[0]
     assert features.shape == (3, spec.dim)
     assert features.std(0).mean() > 0.01
+
+
+def test_clip_after_its_projection(tmp_path: Path) -> None:
+    import timm
+
+    name = "vit_xsmall_patch16_clip_224"
+    model = live(lambda: timm.create_model(name, num_classes=512), 224)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    before, after = (
+        embed(load_model(spec, spec.file), FRAMES[:2], 2)[0]
+        for spec in (resolve(f"timm:{name}{end}", str(tmp_path / "w.pth")) for end in ("", ":projected"))
+    )
+    with torch.no_grad():
+        np.testing.assert_allclose(after, model.head(torch.from_numpy(before)), rtol=1e-4, atol=1e-4)
+    assert after.std(0).mean() > 1e-3
+    without = {key: value for key, value in model.state_dict().items() if not key.startswith("head.")}
+    torch.save(without, tmp_path / "w.pth")
+    spec = resolve(f"timm:{name}:projected", str(tmp_path / "w.pth"))
+    with pytest.raises(UserError, match=r"missing: head\.weight"):
+        load_model(spec, spec.file)
 
 
 def test_the_table_of_models_is_the_library_s(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,11 @@
 """The command line as a person meets it: help, mistakes, and that a subcommand's own parser is all that is built."""
 
 import argparse
+import re
 from pathlib import Path
 from unittest import mock
 
+import framefeat
 import pytest
 from framefeat import cli
 
@@ -50,3 +52,25 @@ def test_one_parser_is_built_for_a_job() -> None:
         assert made.call_count == 1
     command, options = cli._parse(["stale", "results/x", "--delete"])
     assert (command, options.delete) == ("stale", True)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"framefeat {framefeat.__version__}\n"
+
+
+def test_the_old_spelling_still_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["export-h5"], ["export_h5"], ["export", "h5"]):
+        assert cli.main([*arguments, str(tmp_path / "none"), "out.h5"]) == 1
+        assert "none' does not exist; give the folder" in capsys.readouterr().err
+
+
+def test_backbones_by_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["backbones"]) == 0
+    assert re.search(r"(?m)^mobilenet_v3_large +960 +IMAGENET1K_V1, IMAGENET1K_V2$", capsys.readouterr().out)
+    assert cli.main(["backbones", "tf_efficientnet_lite0"]) == 0
+    assert re.search(r"(?m)^timm:tf_efficientnet_lite0 +1280 +in1k$", capsys.readouterr().out)
+    assert cli.main(["backbones", "no-such"]) == 1
+    assert "has 'no-such' in its name" in capsys.readouterr().err

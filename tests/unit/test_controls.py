@@ -118,3 +118,13 @@ def test_refusals(source: Path, tmp_path: Path) -> None:
     named = write_results(tmp_path / "x" / "zero", [Clip("a", 100)])
     with pytest.raises(UserError, match="the source itself"):
         controls.make_controls(named, tmp_path / "x", kinds=["zero"])
+
+
+def test_other_results_are_not_replaced(source: Path, tmp_path: Path) -> None:
+    other = write_results(tmp_path / "runs" / "zero", [Clip("a", 300)], dim=6)
+    before = {path.name: path.read_bytes() for path in other.iterdir()}
+    with pytest.raises(UserError, match="holds results that are no control"):
+        controls.make_controls(source, tmp_path / "runs", kinds=["zero"])
+    assert {path.name: path.read_bytes() for path in other.iterdir()} == before
+    for _ in range(2):  # its own are made anew
+        controls.make_controls(source, tmp_path / "controls", kinds=["zero"])

@@ -1,7 +1,9 @@
+import contextlib
 import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import framefeat
 import numpy as np
@@ -148,6 +150,111 @@ def test_files_that_do_not_belong_together(folder: Path, tmp_path: Path) -> None
     matrix.write_bytes(b"\x93NUMPY")
     with pytest.raises(UserError, match="not a whole"):
         framefeat.load(folder)
+
+
+def test_short_repr(folder: Path) -> None:
+    features = framefeat.load(folder)
+    assert repr(features) == f"<framefeat.Features {str(folder)!r}: 64 rows x 6, 3 videos>"
+
+
+def test_after_a_change_of_directory_and_in_another_process(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    features = framefeat.load("bb")
+    packed = pickle.dumps(features.sequences())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(features.sequences()[0]["features"]) == 20
+    (tmp_path / "packed").write_bytes(packed)
+    code = f"import pickle; print(len(pickle.load(open({str(tmp_path / 'packed')!r}, 'rb'))[0]['rows']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout == "20\n"
+
+
+def test_parts_that_lie_apart(folder: Path, tmp_path: Path) -> None:
+    parts = {}
+    for name, file in (
+        ("matrix", "tiny_features.npy"),
+        ("index", "frame_index.parquet"),
+        ("manifest", "feature_manifest.json"),
+    ):
+        parts[name] = tmp_path / name / "renamed"
+        parts[name].parent.mkdir()
+        parts[name].write_bytes((folder / file).read_bytes())
+    features = framefeat.load(**parts)
+    assert len(features) == 64
+    assert len(pickle.loads(pickle.dumps(features))) == 64  # noqa: S301
+    (folder / "feature_manifest.json").unlink()
+    assert len(framefeat.load(folder, manifest=parts["manifest"])) == 64
+    with pytest.raises(UserError, match=r"matrix, index and manifest \(manifest is missing\)"):
+        framefeat.load(matrix=parts["matrix"], index=parts["index"])
+    with pytest.raises(UserError, match="index: the file 'none' does not exist"):
+        framefeat.load(folder, index="none")
+    parts["manifest"].write_text("[1]")
+    with pytest.raises(UserError, match="not a whole manifest"):
+        framefeat.load(**parts)
+    with pytest.raises(UserError, match="not a whole Parquet file"):
+        framefeat.load(folder, manifest=_copied(folder, tmp_path), index=parts["matrix"])
+
+
+def _copied(folder: Path, tmp_path: Path) -> Path:
+    path = write_results(tmp_path / "copy", CLIPS, dim=6) / "feature_manifest.json"
+    return path.rename(folder / "feature_manifest.json")
+
+
+def test_targets_of_other_libraries(folder: Path, targets: pd.DataFrame) -> None:
+    import pyarrow as pa
+
+    features = framefeat.load(folder)
+    wanted = features.sequences(targets=targets)[2]["target"].tolist()
+    given: list[Any] = [
+        pa.Table.from_pandas(targets),
+        np.arange(64) / 100,
+        targets.assign(video_id=targets["video_id"].astype("S8")).to_records(
+            index=False, column_dtypes={"video_id": "S8"}
+        ),
+    ]
+    with contextlib.suppress(ImportError):
+        import polars
+
+        given += [polars.from_pandas(targets), polars.from_pandas(targets).lazy()]
+    for table in given:
+        assert features.sequences(targets=table)[2]["target"].tolist() == wanted, type(table)
+    with pytest.raises(UserError, match=r"array is float64 \[63\], the matrix has 64 rows"):
+        features.sequences(targets=np.arange(63) / 100)
+    lacking = np.where(np.arange(64) == 21, np.nan, 0.5)
+    with pytest.raises(UserError, match="1 rows have no finite number, the first of them row 21 \\('007'\\)"):
+        features.sequences(targets=lacking)
+    assert len(features.sequences(targets=lacking, split=["NA"])) == 1
+    with pytest.raises(UserError, match="targets: dict is no table"):
+        features.sequences(targets={"video_id": []})
+
+
+def test_files_that_are_no_text(folder: Path, tmp_path: Path) -> None:
+    features = framefeat.load(folder)
+    with pytest.raises(UserError, match=r"split: .* is not text"):
+        features.sequences(split=features.matrix_path)
+    with pytest.raises(UserError, match=r"split: .* is a folder"):
+        features.sequences(split=folder)
+    for name in ("t.csv", "t.parquet"):
+        (tmp_path / name).write_bytes(features.matrix_path.read_bytes())
+        with pytest.raises(UserError, match=r"targets: .* is not a whole"):
+            features.sequences(targets=tmp_path / name)
+
+
+def test_torchs_own_collate(folder: Path, targets: pd.DataFrame) -> None:
+    from torch.utils.data import DataLoader
+
+    features = framefeat.load(folder)
+    with pytest.raises(UserError, match=r"no targets.*collate_fn=framefeat\.dataset\.pad_collate"):
+        next(iter(DataLoader(features.sequences())))
+    data = features.sequences(targets=targets)
+    with pytest.raises(UserError, match=r"different lengths \(20, 30 rows\).*pad_collate"):
+        next(iter(DataLoader(data, batch_size=2)))
+    batch = next(iter(DataLoader(data)))
+    assert batch["target"].shape == (1, 20)
+    assert batch["video_id"] == ["-esJr"]
 
 
 def test_reading_does_not_import_torch(folder: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from framefeat import controls, export_h5
-from framefeat.annotations import fit_length, open_annotations, unit_scores
+from framefeat.annotations import MatAnnotations, TsvAnnotations, fit_length, open_annotations, unit_scores
 from framefeat.errors import UserError
 from framefeat.knapsack import shot_summary
 from framefeat.kts import unit_rows
@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def annotations(tmp_path: Path) -> Path:
-    write_tsv(tmp_path / "anno.tsv", {"007": 1000, "NA": 602, "-esJr": 900})
+    write_tsv(tmp_path / "anno.tsv", {"-esJr": 900, "007": 1000, "NA": 602})
     return tmp_path / "anno.tsv"
 
 
@@ -107,7 +107,7 @@ def test_keys_types_and_shapes(
 
 def test_scores_and_summaries(folder: Path, annotations: Path, tmp_path: Path) -> None:
     export_h5.run(folder, tmp_path / "out.h5", annotations=annotations)
-    raw = write_tsv(tmp_path / "again.tsv", {"007": 1000, "NA": 602, "-esJr": 900})["007"]
+    raw = write_tsv(tmp_path / "again.tsv", {"-esJr": 900, "007": 1000, "NA": 602})["007"]
     scores = (np.concatenate([raw, raw[:, -1:]], axis=1) - 1) / 4
     with h5py.File(tmp_path / "out.h5") as file:
         group = file["video_2"]
@@ -178,15 +178,206 @@ def test_clamped_last_row(tmp_path: Path) -> None:
         assert file["video_1"]["picks"][-1] == 4687
 
 
-def test_shots_too_long_for_the_budget_are_reported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = write_results(tmp_path / "r", [Clip("a", 600, shots=[])], dim=8)
-    write_tsv(tmp_path / "anno.tsv", {"a": 600})
-    table = export_h5.run(folder, tmp_path / "out.h5", annotations=tmp_path / "anno.tsv")
-    assert table[0]["segments"] == 1
+def test_summaries_that_say_nothing_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One shot: nothing fits. A short and a long one: the short one alone fits, whatever it scores. Ten: scores decide."""
+    clips = [Clip("a", 600, shots=[]), Clip("b", 600, shots=[5]), Clip("c", 600, shots=range(4, 40, 4))]
+    folder = write_results(tmp_path / "r", clips, dim=8)
+    write_tsv(tmp_path / "anno.tsv", {"a": 600, "b": 600, "c": 600})
+    out = tmp_path / "out.h5"
+    table = export_h5.run(folder, out, annotations=tmp_path / "anno.tsv")
+    assert [row["choice"] for row in table] == ["empty", "forced", "free"]
     assert table[0]["empty_summaries"] == 5
-    assert "summaries are empty in 1 videos" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    for sentence in export_h5.remarks(out):
+        assert sentence in said
+    assert "summaries are empty in 1 of 3 videos (a)" in said
+    assert "summaries are forced in 1 of 3 videos (b)" in said
+    with h5py.File(out) as file:
+        assert [file[f"video_{n}"].attrs["summary_choice"] for n in (1, 2, 3)] == ["empty", "forced", "free"]
+    random, truth = np.random.default_rng(0).random((2, 600))
+    with h5py.File(out) as file:
+        shots = file["video_2"]["change_points"][()]
+    assert np.array_equal(shot_summary(random, shots), shot_summary(truth, shots))
+    export_h5.run(write_results(tmp_path / "q", clips[2:], dim=8), tmp_path / "free.h5")
+    assert export_h5.remarks(tmp_path / "free.h5") == []
+
+
+# ---- what may be written over ------------------------------------------------------------------------------------------
+
+
+def test_the_source_of_the_shots_is_not_replaced(folder: Path, annotations: Path, tmp_path: Path) -> None:
+    """Neither under its own name nor under another one of the same file, not even with force."""
+    published = tmp_path / "published.h5"
+    with h5py.File(published, "w") as file:
+        for number, clip in enumerate(CLIPS, 1):
+            file[f"video_{number}/change_points"] = np.array([[0, 99], [100, clip.frames - 1]])
+    (tmp_path / "link.h5").symlink_to(published)
+    before = published.read_bytes()
+    for out in (published, tmp_path / "link.h5", tmp_path / "x" / ".." / "published.h5"):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match="one of the files that this export is made of"):
+            export_h5.run(folder, out, segments_from=published, force=True)
+    for out in (annotations, folder / "tiny_features.npy", folder / "frame_index.parquet"):
+        with pytest.raises(UserError, match="one of the files that this export is made of"):
+            export_h5.run(folder, out, annotations=annotations, force=True)
+    assert published.read_bytes() == before
+
+
+def test_what_framefeat_did_not_write_is_replaced_only_by_force(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "eccv16_dataset_tvsum_google_pool5.h5"
+    for make in (
+        lambda: out.write_text("notes"),
+        lambda: h5py.File(out, "w").close(),
+    ):
+        make()
+        before = out.read_bytes()
+        with pytest.raises(UserError, match="framefeat did not write it"):
+            export_h5.run(folder, out)
+        assert out.read_bytes() == before
+    export_h5.run(folder, out, force=True)
+    export_h5.run(folder, out)  # its own
+    with pytest.raises(UserError, match="is a folder"):
+        export_h5.run(folder, tmp_path, force=True)
+
+
+# ---- labels of others --------------------------------------------------------------------------------------------------
+
+
+def test_videos_keep_their_number_in_the_annotations(annotations: Path, tmp_path: Path) -> None:
+    subset = write_results(tmp_path / "r", CLIPS[:0:-1], dim=8)
+    export_h5.run(subset, tmp_path / "out.h5", annotations=annotations)
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert {name: group["video_name"][()] for name, group in file.items()} == {
+            "video_2": b"007",
+            "video_3": b"NA",
+        }
+
+
+def published_file(path: Path, clips: list[Clip], named: bool) -> dict[str, np.ndarray]:
+    """A file as published ones are: every 15th frame, 1024 dimensions, shots and summaries of its own."""
+    rng = np.random.default_rng(4)
+    scores = {}
+    with h5py.File(path, "w") as file:
+        for number, clip in enumerate(clips, 1):
+            group = file.create_group(f"video_{number}")
+            picks = np.arange(0, clip.frames, 15)
+            scores[clip.video_id] = rng.random(len(picks)).astype(np.float32)
+            starts = np.arange(0, clip.frames, 50)
+            group["features"] = np.zeros((len(picks), 1024), np.float32)
+            group["picks"] = picks
+            group["gtscore"] = scores[clip.video_id]
+            group["change_points"] = np.stack([starts, np.r_[starts[1:], clip.frames] - 1], axis=1)
+            group["user_summary"] = rng.integers(0, 2, (3, clip.frames)).astype(np.float32)
+            if named:
+                group["video_name"] = clip.video_id + ".mp4"
+    return scores
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_labels_of_another_file(tmp_path: Path, named: bool) -> None:
+    other, out = tmp_path / "other.h5", tmp_path / "out.h5"
+    scores = published_file(other, CLIPS, named)
+    clips = [CLIPS[2], CLIPS[1]] if named else CLIPS  # without names the order of the index is all there is
+    folder = write_results(tmp_path / "r", clips, dim=8)
+    export_h5.run(folder, out, labels_from=other)
+    with h5py.File(other) as theirs, h5py.File(out) as ours:
+        assert set(ours) == ({"video_2", "video_3"} if named else set(theirs))
+        for name, group in ours.items():
+            assert np.array_equal(group["user_summary"][()], theirs[name]["user_summary"][()])
+            assert np.array_equal(group["change_points"][()], theirs[name]["change_points"][()])
+            mine = scores[group["video_name"][()].decode()][group["picks"][()] // 15]
+            assert np.array_equal(group["gtscore"][()], mine)
+        assert ours.attrs["summaries"] == "from other.h5"
+    read_like_pgl_sum(out)
+    twin = controls.make_controls(folder, tmp_path / "controls", kinds=["zero"])["zero"]
+    export_h5.run(twin, tmp_path / "zero.h5", labels_from=other)
+
+
+def test_labels_that_do_not_fit(folder: Path, annotations: Path, tmp_path: Path) -> None:
+    other, out = tmp_path / "other.h5", tmp_path / "out.h5"
+    published_file(other, CLIPS, named=True)
+    with pytest.raises(UserError, match="labels-from and annotations do not go together"):
+        export_h5.run(folder, out, labels_from=other, annotations=annotations)
+    with h5py.File(other, "a") as file:
+        del file["video_1/gtscore"]
+        users = file["video_2/user_summary"][:, :900]
+        del file["video_2/user_summary"], file["video_3"]
+        file["video_2/user_summary"] = users
+    with pytest.raises(
+        UserError,
+        match=r"(?s)'-esJr'.*no gtscore.*'007'.*covers 900 frames but 1001.*'NA'.*no video of this name",
+    ):
+        export_h5.run(folder, out, labels_from=other)
+    with pytest.raises(UserError, match=r"labels-from: the file .* does not exist"):
+        export_h5.run(folder, out, labels_from=tmp_path / "none.h5")
+    assert not out.exists()
+
+
+def write_summe(folder: Path, clips: list[Clip], **changes: Any) -> dict[str, np.ndarray]:
+    """SumMe's files as its description has them: one per video, frames by users, above 0 where the user chose the frame."""
+    from scipy.io import savemat
+
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(3)
+    chosen = {}
+    for clip in clips:
+        users = np.repeat(rng.integers(0, 4, (clip.frames // 50 + 1, 15)), 50, axis=0)[: clip.frames]
+        chosen[clip.video_id] = users > 0
+        values = {
+            "user_score": users.astype(float),
+            "gt_score": (users > 0).mean(axis=1, keepdims=True),
+            "nFrames": float(clip.frames),
+            "FPS": clip.fps,
+            "segments": np.array([np.zeros((1, 2))] * 15, dtype=object)[None],
+            "video_duration": clip.frames / clip.fps,
+        } | changes
+        savemat(
+            folder / f"{clip.video_id}.mat",
+            {name: value for name, value in values.items() if value is not None},
+        )
+    return chosen
+
+
+def test_summe(tmp_path: Path) -> None:
+    clips = [Clip("Base jumping", 600, fps=25.0), Clip("Air_Force_One", 500)]
+    chosen = write_summe(tmp_path / "GT", [*clips, Clip("Cooking", 300)])
+    folder = write_results(tmp_path / "r", clips, dim=8)
+    export_h5.run(folder, tmp_path / "out.h5", annotations=tmp_path / "GT")
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert [file[f"video_{n}/video_name"][()] for n in (1, 2)] == [b"Air_Force_One", b"Base jumping"]
+        group = file["video_2"]
+        assert np.array_equal(group["user_summary"][()], chosen["Base jumping"].T)
+        assert np.allclose(group["gtscore"][()], chosen["Base jumping"].mean(axis=1)[group["picks"][()]])
+        assert file.attrs["summaries"] == "user_score > 0"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"gt_score": None}, "has no gt_score"),
+        ({"nFrames": 7.0}, r"user_score is \[500, 15\] .* nFrames says 7"),
+        ({"gt_score": np.full((500, 1), np.nan)}, "NaN or infinity"),
+        ({"user_score": "none"}, "are not numbers"),
+    ],
+)
+def test_wrong_summe_files(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    write_summe(tmp_path / "GT", [Clip("a", 500)], **changes)
+    with pytest.raises(UserError, match=said), open_annotations(tmp_path / "GT") as source:
+        source.labels("a")
+
+
+def test_folders_and_files_that_are_not_summe(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no \.mat file"):
+        open_annotations(tmp_path)
+    write_summe(tmp_path, [Clip("a", 500)])
+    with pytest.raises(UserError, match="give the folder that holds"):
+        open_annotations(tmp_path / "a.mat")
+    (tmp_path / "a.mat").write_bytes(b"MATLAB")
+    with (
+        pytest.raises(UserError, match="not a MATLAB file as SumMe's are"),
+        open_annotations(tmp_path) as source,
+    ):
+        source.frames("a")
 
 
 def test_refusals(folder: Path, tmp_path: Path) -> None:
@@ -409,7 +600,7 @@ def test_code_that_assumes_every_15th_frame(folder: Path, annotations: Path, tmp
 @needs_tvsum
 def test_published_scores_are_reproduced() -> None:
     """Values of ``gtscore`` that a user of the published file printed in a public thread, found as (mean - 1) / 4 at every 15th frame."""
-    with open_annotations(TVSUM / "ydata-tvsum50.mat") as source:
+    with MatAnnotations(TVSUM / "ydata-tvsum50.mat") as source:
         scores = unit_scores(source.scores("vdmoEJ5YbrQ")).mean(axis=0)[::15]
     head, tail = (
         np.repeat([0.3, 0.25, 0.1375, 0.125, 0.1625], 4),
@@ -421,13 +612,13 @@ def test_published_scores_are_reproduced() -> None:
 
 @needs_tvsum
 def test_mat_and_tsv_give_the_same_scores(tmp_path: Path) -> None:
-    with open_annotations(TVSUM / "ydata-tvsum50.mat") as mat:
+    with MatAnnotations(TVSUM / "ydata-tvsum50.mat") as mat:
         values = mat.scores("AwmHb44_ouw")
         assert values.shape == (20, 10597)
         lines = [f"AwmHb44_ouw\tVT\t{','.join(str(int(score)) for score in user)}\n" for user in values]
         (tmp_path / "anno.tsv").write_text("".join(lines))
-    with open_annotations(tmp_path / "anno.tsv") as tsv:
-        assert "other" not in tsv
+    with TsvAnnotations(tmp_path / "anno.tsv") as tsv:
+        assert tsv.video_ids == ["AwmHb44_ouw"]
         assert np.array_equal(tsv.scores("AwmHb44_ouw"), values)
 
 
@@ -439,7 +630,7 @@ def test_tvsum_targets_are_these_scores() -> None:
     table = pd.read_csv(TVSUM / "tvsum_index.csv", dtype={"video_id": str}, keep_default_na=False).set_index(
         "video_id"
     )
-    with open_annotations(TVSUM / "ydata-tvsum50.mat") as source:
+    with MatAnnotations(TVSUM / "ydata-tvsum50.mat") as source:
         for video, part in rows.groupby("video_id", sort=False):
             scores = source.scores(str(video))
             native = (

@@ -95,6 +95,18 @@ def test_an_index_that_is_gone_is_no_reason_to_be_content(project: Project) -> N
     project.config = before
 
 
+def test_the_export_is_redone_alone_and_tells_what_its_summaries_are_worth(project: Project) -> None:
+    """Clips without cuts: no shot fits the budget, and the terminal says so."""
+    before = dict(project.config)
+    done = project.run("export_h5")
+    assert done.of("write_h5") == done.jobs
+    assert "toy.h5: summaries are empty in 3 of 3 videos (a, b, c)" in done.output
+    project.config = before | {"export_l2": True}
+    assert project.run("export_h5").jobs == done.jobs
+    assert project.run().jobs == []
+    project.config = before
+
+
 def test_one_time_edited_one_row_added_one_removed(project: Project) -> None:
     rows = project.rows()
     rows.loc[rows["video_id"] == "b", "timestamp_sec"] += [0, 0.04, 0, 0]

@@ -1,6 +1,7 @@
 """Backbones by their names: what a name, its weights and a preprocessing stand for, without loading any weights.
 
-``mobilenet_v3_large`` and every other torchvision classification builder; ``timm:name`` or ``timm:name.tag`` for timm.
+``mobilenet_v3_large`` and every other torchvision classification builder; ``timm:name`` or ``timm:name.tag`` for timm, and
+``timm:name.tag:projected`` for CLIP's image embedding, after its projection.
 ``load_model`` (in ``network``) turns the specification and a weights file into pooled features.
 """
 
@@ -18,6 +19,8 @@ from framefeat.weights import DEFAULT, WeightsRef, published_digest, weights_for
 if TYPE_CHECKING:
     from framefeat.network import Network
 
+#: What a timm name ends in where the features are to be CLIP's image embedding and not what enters the projection.
+PROJECTED = ":projected"
 _DISPLAY = {"mobilenet_v3_large": "MobileNetV3-Large"}
 
 
@@ -28,7 +31,7 @@ class BackboneSpec:
     name: str  # as the configuration says it
     display: str  # as the manifest says it
     source: str  # "torchvision" | "timm"
-    arch: str  # builder's name; for timm with its tag
+    arch: str  # builder's name; for timm with its tag, and PROJECTED where that is asked for
     kind: str  # "enum" | "tag" | "file"
     weights: str  # enum name, tag, or the file's base name
     file: str  # file: the user's path; else the base name of a file that ``fetch`` can make
@@ -171,7 +174,11 @@ def _timm(name: str, weights: WeightsRef) -> tuple[str, str, str, Geometry, Norm
     from framefeat.libraries import timm
 
     library = timm()
-    wanted = name.removeprefix("timm:")
+    wanted, colon, head = name.removeprefix("timm:").partition(":")
+    if colon + head not in ("", PROJECTED):
+        raise UserError(
+            f"backbones: {name!r} ends in {colon + head!r}; what may follow a timm name is {PROJECTED!r}."
+        )
     arch, _, tag = wanted.partition(".")
     if not library.is_model(arch):
         raise UserError(_unknown(name, [f"timm:{known}" for known in library.list_models()]))
@@ -187,6 +194,13 @@ def _timm(name: str, weights: WeightsRef) -> tuple[str, str, str, Geometry, Norm
     record = {} if config is None else config.to_dict()
     tag = tag or record.get("tag", "")
     full = f"{arch}.{tag}" if tag else arch
+    if head:
+        if "clip" not in full or "_ft_" in full or not record.get("num_classes"):
+            raise UserError(
+                f"backbones: {name} has no projection of CLIP's: leave {PROJECTED!r} out, or choose a CLIP model that is not fine-tuned "
+                "('framefeat backbones clip')."
+            )
+        full += PROJECTED
     normalise = Normalise(
         _three(record.get("mean", Normalise.mean)), _three(record.get("std", Normalise.std))
     )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import framefeat
 from framefeat.errors import UserError, machine_trouble
 
 
@@ -193,8 +194,34 @@ def _export_h5(options: argparse.Namespace) -> None:
         l2=options.l2,
         drop_bad=options.drop_bad,
         segments_from=options.segments_from,
+        labels_from=options.labels_from,
         vmax=options.vmax,
+        force=options.force,
     )
+
+
+def _export(options: argparse.Namespace) -> None:
+    if options.format == "h5":
+        _export_h5(options)
+        return
+    from framefeat import export_files
+
+    export_files.run(
+        options.format,
+        options.features,
+        options.out,
+        l2=options.l2,
+        drop_bad=options.drop_bad,
+        every=options.every,
+        force=options.force,
+        videos_per_shard=options.videos_per_shard,
+    )
+
+
+def _backbones(options: argparse.Namespace) -> None:
+    from framefeat import backbone_names
+
+    backbone_names.run(options.word)
 
 
 def _controls(options: argparse.Namespace) -> None:
@@ -377,12 +404,22 @@ def _export_h5_options(part: argparse.ArgumentParser) -> None:
     part.add_argument("features", type=Path, metavar="FEATURES", help="results/{dataset}/{backbone}")
     part.add_argument("out", type=Path, metavar="OUT.h5")
     part.add_argument(
-        "--annotations", type=Path, metavar="FILE", help="TVSum's ydata-tvsum50.mat or -anno.tsv"
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="TVSum's ydata-tvsum50.mat or -anno.tsv, or SumMe's folder GT",
     )
-    part.add_argument("--l2", action="store_true", help="scale each feature row to length 1")
-    part.add_argument("--drop-bad", action="store_true", help="leave out rows whose status is bad")
     part.add_argument(
-        "--segments-from", type=Path, metavar="OTHER.h5", help="take change_points from another export"
+        "--labels-from",
+        type=Path,
+        metavar="OTHER.h5",
+        help="take user_summary, gtscore and change_points from another file, by video",
+    )
+    part.add_argument(
+        "--segments-from",
+        type=Path,
+        metavar="OTHER.h5",
+        help="take change_points from another file, by video",
     )
     part.add_argument(
         "--vmax",
@@ -390,6 +427,43 @@ def _export_h5_options(part: argparse.ArgumentParser) -> None:
         default=1.0,
         metavar="X",
         help="penalty of the segmentation (default: %(default)s)",
+    )
+    _any_export_options(part)
+
+
+def _any_export_options(part: argparse.ArgumentParser) -> None:
+    part.add_argument("--l2", action="store_true", help="scale each feature row to length 1")
+    part.add_argument("--drop-bad", action="store_true", help="leave out rows whose status is bad")
+    part.add_argument("--force", action="store_true", help="replace files that framefeat did not write")
+
+
+def _export_options(part: argparse.ArgumentParser) -> None:
+    formats = part.add_subparsers(dest="format", required=True, metavar="FORMAT")
+    _export_h5_options(formats.add_parser("h5", help="one HDF5 file, as summarisers load it"))
+    for name, help in (
+        ("npy", "per video VIDEO_BACKBONE.npy, VIDEO_fps.npy and VIDEO_timestamps_ms.npy"),
+        ("npz", "per video VIDEO.npz with features and timestamps, as moment-retrieval loaders read it"),
+        ("webdataset", "tar shards for the webdataset library, one sample per video"),
+    ):
+        one = formats.add_parser(name, help=help)
+        one.add_argument("features", type=Path, metavar="FEATURES", help="results/{dataset}/{backbone}")
+        one.add_argument("out", type=Path, metavar="FOLDER")
+        one.add_argument(
+            "--every",
+            type=float,
+            metavar="SECONDS",
+            help="one row per so many seconds: the mean of its rows (default: rows as sampled)",
+        )
+        if name == "webdataset":
+            one.add_argument(
+                "--videos-per-shard", type=int, default=1000, metavar="N", help="(default: %(default)s)"
+            )
+        _any_export_options(one)
+
+
+def _backbones_options(part: argparse.ArgumentParser) -> None:
+    part.add_argument(
+        "word", nargs="?", metavar="WORD", help="a part of the name; without it, torchvision's models"
     )
 
 
@@ -442,8 +516,12 @@ _COMMANDS = {
     "show": _Command("what came out, as a table in the terminal", _show_options, _show),
     "plan": _Command("which videos the next run will recompute, and why", _plan_options, _plan),
     "stale": _Command("list the files of videos that are no longer in the index", _stale_options, _stale),
-    "export_h5": _Command("the HDF5 layout that summarisation code loads", _export_h5_options, _export_h5),
+    "export": _Command("the features in the layouts that people load", _export_options, _export),
+    "export-h5": _Command("the HDF5 layout that summarisation code loads", _export_h5_options, _export_h5),
     "controls": _Command("zero and shuffled twins of a matrix", _controls_options, _controls),
+    "backbones": _Command(
+        "which backbones there are, their features and weights", _backbones_options, _backbones
+    ),
     "describe": _Command(
         "what a backbone's name and weights stand for, as JSON", _describe_options, _describe
     ),
@@ -454,9 +532,13 @@ _COMMANDS = {
     "proof": _Command("every row is its frame, over many codecs and containers", _proof_options, _proof),
 }
 
+_OLD_NAMES = {"export_h5": "export-h5"}
+
 
 def _parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
     """The subcommand and its options. Its parser alone is built: all of them are a tenth of an extraction client's time."""
+    if arguments and arguments[0] in _OLD_NAMES:
+        arguments = [_OLD_NAMES[arguments[0]], *arguments[1:]]
     if arguments and arguments[0] in _COMMANDS:
         name, *rest = arguments
         parser = argparse.ArgumentParser(prog=f"framefeat {name}")
@@ -467,6 +549,7 @@ def _parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
         description="Videos and a frame index in; one row-aligned matrix of frozen-CNN frame features out. "
         "The workflow calls these stages; each can be used by hand.",
     )
+    parser.add_argument("--version", action="version", version=f"framefeat {framefeat.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in _COMMANDS.items():
         command.add_options(commands.add_parser(name, help=command.help))

@@ -24,7 +24,7 @@ from numpy.lib import format as npy
 from framefeat import verdict
 from framefeat.dataset import FRAME_INDEX, MANIFEST, Features, load
 from framefeat.errors import UserError
-from framefeat.files import atomic_path, write_json
+from framefeat.files import atomic_path, read_json, write_json
 
 KINDS = ("zero", "row_shuffled", "cross_video_shuffled")
 _CHUNK_BYTES = 8 << 20
@@ -58,9 +58,23 @@ def make_controls(
         folder = Path(out_dir) / kind
         if folder.resolve() == features.folder.resolve():
             raise UserError(f"controls: {folder} is the source itself; write the controls to another folder.")
+        _refuse_others_results(folder)
         _write_twin(features, folder, kind, seed)
         folders[kind] = folder
     return folders
+
+
+def _refuse_others_results(folder: Path) -> None:
+    try:
+        mine = "control" in read_json(folder / MANIFEST)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, TypeError):
+        mine = False
+    if not mine:
+        raise UserError(
+            f"controls: {folder} holds results that are no control; write the controls to another folder."
+        )
 
 
 def run(
@@ -111,7 +125,7 @@ def _write_twin(features: Features, folder: Path, kind: str, seed: int) -> None:
             stream.write(block)
             digest.update(block)
     with atomic_path(folder / FRAME_INDEX) as temporary:
-        shutil.copyfile(features.folder / FRAME_INDEX, temporary)
+        shutil.copyfile(features.index_path, temporary)
 
     manifest: dict[str, Any] = copy.deepcopy(features.manifest)
     manifest["alignment_verified"] = False

@@ -1,13 +1,14 @@
 """The HDF5 file that video summarisers load (the layout of ``eccv16_dataset_*_google_pool5.h5``), from a finished run.
 
-One group per video, ``video_1`` onward in order of first appearance in the frame index; within a group the rows stand in
-order of time. Without annotations ``gtscore``, ``gtsummary`` and ``user_summary`` are left out.
+One group per video, ``video_1`` onward: by its place in the annotations, by its group in the file that labels are taken from, or
+in order of first appearance in the frame index. Within a group the rows stand in order of time. Without labels ``gtscore``,
+``gtsummary`` and ``user_summary`` are left out.
 """
 
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +16,34 @@ from typing import Any
 
 import numpy as np
 
-import framefeat
 from framefeat import kts
-from framefeat.annotations import MOST_FRAMES_APART, Annotations, fit_length, open_annotations, unit_scores
+from framefeat.annotations import MOST_FRAMES_APART, Annotations, Labels, open_annotations
 from framefeat.dataset import FRAME_INDEX, MANIFEST, Features, load
 from framefeat.errors import UserError, complain
+from framefeat.export_target import WRITER, check_file, is_framefeats
 from framefeat.files import atomic_path
-from framefeat.knapsack import BUDGET, shot_summary
+from framefeat.knapsack import BUDGET, choice, shot_summary
+from framefeat.other_h5 import OtherFile, choices
 
 FORMAT = "eccv16_dataset"
 _MOST_LINES = 200  # of the printed table; beyond it only what differs is shown
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What the exported values depend on beside the run itself."""
+
+    l2: bool
+    vmax: float
+    drop_bad: bool
+    annotations: Annotations | None
+    shots_from: OtherFile | None
+    labels_from: OtherFile | None
+
+    @property
+    def shots(self) -> OtherFile | None:
+        """The file whose shots are taken: user summaries and machine summaries are made of the same ones."""
+        return self.labels_from or self.shots_from
 
 
 @dataclass(frozen=True)
@@ -46,27 +65,32 @@ def run(
     l2: bool = False,
     drop_bad: bool = False,
     segments_from: str | os.PathLike[str] | None = None,
+    labels_from: str | os.PathLike[str] | None = None,
     vmax: float = kts.VMAX,
+    force: bool = False,
 ) -> list[dict[str, Any]]:
     """Write ``out`` (atomically) and print a table; returns the table, one dict per video.
 
-    ``annotations``: TVSum's .mat or anno .tsv. ``l2``: scale the exported features to unit length. ``drop_bad``: leave bad rows
-    out instead of refusing. ``segments_from``: take ``change_points`` from another exported file (needed for
-    a control, whose own features say nothing about shots). ``vmax``: weight of the penalty of the segmentation.
+    ``annotations``: TVSum's .mat or anno .tsv, or SumMe's folder GT. ``l2``: scale the exported features to unit length.
+    ``drop_bad``: leave bad rows out instead of refusing. ``segments_from``: take ``change_points`` from another file of this layout
+    (needed for a control, whose own features say nothing about shots). ``labels_from``: take ``user_summary``, ``gtscore`` and
+    ``change_points`` from one. ``vmax``: weight of the penalty of the segmentation. ``force``: replace a file that framefeat did not
+    write.
     """
     features = load(features_dir)
-    if "control" in features.manifest and segments_from is None:
-        raise UserError(
-            f"{features.folder} is a control ({features.manifest['control']['kind']}): shots found in its features would change the evaluation "
-            "too. Export the original first and give that file as segments-from."
-        )
+    _check_combination(features, annotations, segments_from, labels_from)
     out = Path(out)
     with ExitStack() as stack:
         source = None if annotations is None else stack.enter_context(open_annotations(annotations))
-        shots = None if segments_from is None else stack.enter_context(_Segments(segments_from))
-        plans, problems = _plan(features, source, drop_bad)
-        if shots is not None:
-            problems += [problem for plan in plans if (problem := shots.problem(plan))]
+        shots = labels = None
+        if segments_from is not None:
+            shots = stack.enter_context(OtherFile(segments_from, "segments-from"))
+        if labels_from is not None:
+            labels = stack.enter_context(OtherFile(labels_from, "labels-from"))
+        options = _Options(l2, vmax, drop_bad, source, shots, labels)
+        others = [other.path for other in (shots, labels) if other is not None]
+        check_file(out, [*features.files, *(source.files if source else ()), *others], force, _is_ours)
+        plans, problems = _plan(features, options)
         if problems:
             raise complain(f"{features.folder}: these videos cannot be exported:", problems)
         if not plans:
@@ -75,22 +99,63 @@ def run(
 
         with atomic_path(out) as temporary:
             with h5py.File(temporary, "w") as file:
-                _describe(file, features, source, shots, l2, vmax)
-                table = [_write(file, features, plan, source, shots, l2, vmax) for plan in plans]
+                _describe(file, features, options)
+                table = [_write(file, features, plan, options) for plan in plans]
     _print(out, features, table)
     return table
 
 
-def _plan(features: Features, source: Annotations | None, drop_bad: bool) -> tuple[list[_Plan], list[str]]:
+def _check_combination(
+    features: Features, annotations: object, segments_from: object, labels_from: object
+) -> None:
+    if labels_from is not None and (annotations is not None or segments_from is not None):
+        other = "annotations" if annotations is not None else "segments-from"
+        raise UserError(
+            f"labels-from and {other} do not go together: labels-from brings user_summary, gtscore and the change_points that they are "
+            "made of. Give one of the two."
+        )
+    if "control" in features.manifest and segments_from is None and labels_from is None:
+        raise UserError(
+            f"{features.folder} is a control ({features.manifest['control']['kind']}): shots found in its features would change the evaluation "
+            "too. Export the original first and give that file as segments-from."
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return is_framefeats(file.attrs.get("writer"))
+    except OSError:
+        return False
+
+
+def _groups(features: Features, options: _Options) -> Mapping[str, str]:
+    """The group of each video: the place that others know it by, where there is one."""
+    if options.annotations is not None:
+        places = {video_id: place for place, video_id in enumerate(options.annotations.video_ids, 1)}
+    elif options.labels_from is not None and options.labels_from.named:
+        names = {video_id: options.labels_from.group_of(video_id) for video_id in features.video_ids}
+        return {video_id: group for video_id, group in names.items() if group is not None}
+    else:
+        places = {video_id: place for place, video_id in enumerate(features.video_ids, 1)}
+    return {video_id: f"video_{places[video_id]}" for video_id in features.video_ids if video_id in places}
+
+
+def _plan(features: Features, options: _Options) -> tuple[list[_Plan], list[str]]:
     status = features.index["status"].to_numpy()
     native = features.index["native_idx"].to_numpy()
     facts: Mapping[str, Any] = {str(video["video_id"]): video for video in features.manifest["videos"]}
+    groups = _groups(features, options)
+    source, labels = options.annotations, options.labels_from
     plans, problems = [], []
-    for number, video_id in enumerate(features.video_ids, 1):
+    taken: set[str] = set()
+    for video_id in features.video_ids:
         rows = features.times_order(video_id)
         good = rows[status[rows] != "bad"]
         dropped = len(rows) - len(good)
-        if dropped and not drop_bad:
+        if dropped and not options.drop_bad:
             problems.append(
                 f"{video_id!r}: {dropped} of {len(rows)} rows are bad (NaN); mend the video, or export with drop-bad"
             )
@@ -103,6 +168,7 @@ def _plan(features: Features, source: Annotations | None, drop_bad: bool) -> tup
                 f"{video_id!r}: {MANIFEST} does not say how many frames it has (videos[].container.frames); run the workflow again"
             )
             continue
+        frames = int(frames)
         picks = native[good]
         if picks.min() < 0 or picks.max() >= frames or np.any(np.diff(picks) < 0):
             problems.append(
@@ -114,111 +180,91 @@ def _plan(features: Features, source: Annotations | None, drop_bad: bool) -> tup
                 f"{video_id!r}: the matrix holds NaN or infinity in rows that are not marked bad; run the workflow again"
             )
             continue
-        annotated = None
-        if source is not None:
-            if video_id not in source:
+        group = groups.get(video_id)
+        if group is None:
+            if source is not None:
                 problems.append(
                     f"{video_id!r}: there are no annotations of it in {str(source.path)!r}; export without annotations"
                 )
-                continue
-            annotated = source.scores(video_id).shape[1]
-            if abs(annotated - frames) > MOST_FRAMES_APART:
+            elif labels is not None:
                 problems.append(
+                    f"{video_id!r}: {str(labels.path)!r} has no video of this name; export without labels-from"
+                )
+            continue
+        if group in taken:
+            problems.append(
+                f"{video_id!r}: another video has its place already ({group}); rename one of the two"
+            )
+            continue
+        problem = annotated = None
+        if options.shots is not None:
+            problem = options.shots.problem_of_shots(video_id, group, frames)
+        if labels is not None:
+            problem = problem or labels.problem_of_labels(video_id, group, frames)
+            annotated = labels.frames(video_id, group) if problem is None else None
+        elif source is not None and problem is None:
+            annotated = source.frames(video_id)
+            if abs(annotated - frames) > MOST_FRAMES_APART:
+                problem = (
                     f"{video_id!r}: {annotated} frames are annotated but {frames} were decoded (at most {MOST_FRAMES_APART} apart are reconciled); "
                     "is it the same cut of the video?"
                 )
-                continue
-        plans.append(_Plan(f"video_{number}", video_id, good, dropped, int(frames), annotated))
+        if problem is not None:
+            problems.append(problem)
+            continue
+        taken.add(group)
+        plans.append(_Plan(group, video_id, good, dropped, frames, annotated))
     return plans, problems
 
 
-class _Segments:
-    """``change_points`` of another file of this layout, found by ``video_name`` where it has one, else by group name."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        import h5py
-
-        self.path = Path(path)
-        if not self.path.is_file():
-            raise UserError(f"segments-from: the file {str(path)!r} does not exist.")
-        try:
-            self._file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise UserError(f"segments-from: {str(path)!r} is not an HDF5 file ({error}).") from error
-        self._by_name = {}
-        for group in self._file:
-            if "video_name" in self._file[group]:
-                name = self._file[group]["video_name"][()]
-                self._by_name[name.decode() if isinstance(name, bytes) else str(name)] = group
-
-    def __enter__(self) -> "_Segments":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def _group(self, plan: _Plan) -> Any:
-        return self._file.get(self._by_name.get(plan.video_id, "") if self._by_name else plan.group)
-
-    def problem(self, plan: _Plan) -> str | None:
-        group = self._group(plan)
-        if group is None or "change_points" not in group:
-            return f"{plan.video_id!r} ({plan.group}): {str(self.path)!r} has no change_points for it"
-        shots = group["change_points"][()]
-        frames = int(shots[-1, 1]) + 1
-        if shots[0, 0] != 0 or np.any(shots[1:, 0] != shots[:-1, 1] + 1) or np.any(shots[:, 1] < shots[:, 0]):
-            return f"{plan.video_id!r} ({plan.group}): the change_points in {str(self.path)!r} leave gaps or overlap"
-        if abs(frames - plan.n_frames) > MOST_FRAMES_APART or shots[-1, 0] >= plan.n_frames:
-            return f"{plan.video_id!r} ({plan.group}): the change_points in {str(self.path)!r} end at frame {frames - 1} of {plan.n_frames}"
-        return None
-
-    def shots(self, plan: _Plan) -> np.ndarray:
-        shots = np.array(self._group(plan)["change_points"][()], dtype=np.int32)
-        shots[-1, 1] = plan.n_frames - 1
-        return shots
-
-
-def _describe(
-    file: Any, features: Features, source: Annotations | None, shots: _Segments | None, l2: bool, vmax: float
-) -> None:
+def _describe(file: Any, features: Features, options: _Options) -> None:
     manifest = features.manifest
     file.attrs["format"] = FORMAT
-    file.attrs["writer"] = f"framefeat {framefeat.__version__}"
+    file.attrs["writer"] = WRITER
     for name in ("dataset", "backbone", "weights", "alignment", "matrix_sha256"):
         if manifest.get(name) is not None:
             file.attrs[name] = manifest[name]
     file.attrs["feature_dim"] = features.dim
     file.attrs["alignment_verified"] = bool(manifest["alignment_verified"])
-    file.attrs["l2_normalised"] = l2
-    if shots is None:
-        file.attrs["change_points"] = f"KTS, linear kernel on unit-length features, vmax {vmax:g}"
+    file.attrs["l2_normalised"] = options.l2
+    if options.shots is None:
+        file.attrs["change_points"] = f"KTS, linear kernel on unit-length features, vmax {options.vmax:g}"
     else:
-        file.attrs["change_points"] = f"from {shots.path.name}"
-    if source is not None:
-        file.attrs["annotations"] = source.path.name
-        file.attrs["gtscore"] = "mean over users of (score - 1) / 4 at picks"
-        file.attrs["summaries"] = f"knapsack over mean shot scores, at most {BUDGET:g} of n_frames"
+        file.attrs["change_points"] = f"from {options.shots.path.name}"
+    if options.annotations is not None:
+        file.attrs["annotations"] = options.annotations.path.name
+        file.attrs["gtscore"] = options.annotations.words["gtscore"]
+        file.attrs["summaries"] = options.annotations.words["summaries"]
+    elif options.labels_from is not None:
+        file.attrs["gtscore"] = (
+            f"from {options.labels_from.path.name}, each score holding until its next pick"
+        )
+        file.attrs["summaries"] = f"from {options.labels_from.path.name}"
     if "control" in manifest:
         file.attrs["control"] = json.dumps(manifest["control"], sort_keys=True)
 
 
-def _write(
-    file: Any,
-    features: Features,
-    plan: _Plan,
-    source: Annotations | None,
-    shots: _Segments | None,
-    l2: bool,
-    vmax: float,
-) -> dict[str, Any]:
+def _labels(plan: _Plan, options: _Options) -> Labels | None:
+    if options.annotations is not None:
+        return options.annotations.labels(plan.video_id).fit(plan.n_frames)
+    if options.labels_from is not None:
+        return options.labels_from.labels(plan.video_id, plan.group).fit(plan.n_frames)
+    return None
+
+
+def _write(file: Any, features: Features, plan: _Plan, options: _Options) -> dict[str, Any]:
     import h5py
 
     values = np.array(features.matrix[plan.rows], dtype=np.float32)
     picks = features.index["native_idx"].to_numpy()[plan.rows].astype(np.int32)
     times = features.index["timestamp_sec"].to_numpy(dtype=float)[plan.rows]
-    segments = kts.shots_of(values, picks, times, plan.n_frames, vmax) if shots is None else shots.shots(plan)
+    if options.shots is None:
+        segments = kts.shots_of(values, picks, times, plan.n_frames, options.vmax)
+    else:
+        segments = options.shots.shots(plan.video_id, plan.group, plan.n_frames)
+    left = choice(segments, plan.n_frames)
     group = file.create_group(plan.group)
-    group["features"] = kts.unit_rows(values) if l2 else values
+    group["features"] = kts.unit_rows(values) if options.l2 else values
     group["picks"] = picks
     group["n_frames"] = np.int32(plan.n_frames)
     group["n_steps"] = np.int32(len(picks))
@@ -226,19 +272,22 @@ def _write(
     group["n_frame_per_seg"] = (segments[:, 1] - segments[:, 0] + 1).astype(np.int32)
     group.create_dataset("video_name", data=plan.video_id, dtype=h5py.string_dtype("utf-8"))
     group.attrs["decoded_frames"] = plan.n_frames
+    group.attrs["summary_choice"] = left
     if plan.dropped:
         group.attrs["dropped_bad_rows"] = plan.dropped
     users = empty = 0
     note = ""
-    if source is not None and plan.annotated is not None:
-        scores = unit_scores(fit_length(source.scores(plan.video_id), plan.n_frames))
-        users = len(scores)
-        mean = scores.mean(axis=0)
-        group["gtscore"] = mean[picks].astype(np.float32)
-        group["gtsummary"] = shot_summary(mean, segments)[picks].astype(np.float32)
-        summaries = np.stack([shot_summary(user, segments) for user in scores])
-        group.create_dataset("user_summary", data=summaries, dtype=np.float32)
+    labels = _labels(plan, options)
+    if labels is not None and plan.annotated is not None:
+        summaries = labels.user_summaries
+        if summaries is None:
+            assert labels.user_scores is not None
+            summaries = np.stack([shot_summary(user, segments) for user in labels.user_scores])
+        users = len(summaries)
         empty = int((~summaries.any(axis=1)).sum())
+        group["gtscore"] = labels.importance[picks].astype(np.float32)
+        group["gtsummary"] = shot_summary(labels.importance, segments)[picks].astype(np.float32)
+        group.create_dataset("user_summary", data=summaries, dtype=np.float32)
         apart = plan.n_frames - plan.annotated
         note = (
             "equal"
@@ -249,12 +298,14 @@ def _write(
         )
         group.attrs["annotated_frames"] = plan.annotated
         group.attrs["annotation_length"] = note
+        group.attrs["empty_summaries"] = empty
     return {
         "group": plan.group,
         "video": plan.video_id,
         "n_steps": len(picks),
         "n_frames": plan.n_frames,
         "segments": len(segments),
+        "choice": left,
         "users": users,
         "annotated": plan.annotated,
         "annotation_length": note,
@@ -263,8 +314,48 @@ def _write(
     }
 
 
+def remarks(path: str | os.PathLike[str]) -> list[str]:
+    """What an exported file says of its summaries that a person must know before comparing anything."""
+    return _remarks(choices(Path(path)))
+
+
+def _remarks(videos: Sequence[tuple[str, str, int]]) -> list[str]:
+    said = []
+    for word, meaning in (
+        ("empty", f"no shot fits {BUDGET:.0%} of the video; some evaluations make NaN of it"),
+        (
+            "forced",
+            "all shots that fit the budget fit together, so that all positive scores give the same summary",
+        ),
+    ):
+        found = [video for video, left, _ in videos if left == word]
+        if found:
+            said.append(
+                f"summaries are {word} in {len(found)} of {len(videos)} videos ({_some(found)}): {meaning}"
+            )
+    if said:
+        said.append(
+            "the scores of these videos compare nothing: look at their features, or take other shots (--segments-from, --labels-from, --vmax)"
+        )
+    found = [video for video, left, empty in videos if empty and left != "empty"]
+    if found:
+        said.append(
+            f"user summaries are empty in {len(found)} more videos ({_some(found)}): the shots that a user scored above the lowest are longer "
+            f"than {BUDGET:.0%} of the video"
+        )
+    return said
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
 def _remarkable(row: dict[str, Any]) -> bool:
-    return row["annotation_length"] not in ("", "equal") or bool(row["dropped"] or row["empty_summaries"])
+    return (
+        row["annotation_length"] not in ("", "equal")
+        or row["choice"] != "free"
+        or bool(row["dropped"] or row["empty_summaries"])
+    )
 
 
 def _print(out: Path, features: Features, table: list[dict[str, Any]]) -> None:
@@ -285,13 +376,8 @@ def _print(out: Path, features: Features, table: list[dict[str, Any]]) -> None:
         print(
             f"annotated and decoded length differ in {len(apart)} videos: {', '.join(apart)}", file=sys.stderr
         )
-    empty = [row["video"] for row in table if row["empty_summaries"]]
-    if empty:
-        print(
-            f"summaries are empty in {len(empty)} videos ({', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}): every shot that a user "
-            f"scored above the lowest is longer than {BUDGET:.0%} of the video",
-            file=sys.stderr,
-        )
+    for remark in _remarks([(row["video"], row["choice"], row["empty_summaries"]) for row in table]):
+        print(remark, file=sys.stderr)
     if left_out:
         print(f"{left_out} videos without a good row are left out; their numbers stay free", file=sys.stderr)
     print(

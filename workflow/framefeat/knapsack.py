@@ -47,3 +47,17 @@ def shot_summary(scores: np.ndarray, shots: np.ndarray, budget: float = BUDGET) 
     means = np.add.reduceat(np.asarray(scores, dtype=np.float64), starts) / lengths
     chosen = knapsack(means, lengths, int(budget * len(scores)))
     return np.repeat(chosen.astype(np.uint8), lengths)
+
+
+def choice(shots: np.ndarray, n_frames: int, budget: float = BUDGET) -> str:
+    """What is left to choose in a summary of these shots, whatever the scores.
+
+    ``empty``: no shot fits the budget. ``forced``: the shots that fit, fit together, so that all positive scores give the same summary.
+    ``free``: scores decide.
+    """
+    lengths = shots[:, 1] - shots[:, 0] + 1
+    capacity = int(budget * n_frames)
+    fitting = lengths[lengths <= capacity]
+    if not len(fitting):
+        return "empty"
+    return "forced" if fitting.sum() <= capacity else "free"

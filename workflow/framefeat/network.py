@@ -91,6 +91,7 @@ def _build_timm(arch: str, size: Size, state: dict[str, Any] | None = None) -> n
     from framefeat.libraries import timm
 
     library = timm()
+    arch, _, projected = arch.partition(":")
     config = library.get_pretrained_cfg(arch)
     options: dict[str, Any] = {}
     if config is not None and config.fixed_input_size and tuple(config.input_size[1:]) != size:
@@ -101,14 +102,15 @@ def _build_timm(arch: str, size: Size, state: dict[str, Any] | None = None) -> n
             "pretrained_cfg_overlay": {"state_dict": dict(state), "custom_load": False},
         }
     try:
-        model = library.create_model(arch, num_classes=0, **options)
+        # CLIP's projection stands where other models have their classifier
+        model = library.create_model(arch, num_classes=config.num_classes if projected else 0, **options)
     except TypeError as error:
         if "img_size" not in str(error):
             raise
         raise UserError(
             f"timm:{arch} takes {config.input_size[1]} x {config.input_size[2]} pixels only: set preprocess: weights."
         ) from error
-    names = config.classifier if config is not None else None
+    names = config.classifier if config is not None and not projected else None
     names = (names,) if isinstance(names, str) else names or ()
     model.framefeat_head = tuple(name + "." for name in names)
     return model

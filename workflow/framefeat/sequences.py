@@ -6,9 +6,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+from torch.utils.data._utils import collate as torch_collate
+
+from framefeat.errors import UserError
 
 if TYPE_CHECKING:
     from framefeat.dataset import Features
+
+
+class Item(dict[str, Any]):
+    """One video's sequence. A type of its own, so that torch's default collate can say what it lacks."""
+
+
+def _collate(items: Sequence[Item], *, collate_fn_map: Any = None) -> dict[str, Any]:
+    """torch's default collate of items: videos of one length, with targets."""
+    if any(item["target"] is None for item in items):
+        raise UserError(
+            "These sequences have no targets, and torch's default collate cannot batch None: give targets to sequences(), or "
+            "collate_fn=framefeat.dataset.pad_collate to the DataLoader."
+        )
+    lengths = sorted({len(item["features"]) for item in items})
+    if len(lengths) > 1:
+        raise UserError(
+            f"The sequences of this batch have different lengths ({', '.join(map(str, lengths))} rows), which torch's default collate cannot "
+            "stack: give collate_fn=framefeat.dataset.pad_collate to the DataLoader, or batch_size=1."
+        )
+    return {
+        name: torch_collate.collate([item[name] for item in items], collate_fn_map=collate_fn_map)
+        for name in items[0]
+    }
+
+
+torch_collate.default_collate_fn_map[Item] = _collate
 
 
 class SequenceDataset(Dataset[dict[str, Any]]):
@@ -29,19 +58,19 @@ class SequenceDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.video_ids)
 
-    def __getitem__(self, place: int) -> dict[str, Any]:
+    def __getitem__(self, place: int) -> Item:
         video_id = self.video_ids[place]
         rows = self.features.times_order(video_id)
         values = np.array(self.features.matrix[rows], dtype=np.float32)
         good = self._good[rows]
         values[~good] = 0.0
-        return {
-            "features": torch.from_numpy(values),
-            "target": None if self.targets is None else torch.from_numpy(self.targets[rows].copy()),
-            "mask": torch.from_numpy(good.copy()),
-            "rows": torch.from_numpy(rows.astype(np.int64)),
-            "video_id": video_id,
-        }
+        return Item(
+            features=torch.from_numpy(values),
+            target=None if self.targets is None else torch.from_numpy(self.targets[rows].copy()),
+            mask=torch.from_numpy(good.copy()),
+            rows=torch.from_numpy(rows.astype(np.int64)),
+            video_id=video_id,
+        )
 
 
 def pad_collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

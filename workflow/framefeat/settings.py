@@ -44,6 +44,9 @@ class Settings:
     batch_size: str | int
     warm_embedder: bool
     annotations: str | None
+    export_l2: bool
+    export_segments_from: str | None
+    export_labels_from: str | None
 
     @property
     def from_folder(self) -> bool:

@@ -61,7 +61,7 @@ def weights_for(config: str | Mapping[str, Any], backbones: Sequence[str]) -> di
                     f"weights: {name} takes its weights from its name (timm:name.tag), not from {entry!r}: put the tag "
                     "there, or give a file here."
                 )
-            references[name] = WeightsRef("tag", name.removeprefix("timm:").partition(".")[2] or None)
+            references[name] = WeightsRef("tag", name.split(":")[1].partition(".")[2] or None)
         else:
             references[name] = WeightsRef("enum", entry or DEFAULT)
     return references
@@ -129,7 +129,9 @@ def _fetch_timm(spec: Any, dest: Path) -> None:
     library = timm()
 
     def model() -> Any:
-        return library.create_model(spec.arch, pretrained=True, num_classes=0)
+        arch, _, projected = spec.arch.partition(":")
+        head = {} if projected else {"num_classes": 0}
+        return library.create_model(arch, pretrained=True, **head)
 
     where = f"its published file in the Hugging Face cache, or its state dict (safetensors) at {dest}"
     try:

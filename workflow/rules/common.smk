@@ -49,7 +49,9 @@ for path in (
     *(plan.weights_file for plan in BACKBONES.values()),
 ):
     if path and contains_wildcard(path):
-        raise WorkflowError(f"{path!r}: Snakemake takes what stands in braces for a wildcard; rename the file.")
+        raise WorkflowError(
+            f"{path!r}: Snakemake takes what stands in braces for a wildcard; rename the file."
+        )
 
 RESULTS = f"results/{SETTINGS.dataset}"
 LOGS = f"logs/{SETTINGS.dataset}"
@@ -153,9 +155,12 @@ def index_files(wildcards):
     return [] if SETTINGS.from_folder else [SETTINGS.frame_index, SETTINGS.video_index]
 
 
-def annotations(wildcards):
-    """A file that is gone is not named here, so that the export runs and complains of it."""
-    return [SETTINGS.annotations] if SETTINGS.annotations and os.path.isfile(SETTINGS.annotations) else []
+def export_sources(wildcards):
+    """Files that are gone are not named here, so that the export runs and complains of them."""
+    named = [SETTINGS.annotations, SETTINGS.export_segments_from, SETTINGS.export_labels_from]
+    paths = [Path(name) for name in named if name]
+    files = [[path] if path.is_file() else sorted(path.glob("*.mat")) for path in paths]
+    return [str(file) for some in files for file in some]
 
 
 def collection(wildcards):
@@ -250,11 +255,24 @@ def weights_source(wildcards):
     return f"{shlex.quote(spec['name'])} {options(weights=weights)}"
 
 
+def remarks_of_exports():
+    """What a person must know of the files that this run exported."""
+    from framefeat import export_h5
+
+    for backbone in BACKBONES:
+        path = Path(RESULTS) / backbone / f"{SETTINGS.dataset}.h5"
+        if path.is_file() and path.stat().st_mtime >= int(RUN_BEGAN):
+            for remark in export_h5.remarks(path):
+                yield f"{path}: {remark}"
+
+
 def print_outcome():
     """What a person wants to know at the end of a run, the rows that are bad first of all."""
     from framefeat import outcome
 
     for line in outcome.lines(Path(RESULTS), list(BACKBONES)):
+        logger.info(line)
+    for line in remarks_of_exports():
         logger.info(line)
 
 

@@ -23,7 +23,7 @@ rule write_h5:
         features=f"{RESULTS}/{{backbone}}/{SETTINGS.dataset}_features.npy",
         frame_index=f"{RESULTS}/{{backbone}}/frame_index.parquet",
         manifest=f"{RESULTS}/{{backbone}}/feature_manifest.json",
-        annotations=annotations,
+        sources=export_sources,
     output:
         f"{RESULTS}/{{backbone}}/{SETTINGS.dataset}.h5",
     log:
@@ -37,11 +37,16 @@ rule write_h5:
         runtime=240,
     params:
         folder=subpath(input.manifest, parent=True),
-        options=lambda wildcards: options(annotations=SETTINGS.annotations),
+        options=lambda wildcards: options(
+            annotations=SETTINGS.annotations,
+            segments_from=SETTINGS.export_segments_from,
+            labels_from=SETTINGS.export_labels_from,
+        )
+        + (" --l2" if SETTINGS.export_l2 else ""),
     message:
         "write_h5 of {wildcards.backbone}"
     shell:
-        "framefeat export_h5 {params.folder:q} {output:q} {params.options} 2> {log:q}"
+        "framefeat export-h5 {params.folder:q} {output:q} {params.options} 2> {log:q}"
 
 
 rule verify:

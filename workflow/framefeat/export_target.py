@@ -1,0 +1,112 @@
+"""Where an export may be written: never over what it is made of, and over other files only where framefeat wrote them."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import framefeat
+from framefeat.errors import UserError, complain
+from framefeat.files import read_json, write_json
+
+WRITER = f"framefeat {framefeat.__version__}"
+#: Says what an exported folder holds; without it the folder is nobody's export.
+RECORD = "export.json"
+
+
+def is_framefeats(writer: object) -> bool:
+    """Whether a file's or folder's own note of its writer names this program, in whatever version."""
+    return isinstance(writer, str) and writer.startswith("framefeat ")
+
+
+def check_file(out: Path, inputs: Iterable[Path], force: bool, ours: Callable[[Path], bool]) -> None:
+    """Raise ``UserError`` where ``out`` must not be written. ``ours`` says whether framefeat wrote an existing file."""
+    _refuse_inputs([out], inputs)
+    if out.is_dir():
+        raise UserError(f"{str(out)!r} is a folder; give the name of a file to write.")
+    if out.exists() and not force and not ours(out):
+        raise UserError(
+            f"{str(out)!r} exists and framefeat did not write it; give another name, or --force to replace it."
+        )
+
+
+@contextmanager
+def new_folder(
+    out: Path, inputs: Iterable[Path], force: bool, record: Mapping[str, Any]
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield an empty folder to write files into, and ``record`` to add to; when the block ends, the files are moved into ``out``.
+
+    ``out`` may be new, empty, or an export that framefeat wrote; files of the earlier export are replaced or removed. Each file
+    appears whole. ``out/export.json`` (``record``, and all files by name) says ``complete: false`` until the last is there.
+    """
+    inputs = list(inputs)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{str(out)!r} is a file; give the name of a folder to write.")
+    if any(_same(out, path.parent) for path in inputs):
+        raise UserError(f"{str(out)!r} holds the files that this export is made of; give another folder.")
+    earlier = _earlier(out)
+    if not earlier and not force and out.is_dir() and any(out.iterdir()):
+        raise UserError(
+            f"{str(out)!r} is not empty and holds no export of framefeat; give another folder, or --force to write into it."
+        )
+    parent = out.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=parent))
+    try:
+        note = {"writer": WRITER, **record}
+        yield scratch, note
+        files = sorted(path.name for path in scratch.iterdir())
+        _refuse_inputs([out / name for name in files], inputs)
+        foreign = [
+            repr(str(out / name)) for name in files if name not in earlier and os.path.lexists(out / name)
+        ]
+        folders = [repr(str(out / name)) for name in files if (out / name).is_dir()]
+        if folders:
+            raise complain(
+                "These are folders where files are to be written:", folders, "Give another folder."
+            )
+        if foreign and not force:
+            raise complain(
+                "These files exist and framefeat did not write them:",
+                foreign,
+                "Give another folder, or --force to replace them.",
+            )
+        out.mkdir(exist_ok=True)
+        write_json(out / RECORD, {**note, "complete": False, "files": sorted({*earlier, *files})})
+        for name in files:
+            os.replace(scratch / name, out / name)
+        for name in earlier - set(files):
+            (out / name).unlink(missing_ok=True)
+        write_json(out / RECORD, {**note, "complete": True, "files": files}, indent=1)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _earlier(out: Path) -> set[str]:
+    """The files of an earlier export in ``out``; plain names alone, whatever the record says."""
+    try:
+        record = read_json(out / RECORD)
+        if not is_framefeats(record["writer"]):
+            return set()
+        return {name for name in record["files"] if name == os.path.basename(name) and name != RECORD}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _refuse_inputs(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
+    inputs = list(inputs)
+    for target in targets:
+        if any(_same(target, path) for path in inputs):
+            raise UserError(
+                f"{str(target)!r} is one of the files that this export is made of; give another name."
+            )
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one of them does not exist
+        return os.path.realpath(one) == os.path.realpath(other)

@@ -13,7 +13,7 @@ import numpy as np
 from framefeat import readers
 from framefeat.child import Line
 from framefeat.container import Container, facts, read_container
-from framefeat.errors import UserError
+from framefeat.errors import MachineError, UserError
 from framefeat.plan import Plan, decode_cost, plan_samples
 from framefeat.preprocess import Geometry
 from framefeat.readers import Contradiction, Decoded, Reader, ReaderMistake
@@ -113,6 +113,8 @@ class Sampler:
                 container = read_container(self.path, self.line.tick, str(contradiction))
                 self._clear()
                 return self._sample(container)
+        except MachineError:
+            raise
         except UserError as error:
             return self._nothing(str(error))
 

@@ -165,13 +165,13 @@ def forward_cpu(
 ) -> np.ndarray:
     """Part of the limit: the forward passes alone, on frames in memory, model loading not counted."""
     import torch
-    from framefeat import backbone, network
+    from framefeat.backbone import network, resolve
 
     torch.set_num_threads(1)
     batch = network.AUTO_BATCH["cpu"]  # the fastest of 2 to 32 per frame
     frames = np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)
-    spec = backbone.resolve("mobilenet_v3_large", None, "squash224")
-    model = backbone.load_model(spec, weights, device="cpu", precision="float32")
+    spec = resolve.resolve("mobilenet_v3_large", None, "squash224")
+    model = resolve.load_model(spec, weights, device="cpu", precision="float32")
     network.embed(model, frames, batch)
     start = time.process_time()
     for _ in range(-(-len(rows) // batch)):

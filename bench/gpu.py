@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from framefeat import backbone, devices, embedder, network
+from framefeat.backbone import network, resolve
 from framefeat.errors import UserError
+from framefeat.extract import devices, server
 from framefeat.files import write_json
 
 from bench import inputs
@@ -46,7 +47,7 @@ def plain_fps(weights: Path, precision: str, device: str, memory: Any = None) ->
     before = network.MEMORY[device]
     network.MEMORY[device] = memory or before
     try:
-        model = backbone.load_model(_spec(weights), str(weights), device=device, precision=precision)
+        model = resolve.load_model(_spec(weights), str(weights), device=device, precision=precision)
     finally:
         network.MEMORY[device] = before
     batch = network.AUTO_BATCH[device]
@@ -71,7 +72,7 @@ def embedder_fps(weights: Path, precision: str, device: str, seconds: int, video
     rows = seconds * inputs.SAMPLE_FPS
     with _emptied(folder):
         messages = [_request(folder, str(number), rows, weights, precision) for number in range(videos)]
-        backend = embedder.TorchBackend(device)
+        backend = server.TorchBackend(device)
         backend.embed(messages[0], lambda: None)  # loads
         start = time.perf_counter()
         with ThreadPoolExecutor(devices.CLIENTS) as clients:
@@ -79,8 +80,8 @@ def embedder_fps(weights: Path, precision: str, device: str, seconds: int, video
         return videos * rows / (time.perf_counter() - start)
 
 
-def _spec(weights: Path) -> backbone.BackboneSpec:
-    return backbone.resolve(NAME, str(weights))
+def _spec(weights: Path) -> resolve.BackboneSpec:
+    return resolve.resolve(NAME, str(weights))
 
 
 def _request(folder: Path, name: str, rows: int, weights: Path, precision: str) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def measure(options: argparse.Namespace, weights: Path) -> dict[str, Any]:
 
     device = options.device
     found: dict[str, Any] = {"machine": machine(), "torch": torch.__version__, "rounds": options.rounds}
-    found["device"] = backbone.load_model(_spec(weights), str(weights), device=device).about
+    found["device"] = resolve.load_model(_spec(weights), str(weights), device=device).about
     for precision in PRECISIONS:
         part = found.setdefault("embedder", {})[precision] = {
             "plain": plain_fps(weights, precision, device),

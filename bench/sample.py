@@ -11,8 +11,9 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from framefeat import fingerprints, sampler
-from framefeat.readers_decord import import_decord
+from framefeat.index import fingerprints
+from framefeat.sample import attempt
+from framefeat.video.decord import import_decord
 
 from bench.inputs import FPS, SAMPLE_FPS, SIZE, build
 
@@ -56,9 +57,9 @@ def sample(path: Path, seconds: int, decoder: str) -> tuple[float, str]:
             "paths": {name: f"{folder}/{name}" for name in names},
         }
         began = time.process_time()
-        attempt = sampler.Sampler(job, _Silent())  # type: ignore[arg-type]
-        evidence = attempt.run()
-        attempt.close()
+        sampler = attempt.Sampler(job, _Silent())  # type: ignore[arg-type]
+        evidence = sampler.run()
+        sampler.close()
         return (
             time.process_time() - began,
             f"{evidence['decoder']}, looked at by {evidence['recheck']['reader']}",

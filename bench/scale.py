@@ -30,7 +30,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from framefeat.index import times_digest
+from framefeat.index.collection import times_digest
 
 from bench.__main__ import machine
 
@@ -224,7 +224,7 @@ def real_sample(parent: Path, clip: bytes, rows: int, weights: Path) -> Sample:
 
 def stand_in(results: Path, sample: Sample) -> None:
     """Each video's evidence, thumbnails, features and record, for the slices of ``results``."""
-    from framefeat.extract import evidence_digest
+    from framefeat.extract.stage import evidence_digest
 
     evidence_folder, thumbnail_folder = results / "evidence" / GEOMETRY, results / "thumbnails" / GEOMETRY
     features_folder = results / BACKBONE / "features"
@@ -300,8 +300,8 @@ def measure_assemble(
     parent: Path, rows: int, videos: int, sample: Sample, interleaved: bool
 ) -> dict[str, float | Figures]:
     """``framefeat assemble`` of ``rows`` rows of ``videos`` videos, and a plain write of as many bytes, each with a sync."""
-    from framefeat.extract import evidence_digest
-    from framefeat.merge import COLUMNS, KEY, SLICE_ROW
+    from framefeat.extract.stage import evidence_digest
+    from framefeat.index.merge import COLUMNS, KEY, SLICE_ROW
 
     each = rows // videos
     folder = Path(tempfile.mkdtemp(prefix="framefeat-assemble-", dir=parent))

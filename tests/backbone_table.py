@@ -70,9 +70,9 @@ class Row(NamedTuple):
 def compare(name: str, folder: Path, preprocess: str = "squash224", count: int = 6) -> Row:
     """Features of ``count`` pictures: the package's against the library's."""
     import torch
-    from framefeat.backbone import load_model, resolve
-    from framefeat.network import embed
-    from framefeat.preprocess import Geometry
+    from framefeat.backbone.network import embed
+    from framefeat.backbone.resolve import load_model, resolve
+    from framefeat.video.geometry import Geometry
     from safetensors.torch import save_file
     from torchvision.transforms import Compose, Normalize, ToTensor
 
@@ -101,7 +101,7 @@ def compare(name: str, folder: Path, preprocess: str = "squash224", count: int =
 
 
 def _whole(name: str, size: tuple[int, int]) -> Any:
-    from framefeat.libraries import timm, torchvision_models
+    from framefeat.backbone.libraries import timm, torchvision_models
 
     if not name.startswith("timm:"):
         options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from framefeat.merge import merge
-from framefeat.sampling import sample_video
+from framefeat.index.merge import merge
+from framefeat.sample.stage import sample_video
 from framefeat.settings import resolve
 
 Record = dict[str, Any]

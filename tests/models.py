@@ -73,7 +73,7 @@ def live(build: Callable[[], Any], size: int = 224, passes: int = 2, batch: int 
 def live_model(name: str, path: str | Path, seed: int = 0) -> Path:
     """The full state dict of a live torchvision model at ``path``."""
     import torch
-    from framefeat.libraries import torchvision_models
+    from framefeat.backbone.libraries import torchvision_models
 
     model = live(lambda: torchvision_models().get_model(name, weights=None), seed=seed)
     torch.save(model.state_dict(), path)

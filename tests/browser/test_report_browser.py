@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from framefeat.report import build
 
-from tests.unit.report_fixture import colour_features, drawn, write_run
+from tests.unit.report.report_fixture import colour_features, drawn, write_run
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs the Python package selenium")
 BROWSER = next(

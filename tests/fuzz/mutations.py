@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from framefeat import numbered, odd_clips
-from framefeat.child import ChildLost, Line, run_in_child
-from framefeat.numbered import Recipe
-from framefeat.odd_clips import ODD_CLIPS, SMALL
+from framefeat.proof import numbered, odd_clips
+from framefeat.proof.numbered import Recipe
+from framefeat.proof.odd_clips import ODD_CLIPS, SMALL
+from framefeat.sample.child import ChildLost, Line, run_in_child
 
 _X265 = odd_clips.HEVC_B.options
 _VPX = {"deadline": "realtime", "cpu-used": "8", "g": "12", "b": "200k"}

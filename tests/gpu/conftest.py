@@ -4,8 +4,8 @@ import functools
 import os
 
 import pytest
-from framefeat import devices
 from framefeat.errors import UserError
+from framefeat.extract import devices
 
 
 @functools.cache

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from framefeat import embedder
+from framefeat.extract import server
 
 
-class Poisoned(embedder.TorchBackend):
+class Poisoned(server.TorchBackend):
     """``poison``: a file; as long as it is there the work fails as a kernel with a wrong index does."""
 
     def embed(self, message: Mapping[str, Any], beat: Callable[[], None]) -> dict[str, Any]:
@@ -24,4 +24,4 @@ class Poisoned(embedder.TorchBackend):
 
 
 if __name__ == "__main__":
-    embedder.main(Poisoned("cuda"))
+    server.main(Poisoned("cuda"))

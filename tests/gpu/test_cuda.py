@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from framefeat import devices, embed_client
-from framefeat.backbone import load_model, resolve
+from framefeat.backbone.network import embed
+from framefeat.backbone.resolve import load_model, resolve
+from framefeat.extract import client, devices
 from framefeat.files import read_json
-from framefeat.fingerprints import file_sha256
-from framefeat.network import embed
+from framefeat.index.fingerprints import file_sha256
 
 from tests.models import live_model, pictures
-from tests.unit.test_embed_client import Run, runtime, wait_for
-from tests.unit.test_extract import Job, run
+from tests.unit.extract.test_client import Run, runtime, wait_for
+from tests.unit.extract.test_stage import Job, run
 
 __all__ = ["run", "runtime"]  # fixtures
 
@@ -101,7 +101,7 @@ def job(
     run: Run, tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Any]]:
     """Extract a video on a device; returns its features and its record."""
-    monkeypatch.setattr(embed_client, "COMMAND", [sys.executable, "-P", "-m", "framefeat.embedder"])
+    monkeypatch.setattr(client, "COMMAND", [sys.executable, "-P", "-m", "framefeat.extract.server"])
     weights = tmp_path / "weights.pth"
     weights.symlink_to(small)
 
@@ -138,7 +138,7 @@ def test_a_spoiled_context_costs_one_process(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     script = str(Path(__file__).with_name("poisoned_embedder.py"))
-    monkeypatch.setattr(embed_client, "COMMAND", [sys.executable, script])
+    monkeypatch.setattr(client, "COMMAND", [sys.executable, script])
     _, good, _ = job("good")
     (tmp_path / "poison").write_text("once")
     status, again, _ = job("again")

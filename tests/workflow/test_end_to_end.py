@@ -207,8 +207,8 @@ def test_without_its_weights_a_run_decodes_nothing(
     new_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     """Not even with --keep-going; and once the weights are there, it goes on as if nothing had been."""
-    from framefeat.torchvision_table import lookup
-    from framefeat.weights import WeightsRef
+    from framefeat.backbone.torchvision_table import lookup
+    from framefeat.backbone.weights import WeightsRef
 
     project = new_project(name="no-weights")
     project.config["backbones"] = ["mobilenet_v3_small", BACKBONE]

@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name == "load":
-        from framefeat.dataset import load
+        from framefeat.results.dataset import load
 
         return load
     raise AttributeError(f"module 'framefeat' has no attribute {name!r}")

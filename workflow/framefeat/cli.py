@@ -46,7 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _merge(options: argparse.Namespace) -> None:
-    from framefeat import merge, settings
+    from framefeat import settings
+    from framefeat.index import merge
 
     config = {
         "dataset": "by-hand",
@@ -62,8 +63,8 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _sample(options: argparse.Namespace) -> None:
-    from framefeat import sampling
     from framefeat.files import read_json
+    from framefeat.sample import stage as sample_stage
 
     gone = [str(path) for path in (options.video, options.slice) if path is not None and not path.is_file()]
     if gone:
@@ -85,14 +86,14 @@ def _sample(options: argparse.Namespace) -> None:
     if "FRAMEFEAT_PREWARM" in os.environ:
         import json
 
-        from framefeat import extract
+        from framefeat.extract import stage as extract_stage
 
-        extract.prewarm(json.loads(os.environ["FRAMEFEAT_PREWARM"]))
+        extract_stage.prewarm(json.loads(os.environ["FRAMEFEAT_PREWARM"]))
     if options.backlog:
-        from framefeat import backlog
+        from framefeat.extract import backlog
 
         backlog.wait_for_room(options.frames.parent, options.backlog)
-    sampling.sample_video(
+    sample_stage.sample_video(
         record,
         geometry=options.geometry,
         alignment=options.alignment,
@@ -107,7 +108,7 @@ def _sample(options: argparse.Namespace) -> None:
 
 def _check_fetched(record: Mapping[str, Any]) -> None:
     """A file fetched for this job is what the index's column sha256 says, where it says anything."""
-    from framefeat.fingerprints import file_sha256
+    from framefeat.index.fingerprints import file_sha256
 
     wanted = record["fingerprint"]
     if not wanted.startswith("address:") and (found := file_sha256(record["path"])) != wanted:
@@ -117,15 +118,15 @@ def _check_fetched(record: Mapping[str, Any]) -> None:
 
 
 def _extract(options: argparse.Namespace) -> None:
-    from framefeat import extract
+    from framefeat.extract import stage as extract_stage
 
-    extract.run(options)
+    extract_stage.run(options)
 
 
 def _assemble(options: argparse.Namespace) -> None:
     import json
 
-    from framefeat import assemble
+    from framefeat.results import assemble
 
     assemble.assemble(
         options.results,
@@ -141,7 +142,7 @@ def _assemble(options: argparse.Namespace) -> None:
 
 
 def _fetch_weights(options: argparse.Namespace) -> None:
-    from framefeat import weights
+    from framefeat.backbone import weights
 
     weights.fetch(options.backbone, options.weights, options.to)
 
@@ -155,17 +156,15 @@ def _example(options: argparse.Namespace) -> None:
 def _describe(options: argparse.Namespace) -> None:
     import json
 
-    from framefeat import backbone
+    from framefeat.backbone import resolve
 
     print(
-        json.dumps(
-            backbone.resolve(options.backbone, options.weights, options.preprocess).to_json(), indent=1
-        )
+        json.dumps(resolve.resolve(options.backbone, options.weights, options.preprocess).to_json(), indent=1)
     )
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from framefeat import verify
+    from framefeat.results import verify
 
     return verify.run(
         options.results, rows_per_video=options.rows, weights=options.weights, as_json=options.json
@@ -173,19 +172,19 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from framefeat import changes
+    from framefeat.run import plan as run_plan
 
-    changes.run(options.configfile, as_json=options.json)
+    run_plan.run(options.configfile, as_json=options.json)
 
 
 def _stale(options: argparse.Namespace) -> None:
-    from framefeat import stale
+    from framefeat.run import stale
 
     stale.run(options.results, options.delete)
 
 
 def _export_h5(options: argparse.Namespace) -> None:
-    from framefeat import export_h5
+    from framefeat.summaries import export_h5
 
     export_h5.run(
         options.features,
@@ -204,7 +203,7 @@ def _export(options: argparse.Namespace) -> None:
     if options.format == "h5":
         _export_h5(options)
         return
-    from framefeat import export_files
+    from framefeat.summaries import export_files
 
     export_files.run(
         options.format,
@@ -219,13 +218,13 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _backbones(options: argparse.Namespace) -> None:
-    from framefeat import backbone_names
+    from framefeat.backbone import known
 
-    backbone_names.run(options.word)
+    known.run(options.word)
 
 
 def _controls(options: argparse.Namespace) -> None:
-    from framefeat import controls
+    from framefeat.summaries import controls
 
     controls.run(options.features, options.out, seed=options.seed, kinds=tuple(options.kinds))
 
@@ -243,15 +242,15 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    from framefeat import show
+    from framefeat.report import show
 
     show.run(options.results, options.video)
 
 
 def _proof(options: argparse.Namespace) -> int:
-    from framefeat import proof
+    from framefeat.proof import run as proof_run
 
-    return proof.run_with(options)
+    return proof_run.run_with(options)
 
 
 def _merge_options(part: argparse.ArgumentParser) -> None:
@@ -493,9 +492,9 @@ def _example_options(part: argparse.ArgumentParser) -> None:
 
 
 def _proof_options(part: argparse.ArgumentParser) -> None:
-    from framefeat import proof
+    from framefeat.proof import run as proof_run
 
-    proof.add_options(part)
+    proof_run.add_options(part)
 
 
 class _Command(NamedTuple):

@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from framefeat.backbone.weights import file_sha256
 from framefeat.errors import UserError
 from framefeat.files import atomic_path
-from framefeat.weights import file_sha256
 
 CLIPS = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
 ARCH = "tf_efficientnet_lite0"
@@ -60,7 +60,7 @@ def convert(source: Path, target: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from framefeat.libraries import timm
+    from framefeat.backbone.libraries import timm
 
     if not file_sha256(source).startswith(source.stem.rpartition("-")[2]):
         raise UserError(f"{source} is damaged (its sha256 is not the one in its name): run make env again.")

@@ -13,11 +13,16 @@ from snakemake.io import contains_wildcard
 from snakemake.jobs import Job
 from snakemake.logging import logger
 
-from framefeat import assemble, devices, extract, folder, index, sampling
 from framefeat import settings as configuration
-from framefeat.backbone_plan import backbone_plans
+from framefeat.backbone.chosen import backbone_plans
 from framefeat.errors import UserError
-from framefeat.progress import command_again
+from framefeat.extract import devices
+from framefeat.extract import stage as extract
+from framefeat.index import collection as index
+from framefeat.index import folder
+from framefeat.results import assemble
+from framefeat.run.progress import command_again
+from framefeat.sample import stage as sampling
 
 # The jobs of ten thousand videos are millions of objects, none of them garbage: looking through them takes a fifth of the time.
 gc.set_threshold(100_000, 20, 100)
@@ -257,7 +262,7 @@ def weights_source(wildcards):
 
 def remarks_of_exports():
     """What a person must know of the files that this run exported."""
-    from framefeat import export_h5
+    from framefeat.summaries import export_h5
 
     for backbone in BACKBONES:
         path = Path(RESULTS) / backbone / f"{SETTINGS.dataset}.h5"
@@ -268,7 +273,7 @@ def remarks_of_exports():
 
 def print_outcome():
     """What a person wants to know at the end of a run, the rows that are bad first of all."""
-    from framefeat import outcome
+    from framefeat.run import outcome
 
     for line in outcome.lines(Path(RESULTS), list(BACKBONES)):
         logger.info(line)
@@ -278,7 +283,7 @@ def print_outcome():
 
 def print_failures():
     """What failed, why, and how to go on."""
-    from framefeat import outcome
+    from framefeat.run import outcome
 
     logs = [Path(LOGS), Path("logs/fetch_weights")]
     for line in outcome.failures(logs, RUN_BEGAN, command_again(sys.argv)):

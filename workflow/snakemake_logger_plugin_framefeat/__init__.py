@@ -10,7 +10,7 @@ import time
 from logging import Formatter, LogRecord
 from typing import TextIO
 
-from framefeat.progress import Tally
+from framefeat.run.progress import Tally
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 

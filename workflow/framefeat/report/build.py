@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from framefeat import outcome, verdict
 from framefeat.files import atomic_path
 from framefeat.report import numbers, thumbs
 from framefeat.report.gather import (
@@ -29,6 +28,8 @@ from framefeat.report.gather import (
     sprite_path,
 )
 from framefeat.report.stages import Stage, read_stages
+from framefeat.results import verdict
+from framefeat.run import outcome
 
 DETAILS = 60  # videos with a filmstrip
 DETAILS_ALL = 120  # the same, over all backbones together

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from framefeat import verdict
 from framefeat.errors import UserError
 from framefeat.files import read_json
 from framefeat.names import video_key
 from framefeat.report import numbers
+from framefeat.results import verdict
 
 MANIFEST = "feature_manifest.json"
 FRAME_INDEX = "frame_index.parquet"

@@ -1,0 +1,32 @@
+"""What a run knows of its backbones before any job starts."""
+
+import json
+from pathlib import Path
+
+import pytest
+from framefeat import settings
+from framefeat.backbone.chosen import backbone_plans
+from framefeat.extract.stage import identifying
+
+
+def test_the_label_tells_what_decides_the_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Assembling knows the label; the features it is given must have been computed by what the label stands for."""
+    monkeypatch.chdir(tmp_path)
+    weights = tmp_path / "somewhere" / "my.pth"
+    weights.parent.mkdir()
+    weights.write_bytes(b"any")
+    config = {
+        "dataset": "toy",
+        "videos": "v",
+        "backbones": ["mobilenet_v3_large", "resnet50", "timm:tf_efficientnet_lite0"],
+        "weights": {
+            "mobilenet_v3_large": "IMAGENET1K_V2",
+            "resnet50": str(weights),
+            "timm:tf_efficientnet_lite0": str(weights),
+        },
+    }
+    plans = backbone_plans(settings.resolve(config))
+    assert [plan.is_local for plan in plans] == [False, True, True]
+    for plan in plans:
+        assert identifying(json.loads(plan.label_json)) == json.loads(plan.spec_json)
+        assert str(tmp_path) not in plan.label_json

@@ -1,0 +1,236 @@
+"""The merge on real files: no file and no name ends it, and what it writes says what became of each."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pandas as pd
+import pytest
+from framefeat.errors import UserError
+from framefeat.index import collection, fingerprints, folder, merge
+from framefeat.sample import stage as sample_stage
+from framefeat.settings import resolve
+from framefeat.video import container
+
+from tests.clips import audio_only, cut_short, noisy
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One second at 30 fps."""
+    return noisy(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=30)
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are examined without worker processes: faster, and what a test replaces holds there as well."""
+
+    def examine_here(pending, unsure, results, workers, say):
+        results.update({path: fingerprints.examine(path, path in unsure) for path in pending})
+        return []
+
+    monkeypatch.setattr(fingerprints, "_examine_in_pool", examine_here)
+
+
+def merged(tmp_path: Path, videos: Path | str, **config: Any) -> dict[str, dict[str, Any]]:
+    """Merge a folder; the records by id, and ``left_out.json`` under the empty id."""
+    out = tmp_path / "out"
+    merge.merge(resolve({"dataset": "t", "videos": str(videos)} | config), out)
+    records = [json.loads(path.read_text()) for path in (out / "videos").glob("*.json")]
+    return {record["video_id"]: record for record in records} | {
+        "": json.loads((out / folder.REPORT).read_text())
+    }
+
+
+def rows(tmp_path: Path) -> pd.DataFrame:
+    return pd.read_parquet(tmp_path / "out" / "index.parquet")
+
+
+def test_strange_names_are_read_and_recorded(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = tmp_path / "set {1} [a]:b"
+    videos.mkdir()
+    strange = [
+        b"a:b.mp4",
+        b"-x.mp4",
+        b"t [id].mp4",
+        b"{w}.mp4",
+        b"caf\xe9.mp4",
+        b"%d ' \" $HOME.mp4",
+        b"n\nl.mp4",
+    ]
+    for name in strange:
+        shutil.copy(clip, os.path.join(os.fsencode(videos), name))
+    monkeypatch.chdir(tmp_path)
+    found = merged(tmp_path, videos.name)
+    assert found.pop("")["files"] == []
+    assert set(found) == {"a:b", "-x", "t [id]", "{w}", r"caf\xe9", "%d ' \" $HOME", "n\nl"}
+    for record in found.values():
+        assert record["error"] is None
+        assert record["rows"] == 2
+        assert record["facts"]["frames"] == 30
+        assert os.path.isabs(record["path"])
+        assert os.path.isfile(record["path"])
+    monkeypatch.chdir(videos)
+    assert list(merged(tmp_path, "a:b.mp4")) == ["a:b", ""]
+    assert sorted(rows(tmp_path)["video_id"]) == ["a:b", "a:b"]
+
+
+def test_one_file_s_trouble_is_its_own(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for name in ("closed", "disk", "good", "odd"):
+        shutil.copy(clip, videos / f"{name}.mp4")
+    (videos / "gone.mp4").symlink_to("nowhere.mp4")
+    hash_file, probe = fingerprints.file_sha256, container.probe
+
+    def fail_to_hash(path: str) -> str:
+        if "closed" in path:
+            raise PermissionError(13, "Permission denied", path)
+        if "disk" in path:
+            raise OSError(5, "Input/output error")
+        return hash_file(path)
+
+    def fail_to_probe(path: str) -> dict[str, Any]:
+        if "odd" in path:
+            raise ValueError("77 is not a valid side data type")
+        return probe(path)
+
+    monkeypatch.setattr(fingerprints, "file_sha256", fail_to_hash)
+    monkeypatch.setattr(container, "probe", fail_to_probe)
+    found = merged(tmp_path, videos)
+    unread = {Path(entry["path"]).stem for entry in found.pop("")["unread"]}
+    assert unread == {"closed", "disk", "gone"}
+    assert found["good"]["error"] is None
+    assert "Permission denied" in found["closed"]["error"]
+    assert "Input/output error" in found["disk"]["error"]
+    assert "No such file" in found["gone"]["error"]
+    assert "ValueError: 77 is not a valid side data type" in found["odd"]["error"]
+    assert found["odd"]["fingerprint"] == found["good"]["fingerprint"]
+    assert found["closed"]["fingerprint"] == "unread:closed"
+    assert [found[name]["timestamps"] for name in ("closed", "disk", "gone", "odd")] == [[0.0]] * 4
+    monkeypatch.undo()  # and once what stood in the way is gone
+    found = merged(tmp_path, videos)
+    assert [name for name in found if name and found[name]["error"]] == ["gone"]
+    assert found["closed"]["fingerprint"] == found["good"]["fingerprint"]
+
+
+def test_the_next_run_looks_again_at_what_could_not_be_read(tmp_path: Path, clip: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    shutil.copy(clip, videos / "a.mp4")
+    settings = resolve({"dataset": "t", "videos": str(videos)})
+    out = tmp_path / "out"
+    before = collection.stat_digest(settings, out)
+    merged(tmp_path, videos)
+    assert collection.stat_digest(settings, out) == before
+    (videos / "b.mp4").symlink_to("nowhere")
+    seen = collection.stat_digest(settings, out)
+    merged(tmp_path, videos)
+    assert len({before, seen, collection.stat_digest(settings, out)}) == 3
+
+
+def test_files_without_a_video_are_dropped_and_named(
+    tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    shutil.copy(clip, videos / "good.mp4")
+    cut_short(clip, videos / "cut.mp4")
+    audio_only(videos / "song.mp4")
+    (videos / "empty.mp4").touch()
+    (videos / "gone.mp4").symlink_to("nowhere.mp4")
+    (videos / "page.mp4").write_text("<html>404</html>")
+    everything = {"good", "cut", "song", "empty", "gone", "page", ""}
+    assert set(merged(tmp_path, videos, on_bad_frames="mask")) == everything
+    found = merged(tmp_path, videos, on_bad_frames="drop")
+    assert set(found) == {"good", "cut", ""}
+    dropped = {entry["video_id"]: entry["reason"] for entry in found[""]["dropped"]}
+    assert set(dropped) == {"song", "empty", "gone", "page"}
+    assert "audio" in dropped["song"]
+    assert set(rows(tmp_path)["video_id"]) == {"good", "cut"}
+    said = capsys.readouterr().err
+    assert "4 file(s) without a video are left out" in said
+    assert "'empty'" in said
+    (videos / "good.mp4").unlink()
+    (videos / "cut.mp4").unlink()
+    with pytest.raises(UserError, match=r"(?s)no video file was found.*'song'"):
+        merged(tmp_path, videos, on_bad_frames="drop")
+
+
+def test_content_tells_where_the_name_does_not(tmp_path: Path, clip: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    shutil.copy(clip, videos / "clip 1")
+    shutil.copy(clip, videos / "movie.mp4")
+    (videos / "movie.bin").write_bytes(b"\0\1" * 5000)
+    (videos / "README").write_text("all of it")
+    (videos / "notes.txt").write_text("all of it")
+    for _ in range(2):  # the second time out of memory
+        found = merged(tmp_path, videos)
+        assert set(found) == {"clip 1", "movie", ""}
+        assert found[""]["counts"] == {"text and data": 1, "text and data (.txt)": 1}
+        assert [Path(entry["path"]).name for entry in found[""]["files"]] == ["movie.bin"]
+        assert "FFmpeg finds no video in it" in found[""]["files"][0]["reason"]
+
+
+def write_rates(path: Path, pts: list[int]) -> Path:
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number, time in enumerate(pts):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * number, np.uint8), format="rgb24")
+            frame.pts = time
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+def test_a_variable_rate_is_sampled_by_time_in_a_folder_alone(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    write_rates(videos / "even.mkv", [*range(10)])
+    write_rates(videos / "vary.mkv", [0, 1, 2, 3, 4, 15, 16, 17, 18, 29])
+    found = merged(tmp_path, videos)
+    assert found["vary"]["facts"]["vfr"]
+    assert {name: found[name]["alignment"] for name in ("even", "vary")} == {"even": "index", "vary": "pts"}
+    key = sample_stage.sample_key(found["vary"], alignment="index", geometry="squash224", decoder="auto")
+    assert key["alignment"] == "pts"
+    pd.DataFrame({"video_id": ["vary"], "video_path": ["videos/vary.mkv"], "fps": [10]}).to_csv(
+        tmp_path / "v.csv", index=False
+    )
+    pd.DataFrame({"video_id": ["vary"], "timestamp_sec": [0.5]}).to_csv(tmp_path / "f.csv", index=False)
+    tables = {"frame_index": str(tmp_path / "f.csv"), "video_index": str(tmp_path / "v.csv")}
+    assert merged(tmp_path, "x", **tables)["vary"]["alignment"] == "index"
+
+
+def test_a_clock_that_cannot_be_is_doubted(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = container.probe
+
+    def days(path: str) -> dict[str, Any]:
+        found = probe(path)
+        return found | {"facts": found["facts"] | {"duration_sec": 1e12}}
+
+    monkeypatch.setattr(container, "probe", days)
+    record = merged(tmp_path, clip)["clip"]
+    assert record["rows"] == 7200
+    assert "which cannot be" in record["doubts"][0]
+
+
+def test_a_video_that_no_row_needs_may_be_absent(tmp_path: Path, clip: Path) -> None:
+    videos = pd.DataFrame({"video_id": ["a", "b"], "video_path": [str(clip), "gone.mp4"], "fps": 30})
+    videos.to_csv(tmp_path / "v.csv", index=False)
+    tables = {"frame_index": str(tmp_path / "f.csv"), "video_index": str(tmp_path / "v.csv")}
+    frames = pd.DataFrame({"video_id": ["a", "b"], "timestamp_sec": 0.0})
+    frames[:1].to_csv(tmp_path / "f.csv", index=False)
+    assert set(merged(tmp_path, "x", **tables)) == {"a", ""}
+    frames.to_csv(tmp_path / "f.csv", index=False)
+    with pytest.raises(UserError, match=r"'b' \(row 1\): 'gone.mp4'"):
+        merged(tmp_path, "x", **tables)

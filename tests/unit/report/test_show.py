@@ -1,0 +1,111 @@
+"""The table in the terminal."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from framefeat.errors import UserError
+from framefeat.report import show
+
+from tests.unit.report.report_fixture import colour_features, drawn, leave_out, write_run
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    videos = [
+        drawn("good one", [4, 4], seed=1),
+        drawn("名前の長い動画", [3, 3], seed=2, bad=[2], problems=["row 2: the decoder gave no frame"]),
+        drawn("evil\x1b[31m\nid", [3], seed=3),
+    ]
+    return write_run(tmp_path_factory.mktemp("show"), videos, {"a": colour_features, "b": colour_features})
+
+
+def shown(*arguments: object) -> str:
+    stream = io.StringIO()
+    show.run(*arguments, stream=stream)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def test_every_backbone_and_video(results: Path) -> None:
+    text = shown(results)
+    assert text.count("alignment not verified") == 2
+    assert text.count("1 rows are bad (NaN in the matrix)") == 2
+    assert "\x1b" not in text
+    lines = text.splitlines()
+    assert lines[4].startswith("not verified")  # what is wrong comes first
+    assert "1 of 6 rows has no frame; row 2: the decoder gave no frame" in text
+
+
+def test_doubtful_videos_and_files_left_out(tmp_path: Path) -> None:
+    doubt = "the index says 30 fps, the file has 25: rows are up to 0.700 s from their frame"
+    results = write_run(tmp_path, [drawn("good", [4], seed=1), drawn("off", [4], seed=2, doubts=[doubt])])
+    leave_out(results, "notes.bin\x1b[2J", "no video stream")
+    text = shown(results)
+    assert "alignment doubtful" in text
+    assert "1 video(s) doubtful" in text
+    states = [line.split()[0] for line in text.splitlines()[4:6]]
+    assert states == ["doubtful", "verified"]
+    assert doubt in text
+    assert "notes.bin\\x1b[2J: no video stream" in text
+    one = shown(results, "off")
+    assert "doubtful; read by decord" in one
+    assert f"doubtful: {doubt}" in one
+
+
+def test_columns_stand_under_each_other(results: Path) -> None:
+    lines = shown(results / "a").splitlines()[3:]
+    place = show.width(lines[0][: lines[0].index(" rows") + 5])
+    for line, count in zip(lines[1:], ("6", "8", "3"), strict=True):
+        end = next(number for number in range(len(line) + 1) if show.width(line[:number]) == place)
+        assert line[:end].split()[-1] == count
+
+
+def test_what_a_terminal_would_obey_is_escaped(results: Path) -> None:
+    text = shown(results)
+    assert "evil\\x1b[31m\\nid" in text
+
+
+def test_rows_of_one_video(results: Path) -> None:
+    text = shown(results / "a", "good one")
+    assert "verified; read by decord" in text
+    assert sum("cut?" in line for line in text.splitlines()) == 1
+    rows = [line.split() for line in text.splitlines() if line.split()[0].isdigit()]
+    assert [row[1] for row in rows] == [f"{number / 2:.3f}" for number in range(8)]
+
+
+def test_unknown_video(results: Path) -> None:
+    with pytest.raises(UserError, match="no video 'good on'; near to it: 'good one'"):
+        shown(results, "good on")
+
+
+def test_terminal(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "90")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    stream = Terminal()
+    show.run(results / "a", stream=stream)
+    assert "\x1b[31mnot verified\x1b[0m" in stream.getvalue()
+    assert max(show.width(line) for line in stream.getvalue().splitlines()[3:]) < 110
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = Terminal()
+    show.run(results / "a", stream=stream)
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_width() -> None:
+    assert show.width("名前") == 4
+    assert show.width("e\u0301") == 1
+    assert show.width("") == 0
+
+
+def test_matrix_is_not_read_for_the_list(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> np.ndarray:
+        raise AssertionError
+
+    monkeypatch.setattr("framefeat.report.gather.read_rows", refuse)
+    assert "good one" in shown(results)

@@ -1,0 +1,299 @@
+import contextlib
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import framefeat
+import numpy as np
+import pandas as pd
+import pytest
+from framefeat.errors import UserError
+from framefeat.results.dataset import pad_collate
+
+from tests.unit.results.tiny_results import TVSUM, Clip, tvsum_standin, write_results
+
+CLIPS = [Clip("-esJr", 300), Clip("007", 450, bad=[4]), Clip("NA", 200)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_results(tmp_path / "tiny" / "bb", CLIPS, dim=6)
+
+
+@pytest.fixture
+def targets(folder: Path) -> pd.DataFrame:
+    index = framefeat.load(folder).index
+    return pd.DataFrame(
+        {
+            "video_id": index["video_id"],
+            "frame_idx": index["frame_idx"],
+            "importance_score": np.arange(len(index)) / 100,
+        }
+    ).sample(frac=1, random_state=0)
+
+
+def test_load(folder: Path) -> None:
+    features = framefeat.load(folder)
+    assert isinstance(features.matrix, np.memmap)
+    assert not features.matrix.flags.writeable
+    assert features.video_ids == ["-esJr", "007", "NA"]
+    assert len(features) == len(features.index) == 20 + 30 + 14
+    assert features.dim == 6
+    assert features.rows_of("007").tolist() == list(range(20, 50))
+    part = features.features_of("007")
+    assert np.shares_memory(part, features.matrix)
+    assert np.array_equal(part, features.matrix[20:50], equal_nan=True)
+    for path in (features.matrix_path, folder / "feature_manifest.json"):
+        assert len(framefeat.load(path)) == len(features)
+
+
+def test_interleaved_rows_and_time_order(tmp_path: Path) -> None:
+    clips = [Clip("a", 300), Clip("b", 200)]
+    order = np.random.default_rng(0).permutation(20 + 14)
+    features = framefeat.load(write_results(tmp_path, clips, dim=4, order=order))
+    plain = framefeat.load(write_results(tmp_path / "plain", clips, dim=4))
+    rows = features.rows_of("a")
+    assert np.all(np.diff(rows) > 0)
+    assert np.array_equal(features.features_of("a"), features.matrix[rows])
+    assert np.array_equal(features.matrix[features.times_order("a")], plain.features_of("a"))
+    item = features.sequences(split=["b"])[0]
+    assert np.array_equal(item["features"].numpy(), plain.features_of("b"))
+
+
+def test_sequences_and_padding(folder: Path, targets: pd.DataFrame, tmp_path: Path) -> None:
+    features = framefeat.load(folder)
+    split = tmp_path / "train.txt"
+    split.write_text("NA\n\n-esJr\n007\n", encoding="utf-8")
+    file = tmp_path / "targets.parquet"
+    targets.to_parquet(file, index=False)
+    data = features.sequences(targets=file, split=split)
+    assert data.video_ids == ["NA", "-esJr", "007"]
+    item = data[2]
+    assert item["video_id"] == "007"
+    assert item["features"].shape == (30, 6)
+    assert item["mask"].tolist() == [place != 4 for place in range(30)]
+    assert not item["features"][4].any()
+    assert np.allclose(item["target"].numpy(), np.arange(20, 50) / 100)
+    assert item["rows"].tolist() == list(range(20, 50))
+
+    batch = pad_collate([data[0], data[2]])
+    assert batch["features"].shape == (2, 30, 6)
+    assert batch["lengths"].tolist() == [14, 30]
+    assert batch["mask"].sum(1).tolist() == [14, 29]
+    assert not batch["features"][0, 14:].any()
+    assert not batch["target"][0, 14:].any()
+    assert batch["rows"][0, 14:].eq(-1).all()
+    assert batch["video_id"] == ["NA", "007"]
+    assert pad_collate([features.sequences()[0]])["target"] is None
+
+
+def test_loader_with_worker_processes(folder: Path) -> None:
+    from torch.utils.data import DataLoader
+
+    data = framefeat.load(folder).sequences()
+    assert len(pickle.dumps(data)) < 20_000  # the file is opened again, not sent
+    seen = [
+        name
+        for batch in DataLoader(data, batch_size=2, collate_fn=pad_collate, num_workers=1)
+        for name in batch["video_id"]
+    ]
+    assert seen == data.video_ids
+
+
+def test_targets_as_csv_keep_odd_ids(folder: Path, targets: pd.DataFrame, tmp_path: Path) -> None:
+    targets.to_csv(tmp_path / "t.csv", index=False)
+    data = framefeat.load(folder).sequences(targets=tmp_path / "t.csv")
+    assert np.allclose(data[1]["target"].numpy(), np.arange(20, 50) / 100)
+
+
+def test_wrong_splits_and_targets(folder: Path, targets: pd.DataFrame, tmp_path: Path) -> None:
+    features = framefeat.load(folder)
+    with pytest.raises(UserError, match=r"(?s)not in .*'nope'.*'nada'"):
+        features.sequences(split=["007", "nope", "nada"])
+    with pytest.raises(UserError, match=r"(?s)more than once.*'007'"):
+        features.sequences(split=["007", "007"])
+    with pytest.raises(UserError, match="no video id"):
+        features.sequences(split=[])
+    with pytest.raises(UserError, match="does not exist"):
+        features.sequences(split=tmp_path / "none.txt")
+    lost = targets[~((targets["video_id"] == "007") & targets["frame_idx"].isin([3, 9]))]
+    with pytest.raises(UserError, match=r"'007': 2 rows, the first with frame_idx 3"):
+        features.sequences(targets=lost)
+    assert len(features.sequences(targets=lost, split=["NA"])) == 1
+    with pytest.raises(UserError, match=r"(?s)more than once.*'NA', 0"):
+        features.sequences(
+            targets=pd.concat([targets, targets[(targets["video_id"] == "NA") & (targets["frame_idx"] == 0)]])
+        )
+    with pytest.raises(UserError, match="choose the target among"):
+        features.sequences(targets=targets.assign(other=1.0))
+    assert len(features.sequences(targets=targets.assign(other=1.0), target_column="other")) == 3
+    with pytest.raises(UserError, match="no column 'score'"):
+        features.sequences(targets=targets, target_column="score")
+    with pytest.raises(UserError, match="column frame_idx is missing"):
+        features.sequences(targets=targets.drop(columns="frame_idx"))
+    with pytest.raises(UserError, match="there is no video 'xyz'"):
+        features.features_of("xyz")
+
+
+def test_files_that_do_not_belong_together(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        framefeat.load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"there is no feature_manifest.json"):
+        framefeat.load(tmp_path)
+    matrix = folder / "tiny_features.npy"
+    values = np.load(matrix)
+    np.save(matrix, values[:-1])
+    with pytest.raises(UserError, match="different runs"):
+        framefeat.load(folder)
+    matrix.write_bytes(b"\x93NUMPY")
+    with pytest.raises(UserError, match="not a whole"):
+        framefeat.load(folder)
+
+
+def test_short_repr(folder: Path) -> None:
+    features = framefeat.load(folder)
+    assert repr(features) == f"<framefeat.Features {str(folder)!r}: 64 rows x 6, 3 videos>"
+
+
+def test_after_a_change_of_directory_and_in_another_process(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    features = framefeat.load("bb")
+    packed = pickle.dumps(features.sequences())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(features.sequences()[0]["features"]) == 20
+    (tmp_path / "packed").write_bytes(packed)
+    code = f"import pickle; print(len(pickle.load(open({str(tmp_path / 'packed')!r}, 'rb'))[0]['rows']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout == "20\n"
+
+
+def test_parts_that_lie_apart(folder: Path, tmp_path: Path) -> None:
+    parts = {}
+    for name, file in (
+        ("matrix", "tiny_features.npy"),
+        ("index", "frame_index.parquet"),
+        ("manifest", "feature_manifest.json"),
+    ):
+        parts[name] = tmp_path / name / "renamed"
+        parts[name].parent.mkdir()
+        parts[name].write_bytes((folder / file).read_bytes())
+    features = framefeat.load(**parts)
+    assert len(features) == 64
+    assert len(pickle.loads(pickle.dumps(features))) == 64  # noqa: S301
+    (folder / "feature_manifest.json").unlink()
+    assert len(framefeat.load(folder, manifest=parts["manifest"])) == 64
+    with pytest.raises(UserError, match=r"matrix, index and manifest \(manifest is missing\)"):
+        framefeat.load(matrix=parts["matrix"], index=parts["index"])
+    with pytest.raises(UserError, match="index: the file 'none' does not exist"):
+        framefeat.load(folder, index="none")
+    parts["manifest"].write_text("[1]")
+    with pytest.raises(UserError, match="not a whole manifest"):
+        framefeat.load(**parts)
+    with pytest.raises(UserError, match="not a whole Parquet file"):
+        framefeat.load(folder, manifest=_copied(folder, tmp_path), index=parts["matrix"])
+
+
+def _copied(folder: Path, tmp_path: Path) -> Path:
+    path = write_results(tmp_path / "copy", CLIPS, dim=6) / "feature_manifest.json"
+    return path.rename(folder / "feature_manifest.json")
+
+
+def test_targets_of_other_libraries(folder: Path, targets: pd.DataFrame) -> None:
+    import pyarrow as pa
+
+    features = framefeat.load(folder)
+    wanted = features.sequences(targets=targets)[2]["target"].tolist()
+    given: list[Any] = [
+        pa.Table.from_pandas(targets),
+        np.arange(64) / 100,
+        targets.assign(video_id=targets["video_id"].astype("S8")).to_records(
+            index=False, column_dtypes={"video_id": "S8"}
+        ),
+    ]
+    with contextlib.suppress(ImportError):
+        import polars
+
+        given += [polars.from_pandas(targets), polars.from_pandas(targets).lazy()]
+    for table in given:
+        assert features.sequences(targets=table)[2]["target"].tolist() == wanted, type(table)
+    with pytest.raises(UserError, match=r"array is float64 \[63\], the matrix has 64 rows"):
+        features.sequences(targets=np.arange(63) / 100)
+    lacking = np.where(np.arange(64) == 21, np.nan, 0.5)
+    with pytest.raises(UserError, match="1 rows have no finite number, the first of them row 21 \\('007'\\)"):
+        features.sequences(targets=lacking)
+    assert len(features.sequences(targets=lacking, split=["NA"])) == 1
+    with pytest.raises(UserError, match="targets: dict is no table"):
+        features.sequences(targets={"video_id": []})
+
+
+def test_files_that_are_no_text(folder: Path, tmp_path: Path) -> None:
+    features = framefeat.load(folder)
+    with pytest.raises(UserError, match=r"split: .* is not text"):
+        features.sequences(split=features.matrix_path)
+    with pytest.raises(UserError, match=r"split: .* is a folder"):
+        features.sequences(split=folder)
+    for name in ("t.csv", "t.parquet"):
+        (tmp_path / name).write_bytes(features.matrix_path.read_bytes())
+        with pytest.raises(UserError, match=r"targets: .* is not a whole"):
+            features.sequences(targets=tmp_path / name)
+
+
+def test_torchs_own_collate(folder: Path, targets: pd.DataFrame) -> None:
+    from torch.utils.data import DataLoader
+
+    features = framefeat.load(folder)
+    with pytest.raises(UserError, match=r"no targets.*collate_fn=framefeat\.dataset\.pad_collate"):
+        next(iter(DataLoader(features.sequences())))
+    data = features.sequences(targets=targets)
+    with pytest.raises(UserError, match=r"different lengths \(20, 30 rows\).*pad_collate"):
+        next(iter(DataLoader(data, batch_size=2)))
+    batch = next(iter(DataLoader(data)))
+    assert batch["target"].shape == (1, 20)
+    assert batch["video_id"] == ["-esJr"]
+
+
+def test_reading_does_not_import_torch(folder: Path) -> None:
+    code = f"import sys, framefeat; framefeat.load({str(folder)!r}).features_of('NA'); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(not TVSUM.is_dir(), reason="TVSum's index files are not here")
+def test_with_tvsum_targets_and_split(tmp_path: Path) -> None:
+    features = framefeat.load(tvsum_standin(tmp_path, dim=4))
+    assert len(features) == 25190
+    train = features.sequences(targets=TVSUM / "tvsum_targets.parquet", split=TVSUM / "tvsum_train.txt")
+    assert len(train) == 40
+    assert train.video_ids[0] == "-esJrBWj2d8"
+    assert (
+        sum(len(train[place]["target"]) for place in range(len(train)))
+        == features.index["video_id"].isin(train.video_ids).sum()
+    )
+
+
+def test_the_worked_example(folder: Path, targets: pd.DataFrame, tmp_path: Path) -> None:
+    targets.to_parquet(tmp_path / "t.parquet", index=False)
+    (tmp_path / "train.txt").write_text("-esJr\n007\n")
+    (tmp_path / "val.txt").write_text("NA\n")
+    script = Path(__file__).resolve().parents[3] / "examples" / "train_bilstm.py"
+    command = [
+        sys.executable,
+        script,
+        folder,
+        "--targets",
+        tmp_path / "t.parquet",
+        "--train",
+        tmp_path / "train.txt",
+    ]
+    done = subprocess.run(
+        [*map(str, command), "--val", str(tmp_path / "val.txt"), "--hidden", "8"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "epoch 1" in done.stdout
+    assert "validation" in done.stdout

@@ -1,0 +1,80 @@
+"""The last lines of a run, and of one that failed."""
+
+from pathlib import Path
+
+from framefeat.files import write_json
+from framefeat.run import outcome
+
+from tests.unit.report.report_fixture import drawn, leave_out, write_run
+
+
+def test_a_good_run_is_one_line(tmp_path: Path) -> None:
+    results = write_run(tmp_path, [drawn("good", [4])])
+    (line,) = outcome.lines(results, ["colour_grid"])
+    assert line.endswith("float32 (4, 192), 1 videos, alignment verified")
+
+
+def test_doubtful_videos_are_told_as_bad_ones_are(tmp_path: Path) -> None:
+    doubt = "the index says 30 fps, the file has 25: rows are up to 0.700 s from their frame"
+    videos = [drawn("good", [4], seed=1), drawn("off", [4], seed=2, doubts=[doubt], late=0.7)]
+    results = write_run(tmp_path, videos)
+    first, *others = outcome.lines(results, ["colour_grid"])
+    assert first.endswith("alignment doubtful")
+    assert others == ["1 video(s) doubtful (rows up to 0.720 s from their frames):", f"  off: {doubt}"]
+    videos += [drawn("hurt", [4], seed=3, bad=[1], problems=["row 1: broken"])]
+    videos += [drawn("unlike", [4], seed=4, verified=False, warnings=["two decodes differ"])]
+    results = write_run(tmp_path / "worse", videos)
+    leave_out(results, "notes.bin", "no video stream")
+    first, *others = outcome.lines(results, ["colour_grid"])
+    assert first.endswith("alignment not verified")
+    assert [line for line in others if line.startswith("  ")] == [
+        "  hurt: 1 of 4 rows; row 1: broken",
+        "  unlike: two decodes differ",
+        f"  off: {doubt}",
+        "  notes.bin: no video stream",
+    ]
+    assert others[-1] == "left out as no videos: 2 text (.md)"
+
+
+def test_long_lists_are_cut(tmp_path: Path) -> None:
+    results = write_run(tmp_path, [drawn(f"v{number}", [2], doubts=["far"]) for number in range(25)])
+    assert list(outcome.lines(results, ["colour_grid"]))[-1] == (
+        "  ... and 5 more videos; framefeat show lists them all"
+    )
+
+
+def test_a_list_of_problems_is_not_cut_at_its_heading(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "a.log"
+    log.parent.mkdir()
+    log.write_text(
+        "a warning\nframefeat extract: Weights file w.pth does not fit resnet18:\n  - no fc.bias\n  - no fc.weight\n"
+    )
+    said = list(outcome.failures([log.parent], 0, "snakemake --cores 4"))
+    assert said[:3] == ["1 job(s) failed:", "  Weights file w.pth does not fit resnet18:", "    - no fc.bias"]
+    assert said[-1] == "  snakemake --cores 4"
+
+
+def test_what_two_jobs_say_is_said_once_and_not_at_any_length(tmp_path: Path) -> None:
+    """Two backbones are refused for the same damaged videos."""
+    listed = "".join(f"  - 'v{number}': damaged\n" for number in range(30))
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.log").write_text(
+            f"framefeat assemble: 30 videos have bad rows:\n{listed}Mend them.\n"
+        )
+    said = list(outcome.failures([tmp_path, tmp_path / "no such"], 0, "snakemake"))
+    assert said[0] == "2 job(s) failed:"
+    assert sum("'v3'" in line for line in said) == 1
+    assert not any("'v25'" in line for line in said)
+    assert said[22:24] == ["    ... and 10 more; the log lists them all", "  Mend them."]
+    assert f"    log: {tmp_path / 'a.log'}, {tmp_path / 'b.log'}" in said
+
+
+def test_what_slows_every_run_is_said_once(tmp_path: Path) -> None:
+    slow = {"device": "cpu", "warnings": ["m is not folded: no such operator."]}
+    manifest = {
+        "alignment_verified": True, "dataset": "d", "total_frames": 1, "feature_dim": 2, "videos": [],
+        "computed_by": [slow, {**slow, "device": "NVIDIA Test"}],
+    }  # fmt: skip
+    (tmp_path / "m").mkdir()
+    write_json(tmp_path / "m" / "feature_manifest.json", manifest)
+    assert list(outcome.lines(tmp_path, ["m"]))[1:] == slow["warnings"]

@@ -1,0 +1,140 @@
+"""The line under a run, and Snakemake's output unchanged around it."""
+
+import io
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from framefeat.run import progress
+
+LogEvent = pytest.importorskip("snakemake_interface_logger_plugins.common").LogEvent
+
+
+def evidence(folder: Path, name: str, rows: int) -> str:
+    path = folder / "evidence" / "squash224" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"rows": {"status": ["ok"] * rows}}))
+    return str(path)
+
+
+def test_tally(tmp_path: Path) -> None:
+    tally = progress.Tally()
+    assert tally.line(0.0) == ""
+    tally.run_begins({"merge_index": 1, "assemble": 1, "report": 1, "all": 1, "total": 4})
+    tally.steps(1, 24)
+    number = 0
+    for video in range(6):
+        path = evidence(tmp_path, str(video), 100)
+        for rule, begin, end in (
+            ("sample_frames", 10.0 * video, 10.0 * video + 5),
+            ("extract_features", 10.0 * video + 5, 10.0 * video + 10),
+        ):
+            number += 1
+            sampling = rule == "sample_frames"
+            tally.job_begins(number, rule, [] if sampling else [path], [path] if sampling else [], begin)
+            tally.job_ends(number, end)
+            tally.steps(1 + number, 24)
+    assert (tally.sampled, tally.embedded, tally.frames, tally.of_videos) == (6, 6, 600, 10)
+    assert tally.frames_per_second(60.0) == pytest.approx(10.0)
+    assert tally.seconds_left(60.0) == pytest.approx(11 * 5.0)
+    assert tally.line(60.0) == "6 of 10 videos · 600 frames · 10 frames/s · about 55 s left · 13 of 24 steps"
+
+
+def test_unknown_jobs_and_lost_evidence() -> None:
+    tally = progress.Tally()
+    tally.job_ends(7, 1.0)
+    tally.job_begins(1, "extract_features", ["results/x/evidence/g/gone.json"], [], 0.0)
+    tally.job_ends(1, 1.0)
+    assert (tally.embedded, tally.frames) == (1, 0)
+    tally.job_begins(2, "sample_frames", [], [], 0.0)
+    tally.job_fails(2)
+    tally.job_fails(2)
+    assert "1 failed" in tally.line(2.0)
+
+
+def test_words_for_time() -> None:
+    assert [progress.spell(value) for value in (0.2, 61, 600, 7200, 200_000)] == [
+        "1 s",
+        "61 s",
+        "10 min",
+        "2 h 0 min",
+        "2 d 7 h",
+    ]
+
+
+def test_command_to_go_on() -> None:
+    again = progress.command_again(["/x/bin/snakemake", "--cores", "4", "--config", "videos=my films/*.mp4"])
+    assert again == "snakemake --cores 4 --config 'videos=my films/*.mp4'"
+
+
+def test_snapshot(tmp_path: Path) -> None:
+    assert "not merged" in progress.snapshot(tmp_path)
+    (tmp_path / "slices").mkdir()
+    for name in "abcdef":
+        (tmp_path / "slices" / f"{name}.json").write_text("{}")
+    (tmp_path / "slices" / ".snakemake_timestamp").write_text("")
+    assert "none sampled" in progress.snapshot(tmp_path)
+    for name in "abcd":
+        evidence(tmp_path, name, 3)
+    text = progress.snapshot(tmp_path)
+    assert "sampled 4 of 6 videos (squash224), about" in text
+
+
+# --- the handler
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def _records() -> list[logging.LogRecord]:
+    def record(message: object, level: int = logging.INFO, **fields: object) -> logging.LogRecord:
+        made = logging.LogRecord("snakemake", level, __file__, 1, message, None, None)
+        made.__dict__.update(fields)
+        return made
+
+    return [
+        record("Job stats:\njob  count\n", event=LogEvent.RUN_INFO, stats={"sample_frames": 2, "total": 2}),
+        record("x", event=LogEvent.JOB_INFO, jobid=1, rule_name="sample_frames", rule_msg=None, local=False, is_checkpoint=False,
+               input=[], output=["o"], log=[], benchmark=None, reason="because", wildcards={}, priority=0, threads=1, resources={}, indent=False),
+        record("Finished jobid: 1 (Rule: sample_frames)", event=LogEvent.JOB_FINISHED, job_id=1),
+        record("None", event=LogEvent.PROGRESS, done=1, total=2),
+        record("half way"),
+        record("None", event=LogEvent.PROGRESS, done=2, total=2),
+        record("done"),
+    ]  # fmt: skip
+
+
+def _written(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> str:
+    from snakemake.logging import DefaultFormatter
+
+    plugin = pytest.importorskip("snakemake_logger_plugin_framefeat")
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    handler = plugin.LogHandler(SimpleNamespace(stdout=False, nocolor=False, dryrun=False), None)
+    handler.setFormatter(DefaultFormatter())
+    for record in _records():
+        handler.emit(record)
+    handler.close()
+    return stream.getvalue()
+
+
+def test_nothing_is_added_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = _written(io.StringIO(), monkeypatch)
+    assert "rule sample_frames:" in text
+    assert "1 of 2 steps (50%) done\nhalf way\n2 of 2 steps (100%) done\ndone\n" in text
+    assert "\r" not in text
+    assert "\x1b" not in text
+
+
+def test_the_line_is_erased_before_every_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = _written(_Terminal(), monkeypatch)
+    assert "1 of 2 steps\r\r\x1b[K" in text
+    # What stays on the screen is what Snakemake wrote, whole lines.
+    lines = [line.split("\x1b[K")[-1] for line in text.split("\n")]
+    assert "half way" in "".join(lines)
+    assert not any(letter in "".join(lines) for letter in "⠋⠙⠹")
+    assert text.endswith("done\x1b[0m\n")

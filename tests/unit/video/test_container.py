@@ -1,0 +1,159 @@
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from framefeat.errors import UserError
+from framefeat.video import container as containers
+from framefeat.video import packets
+from framefeat.video.container import facts, probe, read_container
+
+from tests import clips
+
+FILES = [
+    "cfr_23_976.mp4",
+    "cfr_29_917.mp4",
+    "h264_pyramid.mp4",
+    "h264_b.mkv",
+    "h264_b.ts",
+    "h264_b.avi",
+    "h264_fragmented.mp4",
+    "h264_vfr.mp4",
+    "h264_vfr.mkv",
+    "h264_start_5s.mp4",
+    "h264_negative_start.ts",
+    "h264_cut.mp4",
+    "h264_cut_one_key.mov",
+    "vp8_hidden.webm",
+    "mpeg4_b.avi",
+    "h264_one_frame.mp4",
+]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_presented_frames_and_their_times_are_the_truth(file):
+    clip = clips.made(file)
+    container = read_container(clip.path)
+    assert container.n_presented == len(clip.numbers)
+    np.testing.assert_allclose(container.times(), [float(t) for t in clip.times], rtol=0, atol=1e-9)
+    assert container.expected_frames == container.n_presented
+    assert container.damage is None
+    assert container.is_vfr == bool(clip.recipe.intervals or clip.recipe.hide_every)
+    if not container.is_vfr:
+        assert container.average_rate == clip.recipe.rate
+
+
+def test_ordinary_files_are_not_decoded(monkeypatch):
+    monkeypatch.setattr(containers, "decoded_order", lambda *_: pytest.fail("decoded"))
+    for file in ("h264_pyramid.mp4", "h264_b.mkv", "h264_b.ts", "h264_cut.mp4"):
+        assert read_container(clips.made(file).path).index_source == "packets"
+
+
+def test_where_packets_have_no_times_frames_are_counted():
+    container = read_container(clips.made("h264_b.avi").path)
+    assert container.index_source == "decode"
+    np.testing.assert_allclose(container.times(), np.arange(100) / 25)
+    assert (container.packet == -1).all()
+    assert any("decoded in order" in text for text in container.warnings)
+
+
+def test_a_cut_keeps_its_hidden_packets_and_does_not_present_them():
+    container = read_container(clips.made("h264_cut.mp4").path)
+    assert (~container.packets.shown).sum() == 17
+    assert container.times()[0] == 0
+
+
+def test_facts_are_json_and_say_what_was_found():
+    found = facts(read_container(clips.made("h264_vfr.mp4").path))
+    assert json.loads(json.dumps(found)) == found
+    assert found["vfr"] is True
+    assert found["frames"] == found["frames_found"] == 100
+    clip = clips.made("h264_vfr.mp4")
+    assert found["last_sec"] == pytest.approx(float(clip.times[-1]))
+    assert found["duration_sec"] == pytest.approx(found["last_sec"] + found["interval_sec"])
+    assert found["key_frames"] == 4
+
+
+def test_duration_of_a_constant_rate_is_frames_over_rate():
+    found = facts(read_container(clips.made("cfr_29_97.mp4").path))
+    assert found["duration_sec"] == pytest.approx(100 * 1001 / 30000)
+    assert found["fps"] == pytest.approx(30000 / 1001)
+
+
+@pytest.mark.parametrize("name", ["missing.mp4", "empty.mp4", "text.mp4", "audio.mp4", "header.mp4"])
+def test_a_file_without_frames_is_one_sentence(tmp_path, name):
+    path = tmp_path / name
+    if name == "empty.mp4":
+        path.touch()
+    elif name == "text.mp4":
+        path.write_text("not a video\n" * 50)
+    elif name == "audio.mp4":
+        clips.audio_only(path)
+    elif name == "header.mp4":
+        whole = clips.noisy(tmp_path / "whole.mp4", frames=30)
+        path.write_bytes(whole.read_bytes()[: whole.read_bytes().index(b"mdat") + 4])
+    with pytest.raises(UserError) as caught:
+        read_container(path)
+    text = str(caught.value)
+    assert name in text
+    assert "\n" not in text
+    assert probe(path) == {"facts": None, "error": text}
+    expected = {
+        "audio.mp4": "found audio only",
+        "empty.mp4": "0 bytes",
+        "header.mp4": "30 frames expected, found none",
+    }
+    assert expected.get(name, "") in text
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_a_file_that_is_cut_short_says_how_much_is_missing(tmp_path, suffix):
+    encoder = "mpeg4" if suffix == ".avi" else "libx264"
+    whole = clips.noisy(tmp_path / f"whole{suffix}", encoder=encoder)
+    path = clips.cut_short(whole, tmp_path / f"part{suffix}")
+    container = read_container(path)
+    assert container.expected_frames == 90
+    assert 30 < container.n_presented < 70
+    assert "90 frames expected" in container.damage
+    assert f"found {container.n_presented}" in container.damage
+    result = probe(path)
+    assert result["error"] == container.damage
+    assert result["facts"]["frames"] == 90
+    assert result["facts"]["duration_sec"] == pytest.approx(3.0, abs=0.05)
+    assert read_container(whole).damage is None
+
+
+def test_the_first_bits_of_vp9_frames_tell_whether_they_are_shown():
+    def shown(*data):
+        return packets._vp9_shown(bytes(data))
+
+    assert shown(0b10_0_0_0_0_1_0, 0)  # profile 0, not show_existing, key, shown
+    assert not shown(0b10_0_0_0_1_0_0, 0)
+    assert shown(0b10_0_0_1_000, 0)  # show_existing_frame
+    assert shown(0b10_1_1_0_0_0_1, 0)  # profile 3 has one more bit
+    assert not shown(0b10_1_1_0_0_1_0, 0)
+    hidden, visible = bytes([0b10_0_0_0_1_0_0]) + b"aa", bytes([0b10_0_0_0_1_1_0]) + b"b"
+    marker = bytes([0b110_00_001])
+    superframe = hidden + visible + marker + bytes([len(hidden), len(visible)]) + marker
+    assert packets._vp9_shown(superframe)
+    marker = bytes([0b110_00_000])
+    assert not packets._vp9_shown(hidden + marker + bytes([len(hidden)]) + marker)
+
+
+@pytest.mark.parametrize(
+    "rate", [Fraction(24000, 1001), Fraction(25), Fraction(30000, 1001), Fraction(29917, 1000)]
+)
+@pytest.mark.parametrize("clock", [1000, 90000, 600])
+def test_a_constant_rate_survives_coarse_clocks(rate, clock):
+    pts = np.array([round(k / rate * clock) for k in range(3000)])
+    found, vfr, _ = containers._rate(pts, Fraction(1, clock), rate)
+    assert found == rate
+    assert not vfr
+    found, vfr, _ = containers._rate(pts, Fraction(1, clock), Fraction(90000))  # a container that is off
+    assert float(found) == pytest.approx(float(rate), rel=1e-3)
+    assert not vfr
+
+
+def test_a_dropped_slot_makes_the_rate_variable():
+    pts = np.r_[np.arange(100), np.arange(101, 200)]
+    assert containers._rate(pts, Fraction(1, 25), Fraction(25))[1]

@@ -1,0 +1,37 @@
+"""Bounds the temporary frames on the disk where the device is slower than the decoders."""
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from framefeat.extract import client
+
+
+def wait_for_room(frames: Path, most: int) -> None:
+    """Wait while ``most`` videos' frames or more lie in ``frames`` *and* a device is at work to use them up.
+
+    Only a device at work is waited for: its job holds a core of its own, so waiting decoders cannot keep it from
+    ending. Without an owner (by hand) there is nothing to wait for.
+    """
+    owner = client.owner_here()
+    if not owner:
+        return
+    folder = client.runtime_folder(owner)
+    while _count(frames) >= most and any(_is_held(slot) for slot in folder.glob("*.slot")):
+        time.sleep(0.25)
+
+
+def _count(frames: Path) -> int:
+    if not frames.is_dir():
+        return 0
+    return sum(entry.name.endswith(".npy") and not entry.name.startswith(".") for entry in os.scandir(frames))
+
+
+def _is_held(slot: Path) -> bool:
+    with open(slot) as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

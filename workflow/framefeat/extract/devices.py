@@ -1,0 +1,360 @@
+"""Which devices there are, which of them torch can use, and which a job holds.
+
+Standard library only: a job must not import torch to find its device. ``python -m framefeat.extract.devices`` is the process
+that does, to ask it.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from framefeat.errors import UserError
+
+#: The devices (comma separated), where it is settled which of them can be used. Names that are no CUDA id stand for a
+#: device in a test and compute on the CPU.
+KNOWN = "FRAMEFEAT_DEVICES"
+CPU = "cpu"
+#: Jobs that one device serves: one reads and writes while the other computes.
+CLIENTS = 2
+
+_DRIVER = Path("/proc/driver/nvidia/gpus")
+_NODES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+_CUDA_NAME = re.compile(r"\d+|(GPU|MIG)-.+")
+_LONGEST = 32  # of a device's name in a file name: a socket's path has little room
+#: Asks torch; prints a list with one reason per device that it sees (empty: usable), or one reason for all.
+_QUESTION = [sys.executable, "-P", "-m", "framefeat.extract.devices"]
+_ANSWER_SECONDS = 180.0  # a first import of torch from a slow disk takes a minute
+
+# What torch says where memory is short. Not all of it is an OutOfMemoryError: cuDNN, cuBLAS and the allocator of pinned
+# memory raise RuntimeError, and cuDNN finds "no engine" where none has room for its workspace.
+_NO_MEMORY = (
+    "out of memory", "can't allocate memory", "ALLOC_FAILED", "ALLOCATION_FAILED", "unable to find an engine",
+    "OS call failed",
+)  # fmt: skip
+_DEVICE_FAILED = ("CUDA error", "CUDA driver error", "cuDNN error", "CUDNN_STATUS_", "CUBLAS_STATUS_")
+_CURES = (
+    ("without CUDA", "install torch's build for CUDA"),
+    ("too old", "update the NVIDIA driver, or install a torch that is built for an older CUDA"),
+    ("insufficient", "update the NVIDIA driver, or install a torch that is built for an older CUDA"),
+    ("no kernel image", "install a torch that is built for this GPU's compute capability"),
+    ("CUDA GPUs are available", "look at CUDA_VISIBLE_DEVICES and, on a GPU with MIG, whether it has an instance ('nvidia-smi -L')"),
+    ("does not see it", "look at CUDA_VISIBLE_DEVICES; of a GPU with MIG one process sees one instance ('nvidia-smi -L')"),
+    ("out of memory", "end what else uses its memory ('nvidia-smi')"),
+    ("busy or unavailable", "end what else holds it ('nvidia-smi')"),
+)  # fmt: skip
+_OTHER_CURE = "look at 'nvidia-smi', and restart the machine if its driver was updated"
+
+
+# ------------------------------------------------------------------------------------------------------- processes
+
+
+def process_identity(pid: int) -> str:
+    """``pid:start`` of a process: its number alone may be another process's one day."""
+    return f"{pid}:{_start_time(pid)}"
+
+
+def is_running(identity: str) -> bool:
+    """Whether the process that ``process_identity`` named still runs; what names no process does not."""
+    pid, _, start = identity.partition(":")
+    if not pid.isascii() or not pid.isdigit() or int(pid) == 0:
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # somebody else's: it runs
+    found = _start_time(int(pid))
+    return found != "ended" and (not start or not found or found == start)
+
+
+def _start_time(pid: int) -> str:
+    """Field 22 of /proc/PID/stat (clock ticks since boot); empty where there is no /proc. A zombie has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "ended" if fields[0] in "ZX" else fields[19]
+
+
+# --------------------------------------------------------------------------------------------------------- devices
+
+
+def cuda_devices() -> list[str]:
+    """CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them (numbers, or UUIDs)."""
+    if KNOWN in os.environ:
+        return _listed(os.environ[KNOWN])
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    named = None if visible is None else _listed(visible)
+    if named == []:
+        return []
+    present = _present_devices()
+    if named is None:
+        return [str(number) for number in range(present)]
+    # CUDA itself stops at the first name that names nothing; -1 is the usual way to say "none".
+    usable: list[str] = []
+    for name in named:
+        if not _CUDA_NAME.fullmatch(name) or (name.isdigit() and int(name) >= present):
+            break
+        usable.append(name)
+    return usable if present else []
+
+
+def _listed(text: str) -> list[str]:
+    """The names in a comma-separated list, each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _present_devices() -> int:
+    """How many GPUs the machine (or the container) shows."""
+    if _DRIVER.is_dir():
+        return len(list(_DRIVER.iterdir()))
+    if not any(node.exists() for node in _NODES):
+        return 0
+    return sum(line.startswith("GPU ") for line in _nvidia_smi("-L"))
+
+
+def _nvidia_smi(*options: str) -> list[str]:
+    """The lines that it prints; none where there is no such tool."""
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", *options], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.splitlines()
+
+
+def driver_version() -> str:
+    """The NVIDIA driver's version; empty where it cannot be read."""
+    try:
+        found = re.search(r"\d{3}\.[\d.]+", (_DRIVER.parent / "version").read_text().partition("\n")[0])
+    except OSError:
+        found = re.search(
+            r"\d{3}\.[\d.]+", "\n".join(_nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader"))
+        )
+    return found.group() if found else ""
+
+
+def wanted(device: str) -> list[str]:
+    """The CUDA devices that ``device`` (auto, cpu, cuda, cuda:N) may mean here; empty: compute on the CPU."""
+    if device == CPU:
+        return []
+    found = cuda_devices()
+    if device == "auto":
+        return found
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise UserError(f"device: {device!r} is no device: use auto, cpu, cuda or cuda:N.")
+    if not found:
+        raise UserError(
+            f"device: {device!r} was asked for, but no CUDA device is visible here; set device: auto or cpu."
+        )
+    if not number:
+        return found
+    if int(number) >= len(found):
+        raise UserError(
+            f"device: {device!r} was asked for, but only {len(found)} CUDA devices are visible here (counted from 0)."
+        )
+    return [found[int(number)]]
+
+
+def is_stand_in(name: str) -> bool:
+    """Whether ``name`` stands for a device in a test: it is exclusive like one, and computes on the CPU."""
+    return KNOWN in os.environ and name in _listed(os.environ[KNOWN]) and not _CUDA_NAME.fullmatch(name)
+
+
+def torch_device(name: str) -> str:
+    """``cpu`` or ``cuda``: what torch calls ``name`` in a process that sees that device alone."""
+    return CPU if name == CPU or is_stand_in(name) else "cuda"
+
+
+def file_name(device: str) -> str:
+    """A device's name as part of a file name, one to one and short."""
+    plain = re.sub(r"[^A-Za-z0-9-]", "_", device)
+    if plain == device and len(plain) <= _LONGEST:
+        return plain
+    return f"{plain[: _LONGEST - 9]}_{hashlib.sha256(device.encode()).hexdigest()[:8]}"
+
+
+# ---------------------------------------------------------------------------------------------- what torch can use
+
+
+def settle(device: str) -> str:
+    """Settle which devices ``device`` means, for this process and those that it starts, by asking torch in a process of
+    its own. Returns what a person must know: which GPU is there and not used, why, and what helps.
+
+    A GPU that is there and a GPU that torch can use are two things: the driver may be older than the wheel. ``auto``
+    goes on without; ``cuda`` raises ``UserError``.
+    """
+    names = wanted(device)
+    if not names or KNOWN in os.environ:
+        return ""
+    present = cuda_devices()
+    reasons = dict(zip(present, _ask_torch(len(present)), strict=True))
+    usable = [name for name in names if not reasons[name]]
+    # cuda:N counts among all that are visible
+    os.environ[KNOWN] = ",".join(usable if device in ("auto", "cuda") else present)
+    if len(usable) == len(names):
+        return ""
+    unusable = "; ".join(f"device {name}: {reasons[name]}" for name in names if reasons[name])
+    cure = _cure(unusable)
+    if usable:
+        return f"device: {device}, and torch cannot use all GPUs that are here ({unusable}). The others are used. To use it: {cure}; see docs/gpu.md."
+    if device == "auto":
+        return (
+            f"device: auto, and a GPU is here that torch cannot use ({unusable}). The features are computed on the CPU, which "
+            f"is much slower. To use the GPU: {cure}; see docs/gpu.md. 'device: cpu' says the same without this warning."
+        )
+    del os.environ[KNOWN]
+    raise UserError(
+        f"device: {device!r} was asked for, but torch cannot use it ({unusable}). {cure[0].upper()}{cure[1:]}, or set "
+        "device: auto or cpu; see docs/gpu.md."
+    )
+
+
+def _ask_torch(count: int) -> list[str]:
+    """For each of ``count`` devices why torch cannot use it; empty: it can."""
+    import subprocess
+
+    try:
+        done = subprocess.run(_QUESTION, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False)
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        answer = f"no answer from the driver in {_ANSWER_SECONDS:g} s"
+    except (ValueError, IndexError):
+        last = (done.stderr.strip().splitlines() or [""])[-1]
+        answer = f"torch ended with status {done.returncode} when it was asked{': ' if last else ''}{last}"
+    if isinstance(answer, str):
+        return [answer] * count
+    return [*answer, *["torch does not see it"] * count][:count]
+
+
+def _cure(reason: str) -> str:
+    return next((cure for words, cure in _CURES if words in reason), _OTHER_CURE)
+
+
+def _answer() -> list[str] | str:
+    """In a process of its own: see ``_QUESTION``."""
+    try:
+        import torch
+    except Exception as error:
+        return f"torch cannot be imported: {first_line(error)}"
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    try:
+        torch.cuda.init()
+    except Exception as error:
+        return first_line(error).partition(". ")[0]
+    return [_try(number) for number in range(torch.cuda.device_count())]
+
+
+def _try(number: int) -> str:
+    """A convolution on one device: the reason why it cannot be had, or empty."""
+    import torch
+
+    try:
+        image, kernel = (
+            torch.ones(shape, device=f"cuda:{number}") for shape in ((1, 8, 16, 16), (8, 8, 3, 3))
+        )
+        total = float(torch.nn.functional.conv2d(image, kernel).sum())
+    except Exception as error:
+        return first_line(error).partition(". ")[0]
+    return "" if total == 14 * 14 * 8 * 8 * 9 else "it computes wrongly"
+
+
+# ---------------------------------------------------------------------------------------------- what torch complains of
+
+
+class DeviceLost(Exception):
+    """The device cannot be used any more by this process. ``blame``: by the work that this is raised from."""
+
+    def __init__(self, reason: str, blame: bool = True) -> None:
+        super().__init__(reason)
+        self.blame = blame
+
+
+def first_line(error: BaseException) -> str:
+    """What it says, without the advice that torch adds."""
+    return (str(error).strip() or type(error).__name__).partition("\n")[0]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller batch may help."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the device failed. Most such errors leave the process's context unusable for good, and none can be told
+    from those that do not; a new process is sure."""
+    if isinstance(error, DeviceLost):
+        return True
+    failed = isinstance(error, RuntimeError) and any(words in str(error) for words in _DEVICE_FAILED)
+    return failed and not is_out_of_memory(error)
+
+
+# ----------------------------------------------------------------------------------------------------------- locks
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[int | None]:
+    """Hold the exclusive lock of ``path`` (made if need be); yields its descriptor, or None where it is taken.
+
+    The system lets go of it when the process ends, however it ends. What was locked is what ``path`` names at that
+    moment: a file that was removed meanwhile does not count. Raises ``FileNotFoundError`` where the folder is gone.
+    """
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield None
+                return
+            if _names(path, lock):
+                yield lock
+                return
+        finally:
+            os.close(lock)
+
+
+def _names(path: Path, descriptor: int) -> bool:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(descriptor))
+
+
+@contextmanager
+def hold(folder: Path, devices: Sequence[str], clients: int = 1) -> Iterator[str]:
+    """Hold a place at one of ``devices``, waiting for one to be free: yields its name. A device has ``clients`` places;
+    the second is taken where every device has its first."""
+    places = [(name, f".{number}" if number else "") for number in range(clients) for name in devices]
+    while True:
+        for name, number in places:
+            with ExitStack() as stack:
+                try:
+                    folder.mkdir(mode=0o700, exist_ok=True)
+                    slot = stack.enter_context(locked(folder / f"{file_name(name)}{number}.slot", wait=False))
+                except FileNotFoundError:
+                    continue  # an embedder that ended took the folder with it
+                if slot is not None:
+                    yield name
+                    return
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_answer()))

@@ -1,0 +1,184 @@
+"""What is known of each video file's content, remembered by path, size and modification time.
+
+The fingerprint is the sha256 of the content: the same figure that ``sha256sum`` prints and that an index may carry.
+"""
+
+import hashlib
+import json
+import os
+import stat
+import sys
+import traceback
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from framefeat.errors import machine_trouble
+from framefeat.files import read_json, write_json
+
+SCHEMA = 3
+_CHUNK = 4 << 20
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """sha256 of a file's content, as lower-case hex digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256", _bufsize=_CHUNK).hexdigest()
+
+
+def remembered_sha256(path: str | os.PathLike[str], memory: Path) -> str:
+    """``file_sha256``, computed once: ``memory`` is a small JSON file that remembers it by path, size and time."""
+    found = os.stat(path)
+    stamp = [found.st_size, found.st_mtime_ns]
+    known = _read(memory)
+    entry = known.get(os.path.abspath(path))
+    if entry is None or entry["stamp"] != stamp:
+        entry = {"stamp": stamp, "sha256": file_sha256(path)}
+        _write(memory, _read(memory) | {os.path.abspath(path): entry})
+    return entry["sha256"]
+
+
+def _read(memory: Path) -> dict[str, Any]:
+    try:
+        stored = read_json(memory)
+        return stored["files"] if stored["schema"] == SCHEMA else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _write(memory: Path, files: Mapping[str, Any]) -> None:
+    write_json(memory, {"schema": SCHEMA, "files": files})
+
+
+def examine(path: str, unsure: bool = False) -> dict[str, Any]:
+    """Read one video: ``{"stamp", "sha256", "facts", "error", "no_video"}``. Raises for the machine's trouble alone.
+
+    ``facts`` is None and ``error`` a sentence where it is damaged. ``unsure``: its name does not tell that it is a video;
+    ``no_video`` says why it is none, and None where it is one. ``stamp`` is None where the finding may not last (the file
+    could not be read, or something unforeseen happened): it is then not remembered. ``sha256`` is None where the
+    content could not be read at all.
+    """
+    entry: dict[str, Any] = {"stamp": None, "sha256": None, "facts": None, "error": None, "no_video": None}
+    try:
+        from framefeat.index import folder
+        from framefeat.video import container
+
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            return entry | {"error": f"{path!r}: a video file was expected, found {folder.kind_of(path)}."}
+        stamp = [found.st_size, found.st_mtime_ns]
+        if unsure and (why := folder.why_no_video(path)):
+            return entry | {"stamp": stamp, "no_video": why}
+        entry["sha256"] = file_sha256(path)
+        probed = container.probe(path)
+        json.dumps(probed, allow_nan=False)
+        return entry | probed | {"stamp": stamp}
+    except OSError as error:
+        if trouble := machine_trouble(error):
+            raise trouble from None
+        return entry | {
+            "error": f"{path!r}: the file cannot be read ({error.strerror or error}); make it readable and run again."
+        }
+    except Exception as error:
+        print(f"{path!r}:", file=sys.stderr)
+        traceback.print_exc()
+        return entry | {"error": unforeseen(path, error)}
+
+
+def unforeseen(path: str, error: Exception) -> str:
+    """The sentence for an error that nobody foresaw; its trace belongs in the log."""
+    return (
+        f"{path!r}: something unforeseen went wrong with this file ({type(error).__name__}: {error}); the log has the "
+        "trace: take the file out, or make it anew with another program."
+    )
+
+
+def examine_all(
+    paths: Iterable[str],
+    memory: Path,
+    workers: int,
+    say: Callable[[str], None],
+    unsure: Collection[str] = frozenset(),
+) -> dict[str, dict[str, Any]]:
+    """``examine`` for every path, in ``workers`` processes; only files that ``memory`` does not know are read.
+
+    ``unsure``: those of ``paths`` whose names do not tell that they are videos. A file whose reading kills the process
+    is damaged; it does not harm the others. ``memory`` is updated even when the work is interrupted.
+    """
+    known = _read(memory)
+    results: dict[str, dict[str, Any]] = {}
+    pending: list[str] = []
+    for path in dict.fromkeys(paths):
+        entry = known.get(_key(path))
+        if entry is not None and entry["stamp"] == _stamp(path) and (not entry["no_video"] or path in unsure):
+            results[path] = entry
+        else:
+            pending.append(path)
+    if not pending:
+        return results
+    say(f"reading {len(pending)} new or changed video file(s) of {len(results) + len(pending)}")
+    unsure = frozenset(unsure)
+    try:
+        while pending:
+            pending = _examine_in_pool(pending, unsure, results, workers, say)
+            # One of those that were in work killed the pool: the first that are left, in the order of their start.
+            suspects, pending = pending[: 2 * workers + 1], pending[2 * workers + 1 :]
+            for path in suspects:
+                results[path] = _examine_alone(path, path in unsure)
+    finally:
+        # Entries of files that are no longer in the collection are kept: a video that comes back is not read again.
+        lasting = {_key(path): entry for path, entry in results.items() if entry["stamp"] is not None}
+        _write(memory, known | lasting)
+    return results
+
+
+def _key(path: str) -> str:
+    """How ``memory`` calls a file: from the working folder where it lies below, so that both can be moved together."""
+    return path.removeprefix(os.path.join(os.getcwd(), ""))
+
+
+def _stamp(path: str) -> list[int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _examine_in_pool(
+    pending: list[str],
+    unsure: Collection[str],
+    results: dict[str, dict[str, Any]],
+    workers: int,
+    say: Callable[[str], None],
+) -> list[str]:
+    """Fill in ``results``; returns the paths that were left when a worker process died."""
+    workers = max(1, min(workers, len(pending)))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(examine, path, path in unsure): path for path in pending}
+        try:
+            for count, future in enumerate(as_completed(futures), 1):
+                results[futures[future]] = future.result()
+                if count % 500 == 0:
+                    say(f"read {count} of {len(pending)}")
+        except BrokenProcessPool:
+            return [path for path in pending if path not in results]
+    return []
+
+
+def _examine_alone(path: str, unsure: bool) -> dict[str, Any]:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(examine, path, unsure).result()
+        except BrokenProcessPool:
+            # Not remembered: a lack of memory kills as well, and the next merge may have more.
+            entry: dict[str, Any] = {"stamp": None, "sha256": None, "facts": None, "no_video": None}
+            with suppress(OSError):
+                entry["sha256"] = file_sha256(path)
+            return entry | {
+                "error": f"{path!r}: reading the container killed the reader; the file is damaged."
+            }

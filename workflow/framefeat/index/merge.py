@@ -1,0 +1,309 @@
+"""The merge stage: two tables (or a folder) in; one merged index and one small slice per video out."""
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from framefeat.errors import UserError, complain
+from framefeat.files import atomic_path, write_json
+from framefeat.index import collection, fingerprints, folder, tables
+from framefeat.names import video_key
+from framefeat.settings import Settings
+from framefeat.video.alignment import frame_numbers
+
+#: Columns that the merged index adds: the video's file-safe key, and the row of its slice that this row means.
+KEY, SLICE_ROW = tables.MERGED_COLUMNS
+#: The entry of the merged index's metadata that names the columns of the frame index, as a JSON list.
+COLUMNS = b"framefeat.columns"
+SLICE_SCHEMA = 2
+
+
+def merge(settings: Settings, out: Path, workers: int = 1) -> None:
+    """Write ``out/index.parquet``, ``out/slices/{key}.json``, ``out/videos/{key}.json`` and ``out/left_out.json``.
+
+    A slice holds what decides a video's frames and nothing else (fingerprint, native frame rate, alignment, digest of its
+    distinct times in ascending order), so that it is the same bytes however the rows are ordered or labelled, wherever the
+    file lies. ``videos`` holds the rest: the path, the times (float64 seconds) and the container's facts. ``left_out.json``
+    says what of a folder is not in the index.
+
+    Raises ``UserError`` listing all problems of a kind. A damaged file is not one of them: it is told when it is sampled.
+    """
+    video_table = None
+    if settings.from_folder:
+        videos, known, listing, dropped = _read_folder(settings, out, workers)
+        frame_name = str(settings.videos)
+        frame_table, ids, times, videos = _index_of_folder(videos, known, settings.sample_fps)
+        positions = collection.join(ids, videos, frame_name, frame_name)
+    else:
+        # Tables first: reading the videos can take hours, and a mistake in a table should be told at once.
+        found = collection.find_videos(settings)
+        videos, video_table, listing, dropped = found.videos, found.table, folder.Listing(), {}
+        frame_name = str(settings.frame_index)
+        frame_table, ids, times = collection.read_frame_index(frame_name)
+        positions = collection.join(ids, videos, frame_name, str(settings.video_index))
+        needed = np.unique(positions).tolist()
+        collection.check_files(found, needed, settings)
+        local = [videos[number].path for number in needed if not collection.is_remote(videos[number].path)]
+        known = fingerprints.examine_all(local, out / "fingerprints.json", workers, _say)
+        _check_sha256(videos, known)
+
+    slice_rows = np.zeros(len(ids), dtype=np.int64)
+    order = np.argsort(positions, kind="stable")
+    starts = np.searchsorted(positions[order], np.arange(len(videos) + 1))
+    slices: dict[int, np.ndarray] = {}
+    for number in range(len(videos)):
+        rows = order[starts[number] : starts[number + 1]]
+        if len(rows):
+            slices[number], slice_rows[rows] = np.unique(times[rows], return_inverse=True)
+    if (
+        settings.on_bad_frames == "fail" and not settings.from_folder
+    ):  # nobody wrote a folder's rows: they are findings
+        _check_ends(videos, known, slices, settings, ids, times, positions, frame_name)
+
+    keys = _keys(videos, slices)
+    _fresh(out / "slices")
+    _fresh(out / "videos")
+    for number, slice_times in slices.items():
+        _write_video(out, keys[number], videos[number], slice_times, known.get(videos[number].path), settings)
+    columns = {name: frame_table.column(name) for name in frame_table.column_names}
+    if video_table is not None:
+        for name in video_table.column_names:
+            if name not in columns:
+                columns[name] = video_table.column(name).take(pa.array(positions))
+    columns[KEY] = pa.array([keys[number] for number in positions], pa.string())
+    columns[SLICE_ROW] = pa.array(slice_rows)
+    merged = pa.table(columns).replace_schema_metadata(
+        _plain(frame_table.schema.metadata) | {COLUMNS: json.dumps(frame_table.column_names)}
+    )
+    with atomic_path(out / "index.parquet") as temporary:
+        pq.write_table(merged, temporary)
+    unread = [
+        folder.LeftOut(path, entry["error"])
+        for path, entry in known.items()
+        if entry["error"] and entry["sha256"] is None
+    ]
+    left_out = folder.report(listing, dropped, unread)
+    write_json(out / folder.REPORT, left_out)
+    for line in folder.sentences(left_out):
+        _say(line)
+    _say(f"{len(ids)} rows of {len(slices)} videos")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _read_folder(
+    settings: Settings, out: Path, workers: int
+) -> tuple[list[collection.Video], dict[str, dict[str, Any]], folder.Listing, dict[str, folder.LeftOut]]:
+    """The videos of the folder, what is known of each file by its path, what is left out, and by id what is dropped.
+
+    ``on_bad_frames: drop`` leaves out the files that give no video at all. One that has frames, some of them bad, stays.
+    """
+    pattern = str(settings.videos)
+    listing = folder.listing(pattern)
+    videos = collection.folder_videos(
+        listing.videos, pattern
+    )  # a name that is there twice is told before anything is read
+    unsure = frozenset(listing.unsure)
+    paths = [*(video.path for video in videos), *sorted(unsure)]
+    known = fingerprints.examine_all(paths, out / "fingerprints.json", workers, _say, unsure)
+    taken = []
+    for path in sorted(unsure):
+        found = known[path]
+        if found["sha256"] is not None:
+            taken.append(path)
+        elif found["no_video"] == folder.TEXT:
+            listing.counts[folder.TEXT] += 1
+        else:
+            listing.left_out.append(folder.LeftOut(path, found["no_video"] or found["error"]))
+    if taken:
+        videos = collection.folder_videos([*listing.videos, *taken], pattern)
+    dropped: dict[str, folder.LeftOut] = {}
+    if settings.on_bad_frames == "drop":
+        dropped = {
+            video.video_id: folder.LeftOut(video.path, known[video.path]["error"])
+            for video in videos
+            if known[video.path]["facts"] is None
+        }
+        videos = [video for video in videos if video.video_id not in dropped]
+    if not videos:
+        report = folder.report(listing, dropped, [])
+        raise complain(
+            f"videos: no video file was found in {pattern!r}.",
+            [line.strip() for line in folder.sentences(report)],
+            "Name a folder or a glob that holds videos (in a glob, '[[]' stands for '['; the example's clips are put in "
+            "place by 'make env').",
+        )
+    return videos, known, listing, dropped
+
+
+def _plain(metadata: Mapping[bytes, bytes] | None) -> dict[Any, Any]:
+    # pandas' own notes on index and types travel with the user's table; they stay true for the user's columns.
+    return dict(metadata or {})
+
+
+def _index_of_folder(
+    videos: list[collection.Video], known: Mapping[str, Mapping[str, Any]], sample_fps: float
+) -> tuple[pa.Table, list[str], np.ndarray, list[collection.Video]]:
+    """Both indexes of a folder: ``video_id, frame_idx, timestamp_sec``, the videos with the frame rate that was found.
+
+    A file that cannot be read still has one row, t = 0: it fails (or is masked) as a video of its own, and is never
+    silently absent.
+    """
+    ids: list[str] = []
+    ordinals, all_times, probed = [], [], []
+    for video in videos:
+        facts = known[video.path]["facts"]
+        times = (
+            collection.sample_times(collection.believable_duration(facts), sample_fps)
+            if facts
+            else np.zeros(1)
+        )
+        probed.append(collection.Video(video.video_id, video.path, facts["fps"] if facts else 1.0))
+        ids.extend([video.video_id] * len(times))
+        ordinals.append(np.arange(len(times), dtype=np.int64))
+        all_times.append(times)
+    times = np.concatenate(all_times)
+    table = pa.table(
+        {
+            "video_id": pa.array(ids, pa.string()),
+            "frame_idx": pa.array(np.concatenate(ordinals)),
+            "timestamp_sec": pa.array(times),
+        }
+    )
+    return table, ids, times, probed
+
+
+def _check_sha256(videos: list[collection.Video], known: Mapping[str, Mapping[str, Any]]) -> None:
+    wrong = [
+        f"{video.video_id!r}: the index says {video.sha256}, the file {video.path!r} has {known[video.path]['sha256']}"
+        for video in videos
+        if video.sha256 and video.path in known and known[video.path]["sha256"] not in (None, video.sha256)
+    ]
+    if wrong:
+        raise complain(
+            "video_index: files whose content is not what the column sha256 says:",
+            wrong,
+            "Fetch these files again, or correct or drop the column.",
+        )
+
+
+def _check_ends(
+    videos: list[collection.Video],
+    known: Mapping[str, Mapping[str, Any]],
+    slices: Mapping[int, np.ndarray],
+    settings: Settings,
+    ids: list[str],
+    times: np.ndarray,
+    positions: np.ndarray,
+    frame_name: str,
+) -> None:
+    """Refuse times more than one frame past the end of a video, all of them listed."""
+    late = []
+    for number, slice_times in slices.items():
+        video = videos[number]
+        found = known.get(video.path, {})
+        facts = found.get("facts")
+        if facts is None or found["error"] or video.fps is None:
+            continue  # a damaged file does not stop the merge: it fails, or is masked, when it is sampled
+        beyond = collection.past_the_end(slice_times, video.fps, facts, _alignment(settings, facts))
+        if beyond.any():
+            first = float(slice_times[beyond][0])
+            for row in np.flatnonzero((positions == number) & (times >= first)):
+                late.append(
+                    f"row {row} ({ids[row]!r}): {times[row]:g} s, but the video has {facts['frames']} frames "
+                    f"and ends at {facts['duration_sec']:.3f} s (at {video.fps:g} fps: frame {frame_numbers(times[row], video.fps)})"
+                )
+    if late:
+        raise complain(
+            f"frame_index: {frame_name!r} has times more than one frame past the end of their video "
+            "(rows count from 0):",
+            late,
+            "Correct these rows or the video's fps, or set on_bad_frames: mask to have them as NaN rows marked 'bad'.",
+        )
+
+
+def _keys(videos: list[collection.Video], slices: Mapping[int, np.ndarray]) -> dict[int, str]:
+    keys = {number: video_key(videos[number].video_id) for number in slices}
+    folded: dict[str, list[str]] = {}
+    for number, key in keys.items():
+        folded.setdefault(key, []).append(videos[number].video_id)
+    same = [", ".join(map(repr, ids)) for ids in folded.values() if len(ids) > 1]
+    if same:
+        raise complain("Video ids that would share one file name:", same, "Rename them.")
+    return keys
+
+
+def _fresh(folder: Path) -> None:
+    if folder.is_symlink():
+        raise UserError(
+            f"{str(folder)!r} is a symbolic link; remove it: this folder is written anew by every merge."
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _write_video(
+    out: Path,
+    key: str,
+    video: collection.Video,
+    times: np.ndarray,
+    found: Mapping[str, Any] | None,
+    settings: Settings,
+) -> None:
+    facts = found["facts"] if found else None
+    if found is None:
+        fingerprint = remote_fingerprint(video)
+    else:
+        # What could not be read has no digest; when it can be, its fingerprint changes and it is sampled again.
+        fingerprint = found["sha256"] or f"unread:{video.video_id}"
+    identity = {
+        "schema": SLICE_SCHEMA,
+        "video_id": video.video_id,
+        "fingerprint": fingerprint,
+        "fps": video.fps,
+        "alignment": _alignment(settings, facts),
+        "rows": len(times),
+        "times_sha256": collection.times_digest(times),
+    }
+    warnings, doubts = [], []
+    if settings.from_folder and facts and collection.believable_duration(facts) < facts["duration_sec"]:
+        doubts.append(
+            f"its clock says {facts['duration_sec']:.0f} s for {facts['frames_found']} frames, which cannot be: the rows "
+            f"end at {collection.believable_duration(facts):.0f} s"
+        )
+    if facts and video.fps and abs(video.fps - facts["fps"]) > 0.01 * facts["fps"]:
+        warnings.append(
+            f"the index says {video.fps:g} fps, the container {facts['fps']:g}; the index is believed"
+        )
+    write_json(out / "slices" / f"{key}.json", identity)
+    write_json(
+        out / "videos" / f"{key}.json",
+        identity
+        | {
+            "path": video.path,
+            "timestamps": times.tolist(),
+            "facts": facts,
+            "error": found["error"] if found else None,
+            "warnings": [*warnings, *doubts],
+            "doubts": doubts,
+        },
+    )
+
+
+def _alignment(settings: Settings, facts: Mapping[str, Any] | None) -> str:
+    """The alignment that holds for a video: where nobody indexed labels, a variable rate is sampled by time."""
+    return "pts" if settings.from_folder and facts and facts["vfr"] else settings.alignment
+
+
+def remote_fingerprint(video: collection.Video) -> str:
+    """A remote file is not read by the merge: its identity is the index's sha256, else its address."""
+    return video.sha256 or f"address:{video.path}"

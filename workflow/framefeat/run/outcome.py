@@ -1,0 +1,128 @@
+"""The last lines of a run: what came out, or what failed and how to go on."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from framefeat.files import read_json
+from framefeat.results import verdict
+
+_MOST = 20
+
+
+def lines(results: Path, backbones: Sequence[str]) -> Iterator[str]:
+    """For each backbone its verdict, then the videos that speak against it (the first 20 of a kind); files left out."""
+    for folder in backbones:
+        path = results / folder / "feature_manifest.json"
+        if not path.is_file():
+            continue
+        manifest = read_json(path)
+        yield (
+            f"{path.parent}/{manifest['dataset']}_features.npy: float32 ({manifest['total_frames']}, "
+            f"{manifest['feature_dim']}), {len(manifest['videos'])} videos, alignment {verdict.of_manifest(manifest)}"
+        )
+        computed_by = manifest.get("computed_by", [])
+        yield from sorted({warning for network in computed_by for warning in network["warnings"]})
+        yield from _against(manifest)
+    left = left_out(results)
+    if left.files:
+        yield f"{len(left.files)} file(s) left out, no row is of them:"
+        yield from _listed(left.files, lambda file: f"{file['path']}: {file['reason']}", "files")
+    if left.counts:
+        yield f"left out as no videos: {left.counted}"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What the merge did not take of a folder of videos: ``path`` and ``reason`` of each; by kind, what needs no naming."""
+
+    files: list[dict[str, str]]
+    counts: dict[str, int]
+
+    @property
+    def counted(self) -> str:
+        return ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
+
+
+def left_out(results: Path) -> LeftOut:
+    path = results / "left_out.json"
+    if not path.is_file():
+        return LeftOut([], {})
+    found = read_json(path)
+    return LeftOut([*found["dropped"], *found["files"]], found["counts"])
+
+
+def _against(manifest: Mapping[str, Any]) -> Iterator[str]:
+    videos = manifest["videos"]
+    bad = [video for video in videos if video["counts"]["bad"]]
+    if bad:
+        yield f"{manifest['counts']['bad']} rows of {len(bad)} video(s) are bad (NaN in the matrix, 'bad' in the index):"
+        yield from _listed(
+            bad, lambda video: f"{_rows_of(video)}{'; '.join(video['problems'][:1])}", "videos"
+        )
+    unproven = [
+        video
+        for video in videos
+        if verdict.of_manifest(video) == verdict.NOT_VERIFIED and not video["counts"]["bad"]
+    ]
+    if unproven:
+        yield f"{len(unproven)} video(s) not verified (a second decode or embedding did not agree, or is missing):"
+        yield from _listed(
+            unproven, lambda video: f"{video['video_id']}: {'; '.join(video['warnings'][:1])}", "videos"
+        )
+    doubtful = [video for video in videos if video.get("doubts")]
+    if doubtful:
+        far = (manifest.get("doubtful") or {}).get("max_abs_offset_sec")
+        distance = "" if far is None else f" (rows up to {far:.3f} s from their frames)"
+        yield f"{len(doubtful)} video(s) doubtful{distance}:"
+        yield from _listed(
+            doubtful, lambda video: f"{video['video_id']}: {'; '.join(video['doubts'])}", "videos"
+        )
+
+
+def _rows_of(video: Mapping[str, Any]) -> str:
+    return f"{video['video_id']}: {video['counts']['bad']} of {video['rows']} rows; "
+
+
+def _listed(things: Sequence[Any], words: Callable[[Any], str], noun: str) -> Iterator[str]:
+    for thing in things[:_MOST]:
+        yield f"  {words(thing)}".rstrip(" :;")
+    if len(things) > _MOST:
+        yield f"  ... and {len(things) - _MOST} more {noun}; framefeat show lists them all"
+
+
+def failures(logs: Iterable[Path], since: float, command: str) -> Iterator[str]:
+    """For each job that failed since ``since`` (seconds since the epoch): what its log, somewhere in ``logs``, says last and
+    where it lies; then ``command``, which goes on from there. What several jobs say is said once."""
+    found: dict[str, list[Path]] = {}
+    for path in (path for folder in logs if folder.is_dir() for path in sorted(folder.rglob("*.log"))):
+        try:
+            if path.stat().st_mtime < since:
+                continue
+            text = path.read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            continue
+        place = text.rfind("framefeat ")
+        if place >= 0 and (place == 0 or text[place - 1] == "\n") and ": " in text[place:]:
+            found.setdefault(text[place:].partition(": ")[2], []).append(path)
+    if not found:
+        return
+    yield f"{sum(map(len, found.values()))} job(s) failed:"
+    for sentence, paths in list(found.items())[:_MOST]:
+        yield from (f"  {line}" for line in _shortened(sentence.splitlines()))
+        yield f"    log: {', '.join(map(str, paths[:_MOST]))}"
+    if len(found) > _MOST:
+        yield f"  ... and {len(found) - _MOST} more"
+    yield "What is done stays done. Mend the cause and go on:"
+    yield f"  {command}"
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    """A list's heading, its first items, and what to do."""
+    items = [line for line in lines if line.startswith("  - ")]
+    if len(items) <= _MOST:
+        return lines
+    last = lines.index(items[_MOST])
+    rest = [line for line in lines[last:] if not line.startswith("  - ")]
+    return [*lines[:last], f"  ... and {len(items) - _MOST} more; the log lists them all", *rest]

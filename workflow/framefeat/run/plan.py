@@ -1,0 +1,194 @@
+"""``framefeat plan``: which videos the next run will recompute, and why, in words.
+
+After an edit of the index ``snakemake -n`` shows the merge and the assembly alone, because it cannot see past a
+checkpoint. This does the merge aside and compares what each stored result was computed from with what it would be now.
+"""
+
+import contextlib
+import io
+import itertools
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from framefeat import settings
+from framefeat.backbone.chosen import BackbonePlan, backbone_plans
+from framefeat.errors import UserError
+from framefeat.extract import stage as extract_stage
+from framefeat.files import read_json
+from framefeat.identity import differences
+from framefeat.index import merge
+from framefeat.sample import stage as sample_stage
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What the next run does: video ids -> reasons, for each kind of job."""
+
+    sample: dict[str, list[str]]
+    extract: dict[str, dict[str, list[str]]]  # by backbone folder
+    removed: list[str]
+    videos: int
+    rows_changed: bool
+    assemble: list[
+        str
+    ]  # backbone folders whose matrix is missing, or was made under another rule for bad rows
+    refused: dict[
+        str, list[str]
+    ]  # what is known of videos for which assemble refuses, now that on_bad_frames is fail
+
+    @property
+    def nothing(self) -> bool:
+        return not (
+            self.sample or any(self.extract.values()) or self.removed or self.rows_changed or self.assemble
+        )
+
+
+def configuration(configfile: Path | None) -> dict[str, Any]:
+    """config/config.yaml with ``configfile`` laid over it, the way Snakemake does: maps are merged, the rest replaced."""
+    config = _mapping(Path("config/config.yaml"), "run this in the folder from which Snakemake is run")
+    if configfile is not None:
+        _lay_over(config, _mapping(configfile, "name the file that Snakemake is given"))
+    return config
+
+
+def _mapping(path: Path, advice: str) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{str(path)!r} is no configuration that can be read ({error}); {advice}.") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{str(path)!r} is no configuration: it holds no keys with values; {advice}.")
+    return found
+
+
+def _lay_over(base: dict[str, Any], top: Mapping[str, Any]) -> None:
+    for name, value in top.items():
+        if isinstance(value, Mapping) and isinstance(base.get(name), dict):
+            _lay_over(base[name], value)
+        else:
+            base[name] = value
+
+
+def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Changes:
+    """Compare what a run with ``config`` would compute with what lies in ``results_root``."""
+    wanted = settings.resolve(config)
+    plans = backbone_plans(wanted)
+    results = results_root / wanted.dataset
+    with tempfile.TemporaryDirectory(prefix="framefeat-plan-") as folder:
+        aside = Path(folder)
+        if (results / "fingerprints.json").is_file():
+            shutil.copy(results / "fingerprints.json", aside)
+        with contextlib.redirect_stderr(io.StringIO()):
+            merge.merge(wanted, aside, workers=4)
+        records = {path.stem: read_json(path) for path in sorted((aside / "slices").glob("*.json"))}
+        rows_changed = _differs(aside / "index.parquet", results / "index.parquet")
+    sample: dict[str, list[str]] = {}
+    extracted: dict[str, dict[str, list[str]]] = {plan.folder: {} for plan in plans}
+    refused: dict[str, list[str]] = {}
+    for key, record in records.items():
+        valid = {}  # by geometry: the evidence of frames that need no new sampling
+        for geometry in sorted({plan.geometry for plan in plans}):
+            evidence = _read(results / "evidence" / geometry / f"{key}.json")
+            expected = sample_stage.sample_key(
+                record, alignment=wanted.alignment, geometry=geometry, decoder=wanted.decoder
+            )
+            reasons = (
+                differences(evidence["key"], expected) if evidence else ["new: no frames were sampled yet"]
+            )
+            if reasons:
+                sample[record["video_id"]] = reasons
+                continue
+            valid[geometry] = evidence
+            if wanted.on_bad_frames == "fail" and evidence["problems"]:
+                refused[record["video_id"]] = evidence["problems"]
+        for plan in plans:
+            reasons = _extract_reasons(results, key, plan, wanted.precision, valid.get(plan.geometry))
+            if not reasons:
+                found = _read(results / plan.folder / "features" / f"{key}.json").get("problems")
+                if wanted.on_bad_frames == "fail" and found:
+                    refused.setdefault(record["video_id"], found)
+                continue
+            extracted[plan.folder][record["video_id"]] = reasons
+            kept = (results / folder / plan.geometry / f"{key}.npy" for folder in ("frames", "rechecks"))
+            if record["video_id"] not in sample and not all(path.is_file() for path in kept):
+                sample[record["video_id"]] = [f"its frames are needed again for {plan.folder}"]
+    known = {path.stem for path in (results / "slices").glob("*.json")}
+    refused = {video: problems for video, problems in refused.items() if video not in sample}
+    assembled = [
+        plan.folder for plan in plans if not _is_assembled(results / plan.folder, wanted.on_bad_frames)
+    ]
+    removed = sorted(known - set(records))
+    return Changes(sample, extracted, removed, len(records), rows_changed, assembled, refused)
+
+
+def _is_assembled(folder: Path, on_bad_frames: str) -> bool:
+    """Whether a matrix lies there that was made under this rule. Of the manifest only its beginning is read."""
+    try:
+        with open(folder / "feature_manifest.json", encoding="utf-8") as stream:
+            head = "".join(itertools.takewhile(lambda line: not line.startswith(' "videos"'), stream))
+        return json.loads(head.rstrip().removesuffix(",") + "}")["on_bad_frames"] == on_bad_frames
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _extract_reasons(
+    results: Path, key: str, plan: BackbonePlan, precision: str, evidence: Mapping[str, Any] | None
+) -> list[str]:
+    """``evidence``: of the frames that lie there; None where they are sampled again."""
+    record = _read(results / plan.folder / "features" / f"{key}.json")
+    if record is None:
+        return ["no features yet"]
+    expected = extract_stage.request_key(plan.spec_json, plan.weights_identity, precision)
+    if evidence is None:
+        return differences(record["key"], expected) or ["its frames are sampled again"]
+    return differences(record["key"], expected | {"evidence_sha256": extract_stage.evidence_digest(evidence)})
+
+
+def _read(path: Path) -> Any:
+    return read_json(path) if path.is_file() else None
+
+
+def _differs(new: Path, old: Path) -> bool:
+    import pyarrow.parquet as pq
+
+    return not old.is_file() or not pq.read_table(new).equals(pq.read_table(old))
+
+
+def sentences(changes: Changes) -> Iterator[str]:
+    """The changes as lines of text, the costly ones first."""
+    if changes.nothing:
+        yield f"Nothing to be done: the results of all {changes.videos} videos are up to date."
+        return
+    yield f"{len(changes.sample)} of {changes.videos} videos will be decoded:"
+    for video_id, reasons in sorted(changes.sample.items()):
+        yield f"  {video_id}: {'; '.join(reasons)}"
+    for folder, videos in changes.extract.items():
+        yield f"{len(videos)} of {changes.videos} videos will be embedded with {folder}:"
+        for video_id, reasons in sorted(videos.items()):
+            yield f"  {video_id}: {'; '.join(reasons)}"
+    if changes.removed:
+        yield f"{len(changes.removed)} videos leave the matrix: {', '.join(changes.removed)}"
+        yield "  their files stay until 'framefeat stale RESULTS --delete'"
+    if changes.refused:
+        yield f"on_bad_frames is fail, and {len(changes.refused)} videos have bad rows: no matrix will be assembled."
+        for video_id, problems in sorted(changes.refused.items()):
+            yield f"  {video_id}: {problems[0]}"
+        yield "  replace these files, or set on_bad_frames: mask"
+    else:
+        yield "The matrix and its manifest will be assembled again."
+
+
+def run(configfile: Path | None, as_json: bool = False) -> None:
+    changes = find(configuration(configfile))
+    if as_json:
+        print(json.dumps(vars(changes), indent=1))
+        return
+    for line in sentences(changes):
+        print(line)

@@ -1,0 +1,198 @@
+"""The features of a finished run as many files, one video each, in the layouts that people's loaders read.
+
+- ``npy``: ``{video}_{backbone}.npy`` ``[T, D]``, ``{video}_fps.npy`` and ``{video}_timestamps_ms.npy`` (as video_features writes).
+- ``npz``: ``{video}.npz`` with ``features`` ``[T, D]`` and ``timestamps`` (QVHighlights' and Moment-DETR's loaders read ``features``).
+- ``webdataset``: ``{dataset}-000000.tar`` and on, one sample per video: ``features.npy``, ``timestamps.npy``, ``json``.
+
+Rows stand in order of time. ``export.json`` tells which files are whose, and which matrix they come from.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from framefeat.errors import UserError, complain
+from framefeat.names import video_key
+from framefeat.results.dataset import Features, load
+from framefeat.summaries import kts
+from framefeat.summaries.export_target import new_folder
+
+_UNSAFE = re.compile(r"[/\\%~\x00-\x1f\x7f]|^\.")
+
+
+@dataclass(frozen=True, eq=False)
+class _Video:
+    """What is written of one video: ``values`` float32 ``[T, D]``, ``times`` float64 ``[T]`` in seconds, ascending."""
+
+    video_id: str
+    values: np.ndarray
+    times: np.ndarray
+    fps: float
+
+
+def run(
+    layout: str,
+    features_dir: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    l2: bool = False,
+    drop_bad: bool = False,
+    every: float | None = None,
+    force: bool = False,
+    videos_per_shard: int = 1000,
+) -> dict[str, Any]:
+    """Write the files into the folder ``out`` and say where they are; returns what ``export.json`` holds.
+
+    ``l2``: scale rows to unit length. ``drop_bad``: leave bad rows out instead of refusing. ``every``: row k is the mean of the
+    video's rows from ``k * every`` to ``(k + 1) * every`` seconds. ``force``: replace files that framefeat did not write.
+    """
+    if every is not None and not (np.isfinite(every) and every > 0):
+        raise UserError(f"every: {every} is not a number of seconds above 0.")
+    if videos_per_shard < 1:
+        raise UserError(f"videos-per-shard: {videos_per_shard} is not a whole number from 1 on.")
+    features, out = load(features_dir), Path(out)
+    rows = _good_rows(features, drop_bad, every)
+    record = _source(features) | {"format": layout, "l2_normalised": l2, "every_sec": every}
+    with new_folder(out, features.files, force, record) as (folder, note):
+        write = _WRITERS[layout]
+        videos = (_read(features, video_id, mine, l2, every) for video_id, mine in rows.items())
+        note["videos"] = list(write(folder, features, videos, videos_per_shard))
+        total = sum(video["rows"] for video in note["videos"])
+        note["rows"] = total
+    print(f"{out}: {len(rows)} videos, {total} rows, D = {features.dim}, {layout}", file=sys.stderr)
+    left_out = len(features.video_ids) - len(rows)
+    if left_out:
+        print(f"{left_out} videos without a good row are left out", file=sys.stderr)
+    return note
+
+
+def _source(features: Features) -> dict[str, Any]:
+    names = ("dataset", "backbone", "weights", "alignment", "alignment_verified", "matrix_sha256", "control")
+    manifest = features.manifest
+    return {name: manifest[name] for name in names if name in manifest} | {"feature_dim": features.dim}
+
+
+def _good_rows(features: Features, drop_bad: bool, every: float | None) -> dict[str, np.ndarray]:
+    """Matrix rows of each video in order of time, none of them bad; videos without any are left out."""
+    bad = (features.index["status"] == "bad").to_numpy()
+    times = features.index["timestamp_sec"].to_numpy(dtype=float)
+    found, problems = {}, []
+    for video_id in features.video_ids:
+        rows = features.times_order(video_id)
+        good = rows[~bad[rows]]
+        if len(good) < len(rows) and not drop_bad:
+            problems.append(
+                f"{video_id!r}: {len(rows) - len(good)} of {len(rows)} rows are bad (NaN); mend the video, or export with drop-bad"
+            )
+        elif len(good) and every is not None and (gap := _first_gap(times[good], every)) is not None:
+            problems.append(
+                f"{video_id!r}: no row lies from {gap * every:g} to {(gap + 1) * every:g} s, so that later rows would be counted wrong; "
+                "sample more densely, or choose a larger --every"
+            )
+        elif len(good):
+            found[video_id] = good
+    if problems:
+        raise complain(f"{features.folder}: these videos cannot be exported:", problems)
+    if not found:
+        raise UserError(f"{features.folder}: no video is left to export.")
+    return found
+
+
+def _windows(times: np.ndarray, every: float) -> np.ndarray:
+    return np.floor(times / every + 1e-6)  # 0.3 / 0.1 is a little less than 3.astype(np.int64)
+
+
+def _first_gap(times: np.ndarray, every: float) -> int | None:
+    filled = np.unique(_windows(times, every))
+    lacking = np.flatnonzero(filled != np.arange(len(filled)))
+    return int(lacking[0]) if len(lacking) else None
+
+
+def _read(features: Features, video_id: str, rows: np.ndarray, l2: bool, every: float | None) -> _Video:
+    values = np.array(features.matrix[rows], dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"{features.folder}: the matrix holds NaN or infinity in rows of {video_id!r} that are not marked bad; run the workflow again."
+        )
+    if every is None:
+        own = features.index["pts_sec"].to_numpy(dtype=float)[rows] if "pts_sec" in features.index else None
+        asked = features.index["timestamp_sec"].to_numpy(dtype=float)[rows]
+        times = asked if own is None or not np.isfinite(own).all() else own
+        steps = np.diff(times)
+        fps = 1 / float(np.median(steps)) if len(steps) and np.median(steps) > 0 else 0.0
+    else:
+        window = _windows(features.index["timestamp_sec"].to_numpy(dtype=float)[rows], every)
+        starts = np.flatnonzero(np.r_[True, np.diff(window) > 0])
+        counts = np.diff(np.r_[starts, len(window)])[:, None]
+        values = (np.add.reduceat(values.astype(np.float64), starts, axis=0) / counts).astype(np.float32)
+        times, fps = np.arange(len(values)) * every, 1 / every
+    return _Video(video_id, kts.unit_rows(values) if l2 else values, times, fps)
+
+
+def file_stem(video_id: str) -> str:
+    """The id itself where it can be a file's name, since loaders look for ``{id}.npz``; else what stands for it. One to one."""
+    return video_key(video_id) if _UNSAFE.search(video_id) or len(os.fsencode(video_id)) > 180 else video_id
+
+
+def _write_npy(
+    folder: Path, features: Features, videos: Iterator[_Video], _: int
+) -> Iterator[Mapping[str, Any]]:
+    suffix = features.folder.name
+    for video in videos:
+        stem = file_stem(video.video_id)
+        np.save(folder / f"{stem}_{suffix}.npy", video.values)
+        np.save(folder / f"{stem}_fps.npy", np.float64(video.fps))
+        np.save(folder / f"{stem}_timestamps_ms.npy", video.times * 1000)
+        yield {"video_id": video.video_id, "rows": len(video.values), "file": f"{stem}_{suffix}.npy"}
+
+
+def _write_npz(folder: Path, _: Features, videos: Iterator[_Video], __: int) -> Iterator[Mapping[str, Any]]:
+    for video in videos:
+        name = f"{file_stem(video.video_id)}.npz"
+        np.savez(folder / name, features=video.values, timestamps=video.times)
+        yield {"video_id": video.video_id, "rows": len(video.values), "file": name}
+
+
+def _write_webdataset(
+    folder: Path, features: Features, videos: Iterator[_Video], videos_per_shard: int
+) -> Iterator[Mapping[str, Any]]:
+    try:
+        from webdataset import TarWriter
+    except ImportError as error:
+        raise UserError(
+            "This layout is written by the library webdataset, which is not installed: pip install 'framefeat[export]', or pip install webdataset."
+        ) from error
+    name = features.manifest.get("dataset", "features")
+    for number in count():
+        batch = list(islice(videos, 1))
+        if not batch:
+            return
+        file = f"{name}-{number:06d}.tar"
+        with (
+            open(folder / file, "wb") as stream,
+            TarWriter(stream, mtime=0, format="PAX_FORMAT") as tar,
+        ):
+            for video in chain(batch, islice(videos, videos_per_shard - 1)):
+                key = file_stem(video.video_id).replace(".", "%2E")  # a sample's key ends at the first dot
+                tar.write(
+                    {
+                        "__key__": key,
+                        "features.npy": video.values,
+                        "timestamps.npy": video.times,
+                        "json": {"video_id": video.video_id, "fps": video.fps},
+                    }
+                )
+                yield {"video_id": video.video_id, "rows": len(video.values), "file": file, "key": key}
+
+
+_WRITERS: Mapping[str, Callable[..., Iterator[Mapping[str, Any]]]] = {
+    "npy": _write_npy,
+    "npz": _write_npz,
+    "webdataset": _write_webdataset,
+}

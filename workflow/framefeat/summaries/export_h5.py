@@ -1,0 +1,403 @@
+"""The HDF5 file that video summarisers load (the layout of ``eccv16_dataset_*_google_pool5.h5``), from a finished run.
+
+One group per video, ``video_1`` onward: by its place in the annotations, by its group in the file that labels are taken from, or
+in order of first appearance in the frame index. Within a group the rows stand in order of time. Without labels ``gtscore``,
+``gtsummary`` and ``user_summary`` are left out.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from framefeat.errors import UserError, complain
+from framefeat.files import atomic_path
+from framefeat.results.dataset import FRAME_INDEX, MANIFEST, Features, load
+from framefeat.summaries import kts
+from framefeat.summaries.annotations import MOST_FRAMES_APART, Annotations, Labels, open_annotations
+from framefeat.summaries.export_target import WRITER, check_file, is_framefeats
+from framefeat.summaries.knapsack import BUDGET, choice, shot_summary
+from framefeat.summaries.other_h5 import OtherFile, choices
+
+FORMAT = "eccv16_dataset"
+_MOST_LINES = 200  # of the printed table; beyond it only what differs is shown
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What the exported values depend on beside the run itself."""
+
+    l2: bool
+    vmax: float
+    drop_bad: bool
+    annotations: Annotations | None
+    shots_from: OtherFile | None
+    labels_from: OtherFile | None
+
+    @property
+    def shots(self) -> OtherFile | None:
+        """The file whose shots are taken: user summaries and machine summaries are made of the same ones."""
+        return self.labels_from or self.shots_from
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What goes into one group, known before anything is written. ``rows``: matrix rows in time order, none of them bad."""
+
+    group: str
+    video_id: str
+    rows: np.ndarray
+    dropped: int
+    n_frames: int
+    annotated: int | None
+
+
+def run(
+    features_dir: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    annotations: str | os.PathLike[str] | None = None,
+    l2: bool = False,
+    drop_bad: bool = False,
+    segments_from: str | os.PathLike[str] | None = None,
+    labels_from: str | os.PathLike[str] | None = None,
+    vmax: float = kts.VMAX,
+    force: bool = False,
+) -> list[dict[str, Any]]:
+    """Write ``out`` (atomically) and print a table; returns the table, one dict per video.
+
+    ``annotations``: TVSum's .mat or anno .tsv, or SumMe's folder GT. ``l2``: scale the exported features to unit length.
+    ``drop_bad``: leave bad rows out instead of refusing. ``segments_from``: take ``change_points`` from another file of this layout
+    (needed for a control, whose own features say nothing about shots). ``labels_from``: take ``user_summary``, ``gtscore`` and
+    ``change_points`` from one. ``vmax``: weight of the penalty of the segmentation. ``force``: replace a file that framefeat did not
+    write.
+    """
+    features = load(features_dir)
+    _check_combination(features, annotations, segments_from, labels_from)
+    out = Path(out)
+    with ExitStack() as stack:
+        source = None if annotations is None else stack.enter_context(open_annotations(annotations))
+        shots = labels = None
+        if segments_from is not None:
+            shots = stack.enter_context(OtherFile(segments_from, "segments-from"))
+        if labels_from is not None:
+            labels = stack.enter_context(OtherFile(labels_from, "labels-from"))
+        options = _Options(l2, vmax, drop_bad, source, shots, labels)
+        others = [other.path for other in (shots, labels) if other is not None]
+        check_file(out, [*features.files, *(source.files if source else ()), *others], force, _is_ours)
+        plans, problems = _plan(features, options)
+        if problems:
+            raise complain(f"{features.folder}: these videos cannot be exported:", problems)
+        if not plans:
+            raise UserError(f"{features.folder}: no video is left to export.")
+        import h5py
+
+        with atomic_path(out) as temporary:
+            with h5py.File(temporary, "w") as file:
+                _describe(file, features, options)
+                table = [_write(file, features, plan, options) for plan in plans]
+    _print(out, features, table)
+    return table
+
+
+def _check_combination(
+    features: Features, annotations: object, segments_from: object, labels_from: object
+) -> None:
+    if labels_from is not None and (annotations is not None or segments_from is not None):
+        other = "annotations" if annotations is not None else "segments-from"
+        raise UserError(
+            f"labels-from and {other} do not go together: labels-from brings user_summary, gtscore and the change_points that they are "
+            "made of. Give one of the two."
+        )
+    if "control" in features.manifest and segments_from is None and labels_from is None:
+        raise UserError(
+            f"{features.folder} is a control ({features.manifest['control']['kind']}): shots found in its features would change the evaluation "
+            "too. Export the original first and give that file as segments-from."
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return is_framefeats(file.attrs.get("writer"))
+    except OSError:
+        return False
+
+
+def _groups(features: Features, options: _Options) -> Mapping[str, str]:
+    """The group of each video: the place that others know it by, where there is one."""
+    if options.annotations is not None:
+        places = {video_id: place for place, video_id in enumerate(options.annotations.video_ids, 1)}
+    elif options.labels_from is not None and options.labels_from.named:
+        names = {video_id: options.labels_from.group_of(video_id) for video_id in features.video_ids}
+        return {video_id: group for video_id, group in names.items() if group is not None}
+    else:
+        places = {video_id: place for place, video_id in enumerate(features.video_ids, 1)}
+    return {video_id: f"video_{places[video_id]}" for video_id in features.video_ids if video_id in places}
+
+
+def _plan(features: Features, options: _Options) -> tuple[list[_Plan], list[str]]:
+    status = features.index["status"].to_numpy()
+    native = features.index["native_idx"].to_numpy()
+    facts: Mapping[str, Any] = {str(video["video_id"]): video for video in features.manifest["videos"]}
+    groups = _groups(features, options)
+    source, labels = options.annotations, options.labels_from
+    plans, problems = [], []
+    taken: set[str] = set()
+    for video_id in features.video_ids:
+        rows = features.times_order(video_id)
+        good = rows[status[rows] != "bad"]
+        dropped = len(rows) - len(good)
+        if dropped and not options.drop_bad:
+            problems.append(
+                f"{video_id!r}: {dropped} of {len(rows)} rows are bad (NaN); mend the video, or export with drop-bad"
+            )
+            continue
+        if not len(good):
+            continue  # its number stays free: later videos keep theirs
+        frames = ((facts.get(video_id) or {}).get("container") or {}).get("frames")
+        if not frames:
+            problems.append(
+                f"{video_id!r}: {MANIFEST} does not say how many frames it has (videos[].container.frames); run the workflow again"
+            )
+            continue
+        frames = int(frames)
+        picks = native[good]
+        if picks.min() < 0 or picks.max() >= frames or np.any(np.diff(picks) < 0):
+            problems.append(
+                f"{video_id!r}: native_idx in {FRAME_INDEX} is not ascending in time within 0..{frames - 1}; run the workflow again"
+            )
+            continue
+        if not np.isfinite(features.matrix[good]).all():
+            problems.append(
+                f"{video_id!r}: the matrix holds NaN or infinity in rows that are not marked bad; run the workflow again"
+            )
+            continue
+        group = groups.get(video_id)
+        if group is None:
+            if source is not None:
+                problems.append(
+                    f"{video_id!r}: there are no annotations of it in {str(source.path)!r}; export without annotations"
+                )
+            elif labels is not None:
+                problems.append(
+                    f"{video_id!r}: {str(labels.path)!r} has no video of this name; export without labels-from"
+                )
+            continue
+        if group in taken:
+            problems.append(
+                f"{video_id!r}: another video has its place already ({group}); rename one of the two"
+            )
+            continue
+        problem = annotated = None
+        if options.shots is not None:
+            problem = options.shots.problem_of_shots(video_id, group, frames)
+        if labels is not None:
+            problem = problem or labels.problem_of_labels(video_id, group, frames)
+            annotated = labels.frames(video_id, group) if problem is None else None
+        elif source is not None and problem is None:
+            annotated = source.frames(video_id)
+            if abs(annotated - frames) > MOST_FRAMES_APART:
+                problem = (
+                    f"{video_id!r}: {annotated} frames are annotated but {frames} were decoded (at most {MOST_FRAMES_APART} apart are reconciled); "
+                    "is it the same cut of the video?"
+                )
+        if problem is not None:
+            problems.append(problem)
+            continue
+        taken.add(group)
+        plans.append(_Plan(group, video_id, good, dropped, frames, annotated))
+    return plans, problems
+
+
+def _describe(file: Any, features: Features, options: _Options) -> None:
+    manifest = features.manifest
+    file.attrs["format"] = FORMAT
+    file.attrs["writer"] = WRITER
+    for name in ("dataset", "backbone", "weights", "alignment", "matrix_sha256"):
+        if manifest.get(name) is not None:
+            file.attrs[name] = manifest[name]
+    file.attrs["feature_dim"] = features.dim
+    file.attrs["alignment_verified"] = bool(manifest["alignment_verified"])
+    file.attrs["l2_normalised"] = options.l2
+    if options.shots is None:
+        file.attrs["change_points"] = f"KTS, linear kernel on unit-length features, vmax {options.vmax:g}"
+    else:
+        file.attrs["change_points"] = f"from {options.shots.path.name}"
+    if options.annotations is not None:
+        file.attrs["annotations"] = options.annotations.path.name
+        file.attrs["gtscore"] = options.annotations.words["gtscore"]
+        file.attrs["summaries"] = options.annotations.words["summaries"]
+    elif options.labels_from is not None:
+        file.attrs["gtscore"] = (
+            f"from {options.labels_from.path.name}, each score holding until its next pick"
+        )
+        file.attrs["summaries"] = f"from {options.labels_from.path.name}"
+    if "control" in manifest:
+        file.attrs["control"] = json.dumps(manifest["control"], sort_keys=True)
+
+
+def _labels(plan: _Plan, options: _Options) -> Labels | None:
+    if options.annotations is not None:
+        return options.annotations.labels(plan.video_id).fit(plan.n_frames)
+    if options.labels_from is not None:
+        return options.labels_from.labels(plan.video_id, plan.group).fit(plan.n_frames)
+    return None
+
+
+def _write(file: Any, features: Features, plan: _Plan, options: _Options) -> dict[str, Any]:
+    import h5py
+
+    values = np.array(features.matrix[plan.rows], dtype=np.float32)
+    picks = features.index["native_idx"].to_numpy()[plan.rows].astype(np.int32)
+    times = features.index["timestamp_sec"].to_numpy(dtype=float)[plan.rows]
+    if options.shots is None:
+        segments = kts.shots_of(values, picks, times, plan.n_frames, options.vmax)
+    else:
+        segments = options.shots.shots(plan.video_id, plan.group, plan.n_frames)
+    left = choice(segments, plan.n_frames)
+    group = file.create_group(plan.group)
+    group["features"] = kts.unit_rows(values) if options.l2 else values
+    group["picks"] = picks
+    group["n_frames"] = np.int32(plan.n_frames)
+    group["n_steps"] = np.int32(len(picks))
+    group["change_points"] = segments.astype(np.int32)
+    group["n_frame_per_seg"] = (segments[:, 1] - segments[:, 0] + 1).astype(np.int32)
+    group.create_dataset("video_name", data=plan.video_id, dtype=h5py.string_dtype("utf-8"))
+    group.attrs["decoded_frames"] = plan.n_frames
+    group.attrs["summary_choice"] = left
+    if plan.dropped:
+        group.attrs["dropped_bad_rows"] = plan.dropped
+    users = empty = 0
+    note = ""
+    labels = _labels(plan, options)
+    if labels is not None and plan.annotated is not None:
+        summaries = labels.user_summaries
+        if summaries is None:
+            assert labels.user_scores is not None
+            summaries = np.stack([shot_summary(user, segments) for user in labels.user_scores])
+        users = len(summaries)
+        empty = int((~summaries.any(axis=1)).sum())
+        group["gtscore"] = labels.importance[picks].astype(np.float32)
+        group["gtsummary"] = shot_summary(labels.importance, segments)[picks].astype(np.float32)
+        group.create_dataset("user_summary", data=summaries, dtype=np.float32)
+        apart = plan.n_frames - plan.annotated
+        note = (
+            "equal"
+            if not apart
+            else f"last score repeated {apart}x"
+            if apart > 0
+            else f"last {-apart} scores cut"
+        )
+        group.attrs["annotated_frames"] = plan.annotated
+        group.attrs["annotation_length"] = note
+        group.attrs["empty_summaries"] = empty
+    return {
+        "group": plan.group,
+        "video": plan.video_id,
+        "n_steps": len(picks),
+        "n_frames": plan.n_frames,
+        "segments": len(segments),
+        "choice": left,
+        "users": users,
+        "annotated": plan.annotated,
+        "annotation_length": note,
+        "empty_summaries": empty,
+        "dropped": plan.dropped,
+    }
+
+
+def remarks(path: str | os.PathLike[str]) -> list[str]:
+    """What an exported file says of its summaries that a person must know before comparing anything."""
+    return _remarks(choices(Path(path)))
+
+
+def _remarks(videos: Sequence[tuple[str, str, int]]) -> list[str]:
+    said = []
+    for word, meaning in (
+        ("empty", f"no shot fits {BUDGET:.0%} of the video; some evaluations make NaN of it"),
+        (
+            "forced",
+            "all shots that fit the budget fit together, so that all positive scores give the same summary",
+        ),
+    ):
+        found = [video for video, left, _ in videos if left == word]
+        if found:
+            said.append(
+                f"summaries are {word} in {len(found)} of {len(videos)} videos ({_some(found)}): {meaning}"
+            )
+    if said:
+        said.append(
+            "the scores of these videos compare nothing: look at their features, or take other shots (--segments-from, --labels-from, --vmax)"
+        )
+    found = [video for video, left, empty in videos if empty and left != "empty"]
+    if found:
+        said.append(
+            f"user summaries are empty in {len(found)} more videos ({_some(found)}): the shots that a user scored above the lowest are longer "
+            f"than {BUDGET:.0%} of the video"
+        )
+    return said
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _remarkable(row: dict[str, Any]) -> bool:
+    return (
+        row["annotation_length"] not in ("", "equal")
+        or row["choice"] != "free"
+        or bool(row["dropped"] or row["empty_summaries"])
+    )
+
+
+def _print(out: Path, features: Features, table: list[dict[str, Any]]) -> None:
+    shown = table if len(table) <= _MOST_LINES else [row for row in table if _remarkable(row)]
+    columns = [name for name in table[0] if any(row[name] for row in table)]
+    texts = [columns] + [["" if row[name] is None else str(row[name]) for name in columns] for row in shown]
+    widths = [max(len(line[i]) for line in texts) for i in range(len(columns))]
+    for line in texts:
+        print(
+            "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip(),
+            file=sys.stderr,
+        )
+    if len(shown) < len(table):
+        print(f"(and {len(table) - len(shown)} videos with nothing to remark)", file=sys.stderr)
+    left_out = len(features.video_ids) - len(table)
+    apart = [row["video"] for row in table if row["annotation_length"] not in ("", "equal")]
+    if apart:
+        print(
+            f"annotated and decoded length differ in {len(apart)} videos: {', '.join(apart)}", file=sys.stderr
+        )
+    for remark in _remarks([(row["video"], row["choice"], row["empty_summaries"]) for row in table]):
+        print(remark, file=sys.stderr)
+    if left_out:
+        print(f"{left_out} videos without a good row are left out; their numbers stay free", file=sys.stderr)
+    print(
+        f"{out}: {len(table)} videos, {sum(row['n_steps'] for row in table)} steps, D = {features.dim}",
+        file=sys.stderr,
+    )
+
+
+def tree(path: str | os.PathLike[str], group: str = "video_1") -> str:
+    """The keys of one group with dtype and shape, as a Markdown table."""
+    import h5py
+
+    lines = ["| key | dtype | shape |", "|---|---|---|"]
+    with h5py.File(path, "r") as file:
+        for name, data in file[group].items():
+            kind = "text" if h5py.check_string_dtype(data.dtype) else str(data.dtype)
+            shape = (
+                "scalar"
+                if data.shape == ()
+                else "(" + ", ".join(map(str, data.shape)) + ("," if data.ndim == 1 else "") + ")"
+            )
+            lines.append(f"| `{name}` | {kind} | {shape} |")
+    return "\n".join(lines)

@@ -17,7 +17,7 @@ rule assemble:
         runtime=120,
     params:
         results=subpath(input.index, parent=True),
-        algorithm=assemble.ALGORITHM,
+        algorithm=identity.ASSEMBLE_ALGORITHM,
         geometry=lambda wildcards: BACKBONES[wildcards.backbone].geometry,
         spec=lambda wildcards: BACKBONES[wildcards.backbone].label_json,
         weights=lambda wildcards: BACKBONES[wildcards.backbone].weights_identity,

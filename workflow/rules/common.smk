@@ -13,16 +13,14 @@ from snakemake.io import contains_wildcard
 from snakemake.jobs import Job
 from snakemake.logging import logger
 
+from framefeat import identity
 from framefeat import settings as configuration
 from framefeat.backbone.chosen import backbone_plans
 from framefeat.errors import UserError
 from framefeat.extract import devices
-from framefeat.extract import stage as extract
 from framefeat.index import collection as index
 from framefeat.index import folder
-from framefeat.results import assemble
 from framefeat.run.progress import command_again
-from framefeat.sample import stage as sampling
 
 # The jobs of ten thousand videos are millions of objects, none of them garbage: looking through them takes a fifth of the time.
 gc.set_threshold(100_000, 20, 100)

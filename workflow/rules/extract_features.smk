@@ -24,7 +24,7 @@ rule extract_features:
         embedder="auto" if SETTINGS.warm_embedder else "off",
     params:
         logs=LOGS,
-        algorithm=extract.algorithm(SETTINGS.precision),
+        algorithm=identity.extract_algorithm(SETTINGS.precision),
         spec=lambda wildcards: BACKBONES[wildcards.backbone].spec_json,
         weights=lambda wildcards: BACKBONES[wildcards.backbone].weights_identity,
         precision=SETTINGS.precision,

@@ -22,7 +22,7 @@ rule sample_frames:
         decoder_timeout=str(SETTINGS.decoder_timeout),
     params:
         results=subpath(input.slice, ancestor=2),
-        algorithm=sampling.ALGORITHM,
+        algorithm=identity.SAMPLE_ALGORITHM,
         alignment=SETTINGS.alignment,
         decoder=SETTINGS.decoder,
     message:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from framefeat import cli
+from framefeat import cli, identity
 from framefeat.errors import UserError
 from framefeat.extract import client, devices
 from framefeat.extract import stage as extract_stage
@@ -203,8 +203,7 @@ def test_what_is_damaged_is_computed_again(tmp_path: Path, computed: list[Any], 
 def test_only_the_half_precisions_have_another_algorithm() -> None:
     """Float32 results of before stay valid."""
     found = [
-        extract_stage.request_key("{}", "w", precision)["algorithm"]
-        for precision in ("float32", "bf16", "fp16")
+        identity.request_key("{}", "w", precision)["algorithm"] for precision in ("float32", "bf16", "fp16")
     ]
     assert found == [1, 2, 2]
 

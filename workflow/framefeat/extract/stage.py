@@ -4,7 +4,6 @@ Standard library only: the job is a client of the warm embedder and lives for mi
 """
 
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -19,36 +18,7 @@ from typing import Any
 from framefeat.errors import UserError
 from framefeat.extract import devices
 from framefeat.files import atomic_path, read_json
-
-#: Part of what identifies a result: a change of the numbers that this stage gives must change it.
-ALGORITHM = 1
-#: The same for the half precisions, in which BatchNorm that could not be folded keeps float32 since 2.
-HALF_ALGORITHM = 2
-
-
-def algorithm(precision: str) -> int:
-    return ALGORITHM if precision == "float32" else HALF_ALGORITHM
-
-
-def request_key(spec_json: str, weights_identity: str, precision: str) -> dict[str, Any]:
-    """What decides the features of given frames."""
-    return {
-        "spec": json.loads(spec_json),
-        "weights": weights_identity,
-        "precision": precision,
-        "algorithm": algorithm(precision),
-    }
-
-
-def identifying(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A backbone's description without what does not decide its features: path and name of a weights file."""
-    return {**spec} | ({"weights": "", "file": "", "sha256": None} if spec["kind"] == "file" else {})
-
-
-def evidence_digest(evidence: Mapping[str, Any]) -> str:
-    """Ties features to the frames they were computed from: what was asked of the sampling, and what came out."""
-    kept = [evidence["key"], evidence["rows"], evidence["recheck"], evidence["decoder"]]
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+from framefeat.identity import features_key, request_key
 
 
 def run(options: Any) -> None:
@@ -66,9 +36,8 @@ def run(options: Any) -> None:
     features, record = (Path(os.path.abspath(path)) for path in (options.features, options.record))
     evidence = read_json(message["evidence"])
     message["video"] = evidence["video_id"]
-    message["key"] = request_key(options.spec, options.weights_identity, options.precision) | {
-        "evidence_sha256": evidence_digest(evidence)
-    }
+    asked = request_key(options.spec, options.weights_identity, options.precision)
+    message["key"] = features_key(asked, evidence)
     store = Store(features)
     if store.fetch(message["key"], features, record):
         print(f"{message['video']}: stored features are still valid", file=sys.stderr)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from framefeat.errors import UserError, complain
 from framefeat.files import atomic_path, write_json
+from framefeat.identity import times_digest
 from framefeat.index import collection, fingerprints, folder, tables
 from framefeat.names import video_key
 from framefeat.settings import Settings
@@ -272,7 +273,7 @@ def _write_video(
         "fps": video.fps,
         "alignment": _alignment(settings, facts),
         "rows": len(times),
-        "times_sha256": collection.times_digest(times),
+        "times_sha256": times_digest(times),
     }
     warnings, doubts = [], []
     if settings.from_folder and facts and collection.believable_duration(facts) < facts["duration_sec"]:

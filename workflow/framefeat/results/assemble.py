@@ -16,15 +16,11 @@ import pyarrow.parquet as pq
 from numpy.lib import format as npy
 
 from framefeat.errors import UserError, complain
-from framefeat.extract import stage as extract_stage
 from framefeat.files import atomic_path, read_json
-from framefeat.identity import differences
+from framefeat.identity import differences, features_key, identifying, request_key, sample_key
 from framefeat.index.merge import COLUMNS, KEY, SLICE_ROW
 from framefeat.results import verdict
-from framefeat.sample import stage as sample_stage
 
-#: A change of the numbers that this stage gives must change it.
-ALGORITHM = 2
 MANIFEST_SCHEMA = 1
 #: As the notebook says it: row i of the matrix is row i of the frame index.
 ORDER = "sequential_per_frame_index"
@@ -52,9 +48,7 @@ def assemble(
     ``UserError`` listing every part that was not, or that is not what it was when it was made; and, where
     ``on_bad_frames`` is ``fail``, listing every video that has bad rows. Nothing is written then.
     """
-    asked = extract_stage.request_key(
-        json.dumps(extract_stage.identifying(spec)), weights_identity, precision
-    )
+    asked = request_key(json.dumps(identifying(spec)), weights_identity, precision)
     folder = results / str(spec["folder"])
     index = pq.read_table(results / "index.parquet")
     keys = index.column(KEY).combine_chunks()
@@ -95,9 +89,7 @@ def assemble(
                         f"{str(slice_path)!r} is gone; run Snakemake with --forcerun merge_index."
                     )
                 wanted = read_json(slice_path)
-                sampled = sample_stage.sample_key(
-                    wanted, alignment=alignment, geometry=geometry, decoder=decoder
-                )
+                sampled = sample_key(wanted, alignment=alignment, geometry=geometry, decoder=decoder)
                 try:
                     evidence = _evidence(
                         results / "evidence" / geometry / f"{key}.json", sampled, wanted["rows"]
@@ -236,9 +228,7 @@ def _features(
     record_path = path.with_name(f"{path.stem}.json")
     try:
         record = read_json(record_path)
-        reasons = differences(
-            record["key"], {**asked, "evidence_sha256": extract_stage.evidence_digest(evidence)}
-        )
+        reasons = differences(record["key"], features_key(asked, evidence))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _Unfit(f"{str(record_path)!r} cannot be used: {error!r}") from None
     if reasons:

@@ -20,11 +20,9 @@ import yaml
 from framefeat import settings
 from framefeat.backbone.chosen import BackbonePlan, backbone_plans
 from framefeat.errors import UserError
-from framefeat.extract import stage as extract_stage
 from framefeat.files import read_json
-from framefeat.identity import differences
+from framefeat.identity import differences, features_key, request_key, sample_key
 from framefeat.index import merge
-from framefeat.sample import stage as sample_stage
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
         valid = {}  # by geometry: the evidence of frames that need no new sampling
         for geometry in sorted({plan.geometry for plan in plans}):
             evidence = _read(results / "evidence" / geometry / f"{key}.json")
-            expected = sample_stage.sample_key(
+            expected = sample_key(
                 record, alignment=wanted.alignment, geometry=geometry, decoder=wanted.decoder
             )
             reasons = (
@@ -145,10 +143,10 @@ def _extract_reasons(
     record = _read(results / plan.folder / "features" / f"{key}.json")
     if record is None:
         return ["no features yet"]
-    expected = extract_stage.request_key(plan.spec_json, plan.weights_identity, precision)
+    expected = request_key(plan.spec_json, plan.weights_identity, precision)
     if evidence is None:
         return differences(record["key"], expected) or ["its frames are sampled again"]
-    return differences(record["key"], expected | {"evidence_sha256": extract_stage.evidence_digest(evidence)})
+    return differences(record["key"], features_key(expected, evidence))
 
 
 def _read(path: Path) -> Any:

@@ -17,25 +17,10 @@ from typing import Any
 
 from framefeat.errors import MachineError, UserError, machine_trouble, writing
 from framefeat.files import atomic_path
+from framefeat.identity import sample_key
 from framefeat.sample.child import ChildLost, Line, polite_end, run_in_child
 
-#: A new number makes every earlier sampling stale.
-ALGORITHM = 2
-
 _PROGRESS_SECONDS = 10.0
-
-
-def sample_key(record: Mapping[str, Any], *, alignment: str, geometry: str, decoder: str) -> dict[str, Any]:
-    """Exactly what decides a sampling's result. ``record`` knows the alignment that holds for this video, if any differs."""
-    return {
-        "algorithm": ALGORITHM,
-        "fingerprint": record["fingerprint"],
-        "times_sha256": record["times_sha256"],
-        "fps": record["fps"],
-        "alignment": record.get("alignment", alignment),
-        "geometry": geometry,
-        "decoder": decoder,
-    }
 
 
 def sample_video(

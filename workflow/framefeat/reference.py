@@ -33,16 +33,18 @@ class Order:
     doubts: tuple[str, ...] = field(default=())
 
 
-def decoded_order(name: str, packets: Packets, jump: int | None, tick: Tick) -> Order:
-    """Decode everything in order. ``jump``: ticks beyond which a step of the clock is a restart (None: never)."""
+def decoded_order(name: str, packets: Packets, jump: int | None, tick: Tick, guessed: bool = False) -> Order:
+    """Decode everything in order. ``jump``: ticks beyond which a step of the clock is a restart (None: never). ``guessed``: the
+    format stores no presentation times, so that those that FFmpeg gives are no evidence."""
     times, key = _decode(name, tick, full_delay=False)
-    if not len(times) or (times == NO_PTS).any() or (packets.pts[packets.shown] == NO_PTS).any():
-        return Order(key, times if _ascends(times) and len(times) else None)
+    if guessed or not len(times) or (times == NO_PTS).any() or (packets.pts[packets.shown] == NO_PTS).any():
+        usable = len(times) and (times != NO_PTS).all() and _ascends(times)
+        return Order(key, times if usable else None)
     if clock_goes_back(packets):
         return _joined(times, key, packets)
     if _ascends(times):
         return _continued(times, key, jump)
-    if _ascends(packets.pts[packets.shown]):
+    if _lie_where_they_differ(times, packets):
         # Nothing but the decoder tells the order; the times are a clock that frames were given in the order of decoding.
         sorted_times = np.sort(times)
         return Order(
@@ -79,6 +81,17 @@ def clock_goes_back(packets: Packets) -> int:
         return 0
     known = packets.dts[packets.dts != NO_PTS]
     return int((np.diff(known) < 0).sum())
+
+
+def _lie_where_they_differ(times: np.ndarray, packets: Packets) -> bool:
+    """Whether frames leave the decoder out of the order of their times only in groups of pictures whose packets' times rise in
+    the file: there they are decoding times. Elsewhere times that are reordered speak against the decoder."""
+    shown = np.flatnonzero(packets.shown)
+    group = np.searchsorted(np.flatnonzero(packets.key), shown, side="right")
+    falls = np.flatnonzero((np.diff(packets.pts[shown]) <= 0) & (np.diff(group) == 0))
+    reordered = packets.pts[shown[np.isin(group, group[falls])]]
+    back = np.flatnonzero(np.diff(times) <= 0)
+    return not np.isin(np.concatenate([times[back], times[back + 1]]), reordered).any()
 
 
 def restarts(times: np.ndarray, jump: int | None) -> np.ndarray:

@@ -15,6 +15,8 @@ from framefeat.packets import NO_PTS, Packets, Tick, best_stream, open_source
 
 #: A step of the clock beyond this many seconds is a restart where the format's clocks restart (FFmpeg's dts_delta_threshold).
 JUMP_SECONDS = 10.0
+#: A step of the clock that is so many times the usual one begins another recording.
+_UNUSUAL = 250
 #: A decoder that waits for as many pictures as the standard allows gives them out in the order of display.
 FULL_DELAY = {"strict": "1"}
 
@@ -41,7 +43,7 @@ def decoded_order(name: str, packets: Packets, jump: int | None, tick: Tick, gue
         usable = len(times) and (times != NO_PTS).all() and _ascends(times)
         return Order(key, times if usable else None)
     if clock_goes_back(packets):
-        return _joined(times, key, packets)
+        return _joined(times, key, packets, jump)
     if _ascends(times):
         return _continued(times, key, jump)
     if _lie_where_they_differ(times, packets):
@@ -83,6 +85,13 @@ def clock_goes_back(packets: Packets) -> int:
     return int((np.diff(known) < 0).sum())
 
 
+def joints(packets: Packets) -> np.ndarray:
+    """Positions (int64) of packets at which another recording begins, by their decoding times."""
+    steps = np.diff(packets.dts)
+    usual = np.median(steps) if len(steps) else 0
+    return np.flatnonzero((steps < 0) | (steps > max(1, _UNUSUAL * usual))) + 1
+
+
 def _lie_where_they_differ(times: np.ndarray, packets: Packets) -> bool:
     """Whether frames leave the decoder out of the order of their times only in groups of pictures whose packets' times rise in
     the file: there they are decoding times. Elsewhere times that are reordered speak against the decoder."""
@@ -104,7 +113,7 @@ def _ascends(times: np.ndarray) -> bool:
     return bool((np.diff(times) > 0).all())
 
 
-def _joined(times: np.ndarray, key: np.ndarray, packets: Packets) -> Order:
+def _joined(times: np.ndarray, key: np.ndarray, packets: Packets, jump: int | None) -> Order:
     back = int((np.diff(times) <= 0).sum())
     if back > clock_goes_back(packets):
         return Order(
@@ -112,7 +121,7 @@ def _joined(times: np.ndarray, key: np.ndarray, packets: Packets) -> Order:
             None,
             doubts=("its clock goes back, and within its parts frames are out of the order of their times",),
         )
-    return _continued(times, key, None)
+    return _continued(times, key, jump)
 
 
 def _continued(times: np.ndarray, key: np.ndarray, jump: int | None) -> Order:

@@ -14,7 +14,7 @@ from framefeat.records import Evidence, Findings, PixelCheck, Rows, SampleJob
 from framefeat.sample.child import Line
 from framefeat.sample.rowfile import RowFile, spread, thumbnail, thumbnail_size, write_strip
 from framefeat.video import choice
-from framefeat.video.alignment import Plan, decode_cost, plan_samples
+from framefeat.video.alignment import Plan, decode_cost, decode_plan, plan_samples
 from framefeat.video.choice import Contradiction, Decoded, Reader, ReaderMistake
 from framefeat.video.container import Container, facts, read_container
 from framefeat.video.geometry import Geometry
@@ -225,7 +225,9 @@ class Sampler:
             raise ReaderMistake("decord does not serve")
         whole = other.name == "pyav-sequential" or (other.name == "pyav" and choice.is_read_whole(container))
         chosen = self._draw(bearable(container, clean, in_order=other.name == "pyav-sequential"))
-        numbers = list(clean) if taken.reader == "decord" and whole else chosen
+        numbers = list(chosen)
+        if taken.reader == "decord":
+            numbers = list(clean) if whole else on_the_way(container, clean, chosen)
         readers_made = iter([other])
         look = look_again(
             lambda: next(readers_made, None) or make(),
@@ -372,6 +374,13 @@ def bearable(container: Container, numbers: Sequence[int], in_order: bool) -> li
     cost = decode_cost(container.packets, container.packet[np.asarray(numbers, dtype=np.int64)])
     most = max(_MOST_DECODED_AGAIN, int(cost.min()) if len(cost) else 0)
     return [number for number, price in zip(numbers, cost.tolist(), strict=True) if price <= most]
+
+
+def on_the_way(container: Container, numbers: Sequence[int], chosen: Sequence[int]) -> list[int]:
+    """Those of ``numbers`` whose packets a pass decodes anyway to reach the frames ``chosen``."""
+    packets = container.packets
+    fed = decode_plan(packets, container.packet[np.asarray(chosen, dtype=np.int64)]).feed
+    return [number for number in numbers if fed[container.packet[number]]]
 
 
 def _told_look(look: SecondLook, rows_of: Mapping[int, Sequence[int]]) -> PixelCheck:

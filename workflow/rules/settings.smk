@@ -53,8 +53,7 @@ RESULTS = layout.results_of(SETTINGS.dataset)
 RESULT = RESULTS.backbone("{backbone}")
 JOBS = layout.jobs_of(SETTINGS.dataset)
 JOBS_OF_ALL = layout.jobs_of()
-# One environment serves every rule, the one that Snakemake itself runs in: with --sdm conda it is activated for each job.
-ENVIRONMENT = sys.prefix
+ENVIRONMENT = conda_environment()
 # The environment's own commands come first, however snakemake itself was found.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 

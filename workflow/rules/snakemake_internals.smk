@@ -4,11 +4,13 @@
 # Tried with 9.27.1. Of 9.20, 9.21, 9.22, 9.23, 9.25.2 and 9.27.1 the source was compared: all have what is used here.
 # pyproject.toml allows no version that was not looked at (snakemake <10).
 import gc
+import os
 import sys
 
 from snakemake.exceptions import WorkflowError
 from snakemake.io import contains_wildcard
 from snakemake.jobs import Job
+from snakemake.settings.types import DeploymentMethod
 
 # The jobs of ten thousand videos are millions of objects, none of them garbage: looking through them takes a fifth of the
 # time. Snakemake leaves Python's thresholds as they are.
@@ -68,9 +70,29 @@ def refuse_braces(*paths):
             )
 
 
-# Snakemake formats the paths of the workflow's own files and of a rule's environment as well.
-for folder in map(str, (workflow.basedir, sys.prefix)):
-    if "{" in folder or "}" in folder:
+def refuse_folder_with_braces(folder):
+    """Snakemake formats the path of a rule's environment, too."""
+    if "{" in str(folder) or "}" in str(folder):
         raise WorkflowError(
-            f"{folder!r}: Snakemake cannot run a workflow in a folder with braces in its name; rename it."
+            f"{str(folder)!r}: Snakemake cannot run a workflow in a folder with braces in its name; rename it."
         )
+
+
+def conda_environment():
+    """For the rules' conda line. One environment serves every rule, the one that Snakemake itself runs in.
+
+    A file could not say so: Snakemake copies it away from the lock that it points to, and this package is in neither.
+    A folder alone could not either: Snakemake asks conda what is in it for each output, also without --sdm conda. So the
+    file is on record, and with --sdm conda the environment is activated for each job."""
+    if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
+        return "../../envs/environment.yaml"
+    if not os.path.isdir(os.path.join(sys.prefix, "conda-meta")):
+        raise WorkflowError(
+            f"--sdm conda: Snakemake runs in {sys.prefix!r}, which is no conda environment. Leave the option out: the jobs run "
+            "in the environment of Snakemake. Or run Snakemake in the one of envs/environment.yaml."
+        )
+    refuse_folder_with_braces(sys.prefix)
+    return sys.prefix
+
+
+refuse_folder_with_braces(workflow.basedir)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import framefeat
+from framefeat import environment
 from framefeat.errors import UserError, machine_trouble
 from framefeat.records import VideoRecord
 
@@ -84,12 +85,12 @@ def _sample(options: argparse.Namespace) -> None:
             options.path
         )  # FFmpeg takes what stands before a colon for a protocol
         _check_fetched(record)
-    if "FRAMEFEAT_PREWARM" in os.environ:
+    if environment.PREWARM in os.environ:
         import json
 
         from framefeat.extract import stage as extract_stage
 
-        extract_stage.prewarm(json.loads(os.environ["FRAMEFEAT_PREWARM"]))
+        extract_stage.prewarm(json.loads(os.environ[environment.PREWARM]))
     if options.backlog:
         from framefeat.extract import backlog
 

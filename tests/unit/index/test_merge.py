@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from framefeat.errors import UserError
 from framefeat.identity import sample_key
-from framefeat.index import collection, fingerprints, folder, merge
+from framefeat.index import collection, fingerprints, merge
+from framefeat.layout import LEFT_OUT
 from framefeat.settings import resolve
 from framefeat.video import container
 
@@ -41,9 +42,7 @@ def merged(tmp_path: Path, videos: Path | str, **config: Any) -> dict[str, dict[
     out = tmp_path / "out"
     merge.merge(resolve({"dataset": "t", "videos": str(videos)} | config), out)
     records = [json.loads(path.read_text()) for path in (out / "videos").glob("*.json")]
-    return {record["video_id"]: record for record in records} | {
-        "": json.loads((out / folder.REPORT).read_text())
-    }
+    return {record["video_id"]: record for record in records} | {"": json.loads((out / LEFT_OUT).read_text())}
 
 
 def rows(tmp_path: Path) -> pd.DataFrame:

@@ -27,6 +27,7 @@ from multiprocessing.connection import Connection, answer_challenge, deliver_cha
 from pathlib import Path
 from typing import Any, Protocol
 
+from framefeat.environment import IDLE_S
 from framefeat.errors import UserError
 from framefeat.extract import devices
 from framefeat.extract.client import OWNER_FILE, Place, host_name, remove_folder
@@ -376,7 +377,7 @@ def main(backend: Backend | None = None) -> None:
     os.set_inheritable(int(alive), False)
     if backend is None:
         backend = TorchBackend(devices.torch_device(device))
-    idle_s = float(os.environ.get("FRAMEFEAT_IDLE_S") or 300)
+    idle_s = float(os.environ.get(IDLE_S) or 300)
     embedder = Embedder(Place(Path(folder), device), owner, log, int(alive), backend, idle_s)
     try:
         sweep(Path(folder))

@@ -122,7 +122,7 @@ def _compute_here(message: EmbedRequest, device: str) -> Embedded:
 
 
 def prewarm(described: Mapping[str, Any]) -> None:
-    """Let the embedder start and load while the first videos are decoded. ``described``: see the rules' common.smk."""
+    """Let the embedder start and load while the first videos are decoded. ``described``: see the rules' settings.smk."""
     from framefeat.extract import client
 
     owner = client.owner_here()

@@ -110,7 +110,7 @@ def _sample(options: argparse.Namespace) -> None:
 
 def _check_fetched(record: VideoRecord) -> None:
     """A file fetched for this job is what the index's column sha256 says, where it says anything."""
-    from framefeat.index.fingerprints import file_sha256
+    from framefeat.files import file_sha256
 
     wanted = record["fingerprint"]
     if not wanted.startswith("address:") and (found := file_sha256(record["path"])) != wanted:
@@ -144,9 +144,9 @@ def _assemble(options: argparse.Namespace) -> None:
 
 
 def _fetch_weights(options: argparse.Namespace) -> None:
-    from framefeat.backbone import weights
+    from framefeat.backbone.fetch import fetch
 
-    weights.fetch(options.backbone, options.weights, options.to)
+    fetch(options.backbone, options.weights, options.to)
 
 
 def _example(options: argparse.Namespace) -> None:

@@ -6,20 +6,20 @@ Standard library only: the job is a client of the warm embedder and lives for mi
 import hashlib
 import os
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from framefeat.errors import UserError
+from framefeat.backbone.device_errors import is_lost
+from framefeat.errors import UserError, first_line
 from framefeat.extract import devices
 from framefeat.files import atomic_path, read_json
 from framefeat.identity import FeaturesKey, features_key, request_key
 from framefeat.records import Embedded, EmbedRequest, Evidence, FeatureRecord
+from framefeat.signals import polite_end
 
 
 def run(options: Any) -> None:
@@ -32,7 +32,7 @@ def run(options: Any) -> None:
     if store.fetch(key, features, record):
         print(f"{evidence['video_id']}: stored features are still valid", file=sys.stderr)
         return
-    with _ended_by_sigterm(), _scratch(features) as scratch:
+    with polite_end(), _scratch(features) as scratch:
         made = [scratch / "features.npy", scratch / "record.json"]
         message = _request(options, evidence["video_id"], key, scratch, made)
         trace = _compute(message, options).get("trace")
@@ -113,10 +113,10 @@ def _compute_here(message: EmbedRequest, device: str) -> Embedded:
     try:
         return embed_video(message, *load_network(message, Path(message["weights"]), torch_device))
     except Exception as error:
-        if not devices.is_lost(error):
+        if not is_lost(error):
             raise
         raise UserError(
-            f"{message['video']}: the device failed (device {device}, {devices.first_line(error)}). Run again; where it "
+            f"{message['video']}: the device failed (device {device}, {first_line(error)}). Run again; where it "
             "stays so, the device or its driver is at fault: look at 'nvidia-smi -q', or set device: cpu."
         ) from error
 
@@ -147,23 +147,6 @@ def _scratch(features: Path) -> Iterator[Path]:
         yield Path(tempfile.mkdtemp(dir=mine))
     finally:
         shutil.rmtree(mine, ignore_errors=True)
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM unwinds the block, as Ctrl-C does, so that it can clean up."""
-
-    def leave(number: int, _: Any) -> None:
-        sys.exit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class Store:

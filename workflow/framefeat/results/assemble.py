@@ -19,9 +19,8 @@ import pyarrow.parquet as pq
 from numpy.lib import format as npy
 
 from framefeat.errors import UserError, complain
-from framefeat.files import atomic_path, read_json
+from framefeat.files import atomic_path, file_sha256, read_json
 from framefeat.identity import RequestKey, differences, features_key, identifying, request_key, sample_key
-from framefeat.index.fingerprints import file_sha256
 from framefeat.index.merge import COLUMNS, KEY, SLICE_ROW
 from framefeat.records import Counts, Evidence, FeatureRecord, ManifestHead, Slice, Span, VideoEntry
 from framefeat.results import verdict

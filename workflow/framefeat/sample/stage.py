@@ -20,7 +20,8 @@ from framefeat.errors import MachineError, UserError, machine_trouble, writing
 from framefeat.files import atomic_path
 from framefeat.identity import sample_key
 from framefeat.records import Evidence, SampleJob, VideoRecord
-from framefeat.sample.child import ChildLost, Line, polite_end, run_in_child
+from framefeat.sample.child import ChildLost, Line, run_in_child
+from framefeat.signals import polite_end
 
 _PROGRESS_SECONDS = 10.0
 

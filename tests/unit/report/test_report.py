@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from framefeat.errors import UserError
-from framefeat.report import build, gather, numbers, stages, thumbs
+from framefeat.report import build, frame_map, gather, numbers, section, stages, thumbs
 
 from tests.unit.report.report_fixture import colour_features, drawn, leave_out, write_many, write_run
 
@@ -98,10 +98,10 @@ def test_no_picture_above_rows_without_a_frame(tmp_path: Path) -> None:
 def test_stretches_without_a_frame_are_bounded() -> None:
     places = np.arange(20_000)
     status = np.where(places % 2, "bad", "ok")
-    video = gather.Video("a", "a", {}, places, places / 2, np.zeros(len(places)), places, status)
-    assert build._without_frame(video) == [[0.25, None]]
+    video = gather.ReportVideo("a", "a", {}, places, places / 2, np.zeros(len(places)), places, status)
+    assert section._without_frame(video) == [[0.25, None]]
     video.status = np.where(places % 200 == 7, "bad", "ok")
-    assert len(build._without_frame(video)) == 100
+    assert len(section._without_frame(video)) == 100
 
 
 def test_ids_are_data(page: str) -> None:
@@ -193,8 +193,8 @@ def test_many_videos_stay_bounded(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     data = page_data(page)
     assert facts["details"] == build.DETAILS
-    assert len(data["backbones"][0]["map"]["row"]) <= build.MAP_POINTS
-    assert body(page).count('<tr><th scope="row">') <= build.TABLE_ROWS + 10
+    assert len(data["backbones"][0]["map"]["row"]) <= frame_map.POINTS
+    assert body(page).count('<tr><th scope="row">') <= section.TABLE_ROWS + 10
     flagged = [
         video["id"] for video in data["backbones"][0]["details"] if int(video["id"].split()[1]) % 10 == 0
     ]
@@ -272,10 +272,10 @@ def test_long_video_is_measured_in_pieces(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_reasons() -> None:
-    def video(number: int, **entry: object) -> gather.Video:
+    def video(number: int, **entry: object) -> gather.ReportVideo:
         places = np.arange(4)
         given = {"verified": True, "fps": 25.0, "features_sha256": str(number), **entry}
-        return gather.Video(
+        return gather.ReportVideo(
             str(number), str(number), given, places, places / 2, np.zeros(4), places, np.full(4, "ok")
         )
 

@@ -14,7 +14,7 @@ from framefeat.errors import UserError
 from framefeat.report import numbers
 from framefeat.report.gather import (
     Backbone,
-    Video,
+    ReportVideo,
     by_concern,
     judge,
     learn_unlike,
@@ -66,7 +66,7 @@ def _print_backbone(backbone: Backbone, out: TextIO) -> None:
             video.container.get("height"),
         ]
         lines.append([
-            video.state, video.video_id, str(video.entry.get("rows", len(video.rows))), str(count["clamped"]),
+            video.state, video.video_id, str(video.total_rows), str(count["clamped"]),
             str(count["bad"]), "-" if offset is None else f"{offset * 1000:.1f}", f"{video.fps:.5g}" if video.fps else "-",
             "x".join(str(part) for part in size_text if part) or "-", str(video.container.get("codec") or "-"),
             str(video.entry.get("decoder") or "none"), "; ".join(text for _, text in video.reasons),
@@ -104,7 +104,7 @@ def _print_video(backbone: Backbone, video_id: str, out: TextIO) -> None:
     )
     for level, text in video.reasons:
         print(f"{_REASONS[level]}: {_printable(text)}", file=out)
-    repeated = int(video.entry.get("rows", len(video.rows))) - len(video.rows)
+    repeated = video.total_rows - len(video.rows)
     if repeated > 0:
         print(f"{many(repeated, 'row')} asking for the same times again: not listed", file=out)
     lines = [
@@ -120,7 +120,7 @@ def _print_video(backbone: Backbone, video_id: str, out: TextIO) -> None:
     _print_table(names, lines, {0, 1, 2, 3, 4, 6, 7}, out, levels, coloured_column=5)
 
 
-def _find(backbone: Backbone, video_id: str) -> Video:
+def _find(backbone: Backbone, video_id: str) -> ReportVideo:
     for video in backbone.videos:
         if video.video_id == video_id:
             return video

@@ -114,9 +114,9 @@ def _assemble(options: argparse.Namespace) -> None:
 
 
 def _fetch_weights(options: argparse.Namespace) -> None:
-    from framefeat.backbone import weights
+    from framefeat.backbone.fetch import fetch
 
-    weights.fetch(options.backbone, options.weights, options.to)
+    fetch(options.backbone, options.weights, options.to)
 
 
 def _example(options: argparse.Namespace) -> None:

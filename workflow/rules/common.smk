@@ -14,7 +14,7 @@ from snakemake.jobs import Job
 from snakemake.logging import logger
 
 from framefeat import settings as configuration
-from framefeat.backbone.chosen import backbone_plans
+from framefeat.backbone.chosen import chosen_backbones
 from framefeat.errors import UserError
 from framefeat.extract import devices
 from framefeat.extract import stage as extract
@@ -45,7 +45,7 @@ SETTINGS = checked(configuration.resolve, config)
 # Where an input is gone, Snakemake takes the results that were once made from it for source files: nothing to be done.
 if workflow.is_main_process:
     checked(configuration.check_index_files, SETTINGS)
-BACKBONES = {plan.folder: plan for plan in checked(backbone_plans, SETTINGS)}
+BACKBONES = {chosen.folder: chosen for chosen in checked(chosen_backbones, SETTINGS)}
 # What a rule names as a file cannot have braces that Snakemake takes for a wildcard; the videos and their folder can.
 for path in (
     SETTINGS.frame_index,

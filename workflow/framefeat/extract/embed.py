@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -14,17 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from framefeat import tolerances
+from framefeat.backbone.device_errors import is_lost
 from framefeat.errors import UserError
-from framefeat.extract import devices
-from framefeat.files import atomic_path, read_json, write_json
+from framefeat.files import atomic_path, file_sha256, read_json, write_json
+from framefeat.vectors import cosine
 
 SCHEMA = 1
-#: A row decoded and embedded a second time: cosine at least this, where the second decoder's pixels are the same ...
-SAME_PIXELS = 0.99999
-#: ... or the same and the precision is a half one ...
-SAME_PIXELS_HALF = 0.999
-#: ... and where they differ as decoders do (0.2 to 0.5 of 255 moved a trained network's features to 0.998).
-NEAR_PIXELS = 0.98
 _VERSIONED = ("torch", "torchvision", "timm", "numpy")
 
 
@@ -63,9 +58,9 @@ class Models:
 def load_network(message: Mapping[str, Any], path: Path, device: str) -> tuple[Any, str]:
     """The network that ``message`` describes, with the weights at ``path``, and their sha256; checked against what the run
     was begun with."""
-    from framefeat.backbone.resolve import BackboneSpec, load_model
+    from framefeat.backbone.network import load_model
+    from framefeat.backbone.spec import BackboneSpec
     from framefeat.backbone.weights import published_digest
-    from framefeat.index.fingerprints import file_sha256
 
     spec = BackboneSpec.from_json(json.loads(message["spec"]))
     sha256 = file_sha256(path)
@@ -107,7 +102,7 @@ def _is_the_video_s(error: Exception, network: Any) -> bool:
     """torch tells of a device that is lost in the same words as of frames that it cannot take: other frames decide."""
     from framefeat.backbone.network import embed
 
-    if isinstance(error, UserError | OSError | MemoryError) or devices.is_lost(error):
+    if isinstance(error, UserError | OSError | MemoryError) or is_lost(error):
         return False
     try:
         embed(network, np.zeros((1, *network.size, 3), np.uint8), 1)
@@ -165,10 +160,14 @@ def _embed(
     with atomic_path(message["features"]) as temporary, open(temporary, "wb") as stream:
         np.save(stream, features, allow_pickle=False)
     written = np.load(message["features"])
-    cosines = [_cosine(vector, written[row]) for vector, row in zip(second, rows, strict=True)]
-    same = SAME_PIXELS if message["precision"] == "float32" else SAME_PIXELS_HALF
+    cosines = [cosine(vector, written[row]) for vector, row in zip(second, rows, strict=True)]
+    same = (
+        tolerances.COSINE_OF_SAME_PIXELS
+        if message["precision"] == "float32"
+        else tolerances.COSINE_OF_SAME_PIXELS_HALF
+    )
     alike = [
-        cosine >= (same if difference == 0 else NEAR_PIXELS)
+        cosine >= (same if difference == 0 else tolerances.COSINE_OF_NEAR_PIXELS)
         for cosine, difference in zip(cosines, differences, strict=True)
     ]
     agrees = bool(rows) and all(alike)
@@ -178,7 +177,7 @@ def _embed(
         "key": message["key"],
         "weights_sha256": weights_sha256,
         "features_sha256": hashlib.sha256(written.tobytes()).hexdigest(),
-        "file_sha256": _file_sha256(message["features"]),
+        "file_sha256": file_sha256(message["features"]),
         "rows": len(frames),
         "dim": int(features.shape[1]),
         "device": kind,
@@ -241,18 +240,6 @@ def _features(
         second = embed(network, again, len(again), beat=beat)[0]
     features[bad] = np.nan
     return features, second, used
-
-
-def _file_sha256(path: str | os.PathLike[str]) -> str:
-    from framefeat.index.fingerprints import file_sha256
-
-    return file_sha256(path)
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / norms if norms else float(np.array_equal(a, b))
 
 
 def _warnings(features: np.ndarray, evidence: Mapping[str, Any], bad: np.ndarray) -> list[str]:

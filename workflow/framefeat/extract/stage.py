@@ -7,18 +7,18 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from framefeat.errors import UserError
+from framefeat.backbone.device_errors import is_lost
+from framefeat.errors import UserError, first_line
 from framefeat.extract import devices
 from framefeat.files import atomic_path, read_json
+from framefeat.signals import polite_end
 
 #: Part of what identifies a result: a change of the numbers that this stage gives must change it.
 ALGORITHM = 1
@@ -73,7 +73,7 @@ def run(options: Any) -> None:
     if store.fetch(message["key"], features, record):
         print(f"{message['video']}: stored features are still valid", file=sys.stderr)
         return
-    with _ended_by_sigterm(), _scratch(features) as scratch:
+    with polite_end(), _scratch(features) as scratch:
         made = [scratch / "features.npy", scratch / "record.json"]
         names = ("scratch", "features", "record")
         message |= {name: str(path) for name, path in zip(names, (scratch, *made), strict=True)}
@@ -130,10 +130,10 @@ def _compute_here(message: Mapping[str, Any], device: str) -> dict[str, Any]:
     try:
         return embed_video(message, *load_network(message, Path(message["weights"]), torch_device))
     except Exception as error:
-        if not devices.is_lost(error):
+        if not is_lost(error):
             raise
         raise UserError(
-            f"{message['video']}: the device failed (device {device}, {devices.first_line(error)}). Run again; where it "
+            f"{message['video']}: the device failed (device {device}, {first_line(error)}). Run again; where it "
             "stays so, the device or its driver is at fault: look at 'nvidia-smi -q', or set device: cpu."
         ) from error
 
@@ -164,23 +164,6 @@ def _scratch(features: Path) -> Iterator[Path]:
         yield Path(tempfile.mkdtemp(dir=mine))
     finally:
         shutil.rmtree(mine, ignore_errors=True)
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM unwinds the block, as Ctrl-C does, so that it can clean up."""
-
-    def leave(number: int, _: Any) -> None:
-        sys.exit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class Store:

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from framefeat import tolerances
 from framefeat.errors import UserError
 from framefeat.proof import odd_clips
 from framefeat.proof.numbered import RECIPES, Recipe, make, nearest_frames, read_number
@@ -37,8 +38,7 @@ RATES = (2.0, 1.0, 0.5, 0.0)
 SHORT_RATES = (2.0, 0.0)
 """For the odd clips, all of which last a few seconds."""
 GEOMETRY = "squash96"
-#: Of 255: what two ways to RGB may differ by; and by how much a neighbour may fit better, which is rounding.
-TOLERANCE = 2.0
+#: Of 255: by how much a neighbour may fit better, which is rounding.
 _ROUNDING = 0.05
 _MOST_ROWS = 1000
 _NAMES = {2.0: "2/s", 1.0: "1/s", 0.5: "0.5/s", 0.0: "all"}
@@ -190,7 +190,7 @@ class Truth:
             return True
         own = self._distance(frame, native)
         around = [place for place in (native - 1, native + 1) if 0 <= place < len(self.times)]
-        return own > TOLERANCE or any(self._distance(frame, k) < own - _ROUNDING for k in around)
+        return own > tolerances.PIXELS or any(self._distance(frame, k) < own - _ROUNDING for k in around)
 
     def _distance(self, frame: np.ndarray, native: int) -> float:
         assert self.pixels is not None

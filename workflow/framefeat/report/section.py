@@ -10,6 +10,7 @@ from framefeat.report import numbers, thumbs
 from framefeat.report.frame_map import FrameMap
 from framefeat.report.gather import Backbone, ReportVideo, by_concern, many, read_rows
 from framefeat.results import verdict
+from framefeat.vectors import unit_rows
 
 OPEN = 6  # videos in detail that are unfolded at first
 CURVE_POINTS = 400
@@ -205,7 +206,7 @@ def _detail(backbone: Backbone, video: ReportVideo, sheets: thumbs.Sheets) -> di
     importance = np.nan_to_num(change, nan=0.0) + np.where(video.status != "ok", 10.0, 0.0)
     kept = numbers.telling_rows(importance, CURVE_POINTS)
     side = numbers.evenly(len(video.rows), MATRIX_SIDE)
-    unit, _ = numbers.unit_rows(read_rows(backbone.matrix, video.rows[side]))
+    unit, _ = unit_rows(read_rows(backbone.matrix, video.rows[side]))
     similarity, lowest = numbers.similarity_bytes(unit)
     sheet, pictured = sheets.of_video.get(video.key, (-1, []))
     cells = [

@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 
 from framefeat.errors import UserError, complain
 from framefeat.extract import stage as extract_stage
-from framefeat.files import atomic_path, read_json
+from framefeat.files import atomic_path, file_sha256, read_json
 from framefeat.identity import differences
 from framefeat.index.merge import COLUMNS, KEY, SLICE_ROW
 from framefeat.results import verdict
@@ -144,7 +144,7 @@ def assemble(
                 f"{folder}: the stored features come from different weights ({', '.join(sorted(weights_sha256))}); run "
                 "Snakemake with --forcerun extract_features."
             )
-        matrix_sha256 = _file_sha256(temporary)
+        matrix_sha256 = file_sha256(temporary)
     frame_index_path = folder / "frame_index.parquet"
     _write_frame_index(frame_index_path, index, native, pts, status)
     counts = {name: int((status == name).sum()) for name in ("ok", "clamped", "bad")}
@@ -181,7 +181,7 @@ def assemble(
         "on_bad_frames": on_bad_frames,
         "weights_sha256": weights_sha256.pop(),
         "matrix_sha256": matrix_sha256,
-        "frame_index_sha256": _file_sha256(frame_index_path),
+        "frame_index_sha256": file_sha256(frame_index_path),
         "counts": counts,
         "notes": notes,
         # Several, where results of earlier devices or environments stand beside new ones.
@@ -363,9 +363,3 @@ def _write_frame_index(
     metadata.pop(b"pandas", None)  # written for fewer columns; readers rebuild it
     with atomic_path(path) as temporary:
         pq.write_table(table.replace_schema_metadata(metadata or None), temporary)
-
-
-def _file_sha256(path: Path) -> str:
-    from framefeat.index.fingerprints import file_sha256
-
-    return file_sha256(path)

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from framefeat import settings
-from framefeat.backbone.chosen import BackbonePlan, backbone_plans
+from framefeat.backbone.chosen import ChosenBackbone, chosen_backbones
 from framefeat.errors import UserError
 from framefeat.extract import stage as extract_stage
 from framefeat.files import read_json
@@ -79,7 +79,7 @@ def _lay_over(base: dict[str, Any], top: Mapping[str, Any]) -> None:
 def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Changes:
     """Compare what a run with ``config`` would compute with what lies in ``results_root``."""
     wanted = settings.resolve(config)
-    plans = backbone_plans(wanted)
+    plans = chosen_backbones(wanted)
     results = results_root / wanted.dataset
     with tempfile.TemporaryDirectory(prefix="framefeat-plan-") as folder:
         aside = Path(folder)
@@ -139,7 +139,7 @@ def _is_assembled(folder: Path, on_bad_frames: str) -> bool:
 
 
 def _extract_reasons(
-    results: Path, key: str, plan: BackbonePlan, precision: str, evidence: Mapping[str, Any] | None
+    results: Path, key: str, plan: ChosenBackbone, precision: str, evidence: Mapping[str, Any] | None
 ) -> list[str]:
     """``evidence``: of the frames that lie there; None where they are sampled again."""
     record = _read(results / plan.folder / "features" / f"{key}.json")

@@ -12,14 +12,15 @@ import numpy as np
 
 from framefeat.errors import MachineError, UserError
 from framefeat.sample.child import Line
-from framefeat.sample.rowfile import RowFile, spread, thumbnail, thumbnail_size, write_strip
+from framefeat.sample.rowfile import RowFile, thumbnail, thumbnail_size, write_strip
 from framefeat.video import choice
-from framefeat.video.alignment import Plan, decode_cost, plan_samples
-from framefeat.video.choice import Contradiction, Decoded, Reader, ReaderMistake
+from framefeat.video.alignment import Aligned, align
 from framefeat.video.container import Container, facts, read_container
 from framefeat.video.geometry import Geometry
-from framefeat.video.pyav import SHORT_FRAMES
-from framefeat.video.second_look import SecondLook, look_again
+from framefeat.video.passes import decode_cost
+from framefeat.video.pyav import SHORT_FRAMES, in_order_reader, is_read_whole
+from framefeat.video.reader import Contradiction, Decoded, Reader, ReaderMistake
+from framefeat.video.second_look import SecondLook, look_again, spread
 
 EVIDENCE_SCHEMA = 2
 THUMBNAILS = 24
@@ -119,9 +120,9 @@ class Sampler:
             return self._nothing(str(error))
 
     def _sample(self, container: Container) -> dict[str, Any]:
-        plan = plan_samples(container, self.times, float(self.record["fps"]), self.job["alignment"])
+        aligned = align(container, self.times, float(self.record["fps"]), self.job["alignment"])
         rows_of: dict[int, list[int]] = {}
-        for row, number in enumerate(plan.native.tolist()):
+        for row, number in enumerate(aligned.native.tolist()):
             if number >= 0:
                 rows_of.setdefault(number, []).append(row)
         wanted = sorted(rows_of)
@@ -136,7 +137,7 @@ class Sampler:
             other = self._instead_of(container, taken.reader)
             taken = self._judged(container, other, reason, rows_of)
             look = self._look_again(container, taken, wanted, decord_serves=False)
-        return self._evidence(container, plan, taken, look, rows_of)
+        return self._evidence(container, aligned, taken, look, rows_of)
 
     def _clear(self) -> None:
         for row in range(len(self.times)):
@@ -163,7 +164,7 @@ class Sampler:
     def _instead_of(self, container: Container, used: str) -> Reader:
         """decord is replaced by PyAV, and PyAV that leaves packets out by PyAV that does not."""
         other = choice.pyav_reader(container, self.line.tick)
-        return choice.in_order_reader(container, self.line.tick) if other.name == used else other
+        return in_order_reader(container, self.line.tick) if other.name == used else other
 
     def _judged(
         self, container: Container, reader: Reader, reason: str, rows_of: Mapping[int, Sequence[int]]
@@ -176,7 +177,7 @@ class Sampler:
         problems = self._keep(frames, reader, sorted(rows_of), rows_of)
         warnings = []
         if problems and reader.name != "pyav-sequential":
-            strict = choice.in_order_reader(container, self.line.tick)
+            strict = in_order_reader(container, self.line.tick)
             found = len(problems)
             problems = self._keep(frames, strict, sorted(problems), rows_of)
             if found > len(problems):
@@ -223,7 +224,7 @@ class Sampler:
         other = make()
         if by_decord and other.name != "decord":
             raise ReaderMistake("decord does not serve")
-        whole = other.name == "pyav-sequential" or (other.name == "pyav" and choice.is_read_whole(container))
+        whole = other.name == "pyav-sequential" or (other.name == "pyav" and is_read_whole(container))
         chosen = self._draw(bearable(container, clean, in_order=other.name == "pyav-sequential"))
         numbers = list(clean) if taken.reader == "decord" and whole else chosen
         readers_made = iter([other])
@@ -283,15 +284,15 @@ class Sampler:
     def _evidence(
         self,
         container: Container,
-        plan: Plan,
+        aligned: Aligned,
         taken: Taken,
         look: SecondLook,
         rows_of: Mapping[int, Sequence[int]],
     ) -> dict[str, Any]:
-        native = plan.native.tolist()
-        status = list(plan.status)
-        problems = [container.damage] if container.damage and plan.reasons else []
-        problems += [f"row {row} is {why}" for row, why in plan.reasons.items()]
+        native = aligned.native.tolist()
+        status = list(aligned.status)
+        problems = [container.damage] if container.damage and aligned.reasons else []
+        problems += [f"row {row} is {why}" for row, why in aligned.reasons.items()]
         for number, why in sorted(taken.problems.items()):
             for row in rows_of[number]:
                 problems.append(f"row {row}: frame {number} at {container.times()[number]:.3f} s: {why}")

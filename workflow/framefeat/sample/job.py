@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from framefeat.errors import UserError
-from framefeat.files import read_json
+from framefeat.files import file_sha256, read_json
 
 
 def read_record(video: Path, slice_path: Path | None = None, fetched: Path | None = None) -> dict[str, Any]:
@@ -35,8 +35,6 @@ def read_record(video: Path, slice_path: Path | None = None, fetched: Path | Non
 
 def _check_fetched(record: Mapping[str, Any]) -> None:
     """A file fetched for this job is what the index's column sha256 says, where it says anything."""
-    from framefeat.index.fingerprints import file_sha256
-
     wanted = record["fingerprint"]
     if not wanted.startswith("address:") and (found := file_sha256(record["path"])) != wanted:
         raise UserError(

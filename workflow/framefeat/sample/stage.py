@@ -17,7 +17,8 @@ from typing import Any
 
 from framefeat.errors import MachineError, UserError, machine_trouble, writing
 from framefeat.files import atomic_path
-from framefeat.sample.child import ChildLost, Line, polite_end, run_in_child
+from framefeat.sample.child import ChildLost, Line, run_in_child
+from framefeat.signals import polite_end
 
 #: A new number makes every earlier sampling stale.
 ALGORITHM = 2

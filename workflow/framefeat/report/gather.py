@@ -11,12 +11,12 @@ import numpy as np
 from framefeat.errors import UserError
 from framefeat.files import read_json
 from framefeat.names import video_key
+from framefeat.records import Manifest, VideoEntry
 from framefeat.report import numbers
 from framefeat.results import verdict
+from framefeat.results.finished import FinishedRun, rows_of
 from framefeat.vectors import unit_rows
 
-MANIFEST = "feature_manifest.json"
-FRAME_INDEX = "frame_index.parquet"
 _CHUNK_ROWS = 4096
 _UNLIKE_ROWS = 300
 
@@ -27,7 +27,7 @@ class ReportVideo:
 
     video_id: str
     key: str
-    entry: Mapping[str, Any]
+    entry: VideoEntry
     rows: np.ndarray
     times: np.ndarray
     offsets: np.ndarray
@@ -42,7 +42,7 @@ class ReportVideo:
 
     @property
     def counts(self) -> dict[str, int]:
-        given = self.entry.get("counts") or {}
+        given: Mapping[str, Any] = self.entry.get("counts") or {}
         return {name: int(given.get(name, (self.status == name).sum())) for name in ("ok", "clamped", "bad")}
 
     @property
@@ -92,7 +92,7 @@ class Backbone:
     """
 
     folder: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     matrix: np.ndarray
     videos: list[ReportVideo]
     norms: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -127,35 +127,12 @@ class Backbone:
         return total
 
 
-def result_folders(path: Path) -> list[Path]:
-    """The backbone folders of ``results/{dataset}``, or ``path`` itself where it is one; by name."""
-    if (path / MANIFEST).is_file():
-        return [path]
-    found = sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))
-    if not found:
-        raise UserError(
-            f"{path}: no {MANIFEST} here or one folder below. Give results/DATASET or results/DATASET/BACKBONE of a finished run."
-        )
-    return found
-
-
 def read_backbone(folder: Path) -> Backbone:
     """Manifest, index and mapped matrix of one backbone; the matrix itself is not read yet."""
-    import pyarrow.parquet as pq
-
-    manifest = read_json(folder / MANIFEST)
-    try:
-        matrix = np.load(folder / f"{manifest['dataset']}_features.npy", mmap_mode="r")
-        table = pq.read_table(
-            folder / FRAME_INDEX, columns=["timestamp_sec", "native_idx", "offset_sec", "status"]
-        )
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: missing; run Snakemake again to assemble the results.") from None
-    if not len(matrix) == table.num_rows == manifest["total_frames"]:
-        raise UserError(
-            f"{folder}: the matrix has {len(matrix)} rows, {FRAME_INDEX} {table.num_rows} and {MANIFEST} "
-            f"{manifest['total_frames']}: they are not of one run; run Snakemake with --forcerun assemble."
-        )
+    run = FinishedRun.of(folder)
+    matrix = run.map_matrix()
+    table = run.read_index(["timestamp_sec", "native_idx", "offset_sec", "status"])
+    run.check(matrix, table.num_rows)
     times = table.column("timestamp_sec").to_numpy().astype(np.float64)
     native = table.column("native_idx").to_numpy()
     offsets = table.column("offset_sec").to_numpy().astype(np.float64)
@@ -166,8 +143,8 @@ def read_backbone(folder: Path) -> Backbone:
     places = np.array([known.get(name, 2) for name in encoded.dictionary.to_pylist()] or [0], dtype=np.int8)
     status = places[encoded.indices.to_numpy(zero_copy_only=False)]
     videos = []
-    for entry in manifest["videos"]:
-        rows = entry_rows(entry)
+    for entry in run.manifest["videos"]:
+        rows = rows_of(entry)
         if len(rows) > 1 and (np.diff(times[rows]) <= 0).any():
             _, first = np.unique(times[rows], return_index=True)
             rows = rows[first]
@@ -183,14 +160,7 @@ def read_backbone(folder: Path) -> Backbone:
                 status=names[status[rows]],
             )
         )
-    return Backbone(folder, manifest, matrix, videos)
-
-
-def entry_rows(entry: Mapping[str, Any]) -> np.ndarray:
-    """int64: the rows of a video of the manifest, ascending."""
-    if "row_numbers" in entry:
-        return np.asarray(entry["row_numbers"], dtype=np.int64)
-    return np.arange(int(entry["first_row"]), int(entry["last_row"]) + 1)
+    return Backbone(folder, run.manifest, matrix, videos)
 
 
 def measure(backbone: Backbone) -> None:

@@ -1,12 +1,14 @@
 """The last lines of a run: what came out, or what failed and how to go on."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from framefeat.files import read_json
+from framefeat.records import Manifest, VideoEntry
 from framefeat.results import verdict
+from framefeat.results.finished import read_manifest
 
 _MOST = 20
 
@@ -17,7 +19,7 @@ def lines(results: Path, backbones: Sequence[str]) -> Iterator[str]:
         path = results / folder / "feature_manifest.json"
         if not path.is_file():
             continue
-        manifest = read_json(path)
+        manifest = read_manifest(path)
         yield (
             f"{path.parent}/{manifest['dataset']}_features.npy: float32 ({manifest['total_frames']}, "
             f"{manifest['feature_dim']}), {len(manifest['videos'])} videos, alignment {verdict.of_manifest(manifest)}"
@@ -53,13 +55,13 @@ def left_out(results: Path) -> LeftOut:
     return LeftOut([*found["dropped"], *found["files"]], found["counts"])
 
 
-def _against(manifest: Mapping[str, Any]) -> Iterator[str]:
+def _against(manifest: Manifest) -> Iterator[str]:
     videos = manifest["videos"]
     bad = [video for video in videos if video["counts"]["bad"]]
     if bad:
         yield f"{manifest['counts']['bad']} rows of {len(bad)} video(s) are bad (NaN in the matrix, 'bad' in the index):"
         yield from _listed(
-            bad, lambda video: f"{_rows_of(video)}{'; '.join(video['problems'][:1])}", "videos"
+            bad, lambda video: f"{_bad_rows(video)}{'; '.join(video['problems'][:1])}", "videos"
         )
     unproven = [
         video
@@ -81,7 +83,7 @@ def _against(manifest: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _rows_of(video: Mapping[str, Any]) -> str:
+def _bad_rows(video: VideoEntry) -> str:
     return f"{video['video_id']}: {video['counts']['bad']} of {video['rows']} rows; "
 
 

@@ -23,8 +23,9 @@ from numpy.lib import format as npy
 
 from framefeat.errors import UserError
 from framefeat.files import atomic_path, read_json, write_json
+from framefeat.layout import FRAME_INDEX, MANIFEST
 from framefeat.results import verdict
-from framefeat.results.dataset import FRAME_INDEX, MANIFEST, Features, load
+from framefeat.results.dataset import Features, load
 
 KINDS = ("zero", "row_shuffled", "cross_video_shuffled")
 _CHUNK_BYTES = 8 << 20
@@ -127,7 +128,7 @@ def _write_twin(features: Features, folder: Path, kind: str, seed: int) -> None:
     with atomic_path(folder / FRAME_INDEX) as temporary:
         shutil.copyfile(features.index_path, temporary)
 
-    manifest: dict[str, Any] = copy.deepcopy(features.manifest)
+    manifest: dict[str, Any] = dict(copy.deepcopy(features.manifest))
     manifest["alignment_verified"] = False
     manifest["verdict"] = verdict.NOT_VERIFIED
     manifest["control"] = {

@@ -9,13 +9,14 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import framefeat
 from framefeat import environment
 from framefeat.errors import UserError, machine_trouble
+from framefeat.records import VideoRecord
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,7 +71,7 @@ def _sample(options: argparse.Namespace) -> None:
     gone = [str(path) for path in (options.video, options.slice) if path is not None and not path.is_file()]
     if gone:
         raise UserError(f"{', '.join(map(repr, gone))} is gone; run Snakemake with --forcerun merge_index.")
-    record = read_json(options.video)
+    record: VideoRecord = read_json(options.video)
     if options.slice is not None:
         wanted = read_json(options.slice)
         differing = [name for name in wanted if record.get(name) != wanted[name]]
@@ -107,9 +108,9 @@ def _sample(options: argparse.Namespace) -> None:
     )
 
 
-def _check_fetched(record: Mapping[str, Any]) -> None:
+def _check_fetched(record: VideoRecord) -> None:
     """A file fetched for this job is what the index's column sha256 says, where it says anything."""
-    from framefeat.index.fingerprints import file_sha256
+    from framefeat.files import file_sha256
 
     wanted = record["fingerprint"]
     if not wanted.startswith("address:") and (found := file_sha256(record["path"])) != wanted:
@@ -143,9 +144,9 @@ def _assemble(options: argparse.Namespace) -> None:
 
 
 def _fetch_weights(options: argparse.Namespace) -> None:
-    from framefeat.backbone import weights
+    from framefeat.backbone.fetch import fetch
 
-    weights.fetch(options.backbone, options.weights, options.to)
+    fetch(options.backbone, options.weights, options.to)
 
 
 def _example(options: argparse.Namespace) -> None:

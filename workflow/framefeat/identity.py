@@ -6,7 +6,7 @@ Standard library only: the rules and short jobs import it.
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +34,42 @@ _WORDS = {
 _SHOWN = ("alignment", "decoder", "precision", "fps", "algorithm")
 
 
+class Sampled(TypedDict):
+    """What of a video decides its frames; ``alignment``: the one that holds for it, where it is known."""
+
+    fingerprint: str
+    fps: float
+    alignment: NotRequired[str]
+    times_sha256: str
+
+
+class SampleKey(TypedDict):
+    """What a sampling was made of, and how."""
+
+    algorithm: int
+    fingerprint: str
+    times_sha256: str
+    fps: float
+    alignment: str
+    geometry: str
+    decoder: str
+
+
+class RequestKey(TypedDict):
+    """What decides the features of given frames."""
+
+    spec: dict[str, Any]
+    weights: str
+    precision: str
+    algorithm: int
+
+
+class FeaturesKey(RequestKey):
+    """What a video's features were made of, and how."""
+
+    evidence_sha256: str
+
+
 def extract_algorithm(precision: str) -> int:
     return _EXTRACT_ALGORITHM if precision == "float32" else _EXTRACT_ALGORITHM_HALF
 
@@ -43,8 +79,8 @@ def times_digest(times: "np.ndarray") -> str:
     return hashlib.sha256(times.astype("<f8").tobytes()).hexdigest()
 
 
-def sample_key(record: Mapping[str, Any], *, alignment: str, geometry: str, decoder: str) -> dict[str, Any]:
-    """Exactly what decides a sampling's result. ``record`` knows the alignment that holds for this video, if any differs."""
+def sample_key(record: Sampled, *, alignment: str, geometry: str, decoder: str) -> SampleKey:
+    """Exactly what decides a sampling's result. ``alignment``: of the configuration."""
     return {
         "algorithm": SAMPLE_ALGORITHM,
         "fingerprint": record["fingerprint"],
@@ -56,8 +92,8 @@ def sample_key(record: Mapping[str, Any], *, alignment: str, geometry: str, deco
     }
 
 
-def request_key(spec_json: str, weights_identity: str, precision: str) -> dict[str, Any]:
-    """What decides the features of given frames."""
+def request_key(spec_json: str, weights_identity: str, precision: str) -> RequestKey:
+    """``spec_json``: of a backbone, without what does not decide its features."""
     return {
         "spec": json.loads(spec_json),
         "weights": weights_identity,
@@ -66,8 +102,8 @@ def request_key(spec_json: str, weights_identity: str, precision: str) -> dict[s
     }
 
 
-def features_key(request: Mapping[str, Any], evidence: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a video's features: ``request_key`` and the frames that ``evidence`` tells of."""
+def features_key(request: RequestKey, evidence: Mapping[str, Any]) -> FeaturesKey:
+    """What decides a video's features: the request, and the frames that ``evidence`` tells of."""
     return {**request, "evidence_sha256": evidence_digest(evidence)}
 
 

@@ -12,7 +12,7 @@ from snakemake.logging import logger
 
 from framefeat import environment, identity, layout
 from framefeat import settings as configuration
-from framefeat.backbone.chosen import backbone_plans
+from framefeat.backbone.chosen import chosen_backbones
 from framefeat.errors import UserError
 from framefeat.extract import devices
 
@@ -38,7 +38,7 @@ SETTINGS = checked(configuration.resolve, config)
 # Where an input is gone, Snakemake takes the results that were once made from it for source files: nothing to be done.
 if workflow.is_main_process:
     checked(configuration.check_index_files, SETTINGS)
-BACKBONES = {plan.folder: plan for plan in checked(backbone_plans, SETTINGS)}
+BACKBONES = {chosen.folder: chosen for chosen in checked(chosen_backbones, SETTINGS)}
 # Published weights, by their file's name; local files are nobody's output.
 FETCHED = {Path(plan.weights_file).name: plan for plan in BACKBONES.values() if not plan.is_local}
 refuse_braces(

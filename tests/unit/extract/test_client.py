@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from framefeat.backbone.device_errors import DeviceLost
 from framefeat.environment import DEVICES, EMBEDDER_TIMEOUT, IDLE_S
 from framefeat.errors import UserError
 from framefeat.extract import client, devices, embed
@@ -440,7 +441,7 @@ def test_one_video_is_to_blame_for_a_lost_device(overlaps: Overlaps) -> None:
 
     def embed(_: int) -> None:
         with pytest.raises(
-            devices.DeviceLost, match=r"^NVIDIA Test: CUDA error: an illegal memory access was encountered$"
+            DeviceLost, match=r"^NVIDIA Test: CUDA error: an illegal memory access was encountered$"
         ) as caught:
             backend.embed(MESSAGE, nothing)
         blamed.append(caught.value.blame)
@@ -469,7 +470,7 @@ def test_a_device_that_fails_later_is_lost_too(overlaps: Overlaps, monkeypatch: 
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", fail)
     overlaps.error = ValueError("nonsense came back")
-    with pytest.raises(devices.DeviceLost, match="ECC"):
+    with pytest.raises(DeviceLost, match="ECC"):
         TorchBackend("cuda").embed(MESSAGE, nothing)
 
 

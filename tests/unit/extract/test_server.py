@@ -241,7 +241,7 @@ def test_visible_devices(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, present: int, expected: list[str]
 ) -> None:
     monkeypatch.delenv(DEVICES, raising=False)
-    monkeypatch.setattr(devices, "_present_devices", lambda: present)
+    monkeypatch.setattr(devices, "present_devices", lambda: present)
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:

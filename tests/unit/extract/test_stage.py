@@ -399,7 +399,7 @@ def test_real_features_are_the_same_with_and_without_embedder(
     networks: list[Path],
     real_spec: Callable[..., Any],
 ) -> None:
-    from framefeat.index.fingerprints import file_sha256
+    from framefeat.files import file_sha256
 
     monkeypatch.setattr(client, "COMMAND", [sys.executable, "-P", "-m", "framefeat.extract.server"])
     found: dict[str, tuple[bytes, bytes]] = {}

@@ -15,28 +15,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from framefeat.backbone.driver import present_devices
 from framefeat.environment import DEVICES
-from framefeat.errors import UserError
+from framefeat.errors import UserError, first_line
 
 CPU = "cpu"
 #: Jobs that one device serves: one reads and writes while the other computes.
 CLIENTS = 2
 
-_DRIVER = Path("/proc/driver/nvidia/gpus")
-_NODES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 _CUDA_NAME = re.compile(r"\d+|(GPU|MIG)-.+")
 _LONGEST = 32  # of a device's name in a file name: a socket's path has little room
 #: Asks torch; prints a list with one reason per device that it sees (empty: usable), or one reason for all.
 _QUESTION = [sys.executable, "-P", "-m", "framefeat.extract.devices"]
 _ANSWER_SECONDS = 180.0  # a first import of torch from a slow disk takes a minute
 
-# What torch says where memory is short. Not all of it is an OutOfMemoryError: cuDNN, cuBLAS and the allocator of pinned
-# memory raise RuntimeError, and cuDNN finds "no engine" where none has room for its workspace.
-_NO_MEMORY = (
-    "out of memory", "can't allocate memory", "ALLOC_FAILED", "ALLOCATION_FAILED", "unable to find an engine",
-    "OS call failed",
-)  # fmt: skip
-_DEVICE_FAILED = ("CUDA error", "CUDA driver error", "cuDNN error", "CUDNN_STATUS_", "CUBLAS_STATUS_")
 _CURES = (
     ("without CUDA", "install torch's build for CUDA"),
     ("too old", "update the NVIDIA driver, or install a torch that is built for an older CUDA"),
@@ -93,7 +85,7 @@ def cuda_devices() -> list[str]:
     named = None if visible is None else _listed(visible)
     if named == []:
         return []
-    present = _present_devices()
+    present = present_devices()
     if named is None:
         return [str(number) for number in range(present)]
     # CUDA itself stops at the first name that names nothing; -1 is the usual way to say "none".
@@ -108,39 +100,6 @@ def cuda_devices() -> list[str]:
 def _listed(text: str) -> list[str]:
     """The names in a comma-separated list, each once."""
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
-def _present_devices() -> int:
-    """How many GPUs the machine (or the container) shows."""
-    if _DRIVER.is_dir():
-        return len(list(_DRIVER.iterdir()))
-    if not any(node.exists() for node in _NODES):
-        return 0
-    return sum(line.startswith("GPU ") for line in _nvidia_smi("-L"))
-
-
-def _nvidia_smi(*options: str) -> list[str]:
-    """The lines that it prints; none where there is no such tool."""
-    import subprocess
-
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", *options], capture_output=True, text=True, timeout=30, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return done.stdout.splitlines()
-
-
-def driver_version() -> str:
-    """The NVIDIA driver's version; empty where it cannot be read."""
-    try:
-        found = re.search(r"\d{3}\.[\d.]+", (_DRIVER.parent / "version").read_text().partition("\n")[0])
-    except OSError:
-        found = re.search(
-            r"\d{3}\.[\d.]+", "\n".join(_nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader"))
-        )
-    return found.group() if found else ""
 
 
 def wanted(device: str) -> list[str]:
@@ -268,38 +227,6 @@ def _try(number: int) -> str:
     except Exception as error:
         return first_line(error).partition(". ")[0]
     return "" if total == 14 * 14 * 8 * 8 * 9 else "it computes wrongly"
-
-
-# ---------------------------------------------------------------------------------------------- what torch complains of
-
-
-class DeviceLost(Exception):
-    """The device cannot be used any more by this process. ``blame``: by the work that this is raised from."""
-
-    def __init__(self, reason: str, blame: bool = True) -> None:
-        super().__init__(reason)
-        self.blame = blame
-
-
-def first_line(error: BaseException) -> str:
-    """What it says, without the advice that torch adds."""
-    return (str(error).strip() or type(error).__name__).partition("\n")[0]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch may help."""
-    if isinstance(error, MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
-
-
-def is_lost(error: BaseException) -> bool:
-    """Whether the device failed. Most such errors leave the process's context unusable for good, and none can be told
-    from those that do not; a new process is sure."""
-    if isinstance(error, DeviceLost):
-        return True
-    failed = isinstance(error, RuntimeError) and any(words in str(error) for words in _DEVICE_FAILED)
-    return failed and not is_out_of_memory(error)
 
 
 # ----------------------------------------------------------------------------------------------------------- locks

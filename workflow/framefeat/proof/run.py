@@ -26,10 +26,12 @@ from typing import Any
 
 import numpy as np
 
+from framefeat import tolerances
 from framefeat.errors import UserError
 from framefeat.proof import odd_clips
 from framefeat.proof.numbered import RECIPES, Recipe, make, nearest_frames, read_number
 from framefeat.proof.odd_clips import ODD_CLIPS, OddClip
+from framefeat.records import Evidence, VideoRecord
 from framefeat.video.geometry import Geometry
 
 RATES = (2.0, 1.0, 0.5, 0.0)
@@ -37,8 +39,7 @@ RATES = (2.0, 1.0, 0.5, 0.0)
 SHORT_RATES = (2.0, 0.0)
 """For the odd clips, all of which last a few seconds."""
 GEOMETRY = "squash96"
-#: Of 255: what two ways to RGB may differ by; and by how much a neighbour may fit better, which is rounding.
-TOLERANCE = 2.0
+#: Of 255: by how much a neighbour may fit better, which is rounding.
 _ROUNDING = 0.05
 _MOST_ROWS = 1000
 _NAMES = {2.0: "2/s", 1.0: "1/s", 0.5: "0.5/s", 0.0: "all"}
@@ -190,7 +191,7 @@ class Truth:
             return True
         own = self._distance(frame, native)
         around = [place for place in (native - 1, native + 1) if 0 <= place < len(self.times)]
-        return own > TOLERANCE or any(self._distance(frame, k) < own - _ROUNDING for k in around)
+        return own > tolerances.PIXELS or any(self._distance(frame, k) < own - _ROUNDING for k in around)
 
     def _distance(self, frame: np.ndarray, native: int) -> float:
         assert self.pixels is not None
@@ -377,17 +378,23 @@ def _silence() -> Iterator[None]:
 
 def _sample(
     path: Path, times: Sequence[float], fps: float, alignment: str, decoder: str, folder: Path
-) -> tuple[dict[str, Any], np.ndarray]:
+) -> tuple[Evidence, np.ndarray]:
     from framefeat.sample.stage import sample_video
 
     name = hashlib.sha256(f"{path}{alignment}{decoder}".encode()).hexdigest()[:16]
-    record = {
+    record: VideoRecord = {
+        "schema": 0,
         "video_id": path.name,
+        "fingerprint": name,
+        "fps": fps,
+        "rows": len(times),
+        "times_sha256": str(len(times)),
         "path": str(path),
         "timestamps": list(times),
-        "fps": fps,
-        "fingerprint": name,
-        "times_sha256": str(len(times)),
+        "facts": None,
+        "error": None,
+        "warnings": [],
+        "doubts": [],
     }
     outputs = {what: folder / f"{name}.{what}" for what in ("frames", "recheck", "thumbnails", "evidence")}
     evidence = sample_video(
@@ -468,7 +475,7 @@ def _count(
     truth: Truth,
     times: Sequence[float],
     expected: Sequence[int | None],
-    evidence: dict[str, Any],
+    evidence: Evidence,
     frames: np.ndarray,
 ) -> None:
     rows = evidence["rows"]
@@ -476,10 +483,10 @@ def _count(
     line.decoders.add(evidence["decoder"] or "-")
     line.rows += len(rows["status"])
     line.doubtful += doubtful * len(rows["status"])
-    for row, status in enumerate(rows["status"]):
+    for row, (status, pts) in enumerate(zip(rows["status"], rows["pts_sec"], strict=True)):
         setattr(line, status, getattr(line, status) + 1)
-        if status != "bad":
-            line.largest_offset = max(line.largest_offset, abs(rows["pts_sec"][row] - times[row]))
+        if pts is not None:
+            line.largest_offset = max(line.largest_offset, abs(pts - times[row]))
         elif truth.has(expected[row], alignment):
             line.lost += not doubtful
             if frames[row].any():
@@ -493,7 +500,7 @@ def wrong_rows(
     truth: Truth,
     alignment: str,
     expected: Sequence[int | None],
-    evidence: dict[str, Any],
+    evidence: Evidence,
     frames: np.ndarray,
 ) -> dict[int, str]:
     """What is wrong with rows that are not marked bad: another frame's picture, or another frame than the rule asks
@@ -504,10 +511,10 @@ def wrong_rows(
     )
     start = evidence["video"]["start_sec"] if evidence["video"] else 0.0
     wrong: dict[int, str] = {}
-    for row, status in enumerate(rows["status"]):
-        if status == "bad":
+    for row, (status, pts) in enumerate(zip(rows["status"], rows["pts_sec"], strict=True)):
+        if pts is None:  # a bad row
             continue
-        native, pts = rows["native_idx"][row], rows["pts_sec"][row]
+        native = rows["native_idx"][row]
         problem = truth.misplaced(native, pts) if truth.complete else ""
         if not problem and truth.exact(alignment):
             problem = truth.unmeant(native, status, expected[row])

@@ -30,6 +30,7 @@ from framefeat.report.gather import (
 from framefeat.report.stages import Stage, read_stages
 from framefeat.results import verdict
 from framefeat.run import outcome
+from framefeat.vectors import unit_rows
 
 DETAILS = 60  # videos with a filmstrip
 DETAILS_ALL = 120  # the same, over all backbones together
@@ -237,9 +238,7 @@ def _map_of(backbone: Backbone, root: Path, sheets: Sheets, shown: Sequence[str]
 
     rows = np.array([videos[place].rows[row] for place, row in points], dtype=np.int64)
     unit, _ = (
-        numbers.unit_rows(read_rows(backbone.matrix, rows))
-        if len(rows)
-        else (np.zeros((0, 2), np.float32), None)
+        unit_rows(read_rows(backbone.matrix, rows)) if len(rows) else (np.zeros((0, 2), np.float32), None)
     )
     finite = np.asarray(np.isfinite(unit).all(axis=1))
     if not finite.all():
@@ -473,7 +472,7 @@ def _detail(backbone: Backbone, video: Video, sheets: Sheets) -> dict[str, Any]:
     importance = np.nan_to_num(change, nan=0.0) + np.where(video.status != "ok", 10.0, 0.0)
     kept = numbers.telling_rows(importance, CURVE_POINTS)
     side = numbers.evenly(len(video.rows), MATRIX_SIDE)
-    unit, _ = numbers.unit_rows(read_rows(backbone.matrix, video.rows[side]))
+    unit, _ = unit_rows(read_rows(backbone.matrix, video.rows[side]))
     similarity, lowest = numbers.similarity_bytes(unit)
     sheet, pictured = sheets.of_video.get(video.key, (-1, []))
     cells = [

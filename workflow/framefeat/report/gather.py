@@ -13,6 +13,7 @@ from framefeat.files import read_json
 from framefeat.names import video_key
 from framefeat.report import numbers
 from framefeat.results import verdict
+from framefeat.vectors import unit_rows
 
 MANIFEST = "feature_manifest.json"
 FRAME_INDEX = "frame_index.parquet"
@@ -209,9 +210,7 @@ def measure(backbone: Backbone) -> None:
 
 def learn_unlike(backbone: Backbone) -> None:
     """What two unrelated frames look like, from a few rows of the whole matrix."""
-    some, _ = numbers.unit_rows(
-        read_rows(backbone.matrix, numbers.evenly(len(backbone.matrix), _UNLIKE_ROWS))
-    )
+    some, _ = unit_rows(read_rows(backbone.matrix, numbers.evenly(len(backbone.matrix), _UNLIKE_ROWS)))
     backbone.unlike = numbers.typical_change(some)
 
 
@@ -220,7 +219,7 @@ def _pieces(matrix: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, 
     for start in range(0, len(rows), _CHUNK_ROWS):
         first = max(0, start - 1)
         piece = rows[first : start + _CHUNK_ROWS]
-        yield piece, start - first, *numbers.unit_rows(read_rows(matrix, piece))
+        yield piece, start - first, *unit_rows(read_rows(matrix, piece))
 
 
 def read_rows(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:

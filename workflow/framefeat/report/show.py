@@ -25,6 +25,7 @@ from framefeat.report.gather import (
 )
 from framefeat.results import verdict
 from framefeat.run import outcome
+from framefeat.vectors import unit_rows
 
 _COLOURS = {3: "31", 2: "33", 1: "36", 0: "32"}
 _LEVELS = {verdict.NOT_VERIFIED: 3, verdict.DOUBTFUL: 2, verdict.VERIFIED: 0}
@@ -90,7 +91,7 @@ def _print_video(backbone: Backbone, video_id: str, out: TextIO) -> None:
     judge(backbone)
     video = _find(backbone, video_id)
     values = read_rows(backbone.matrix, video.rows)
-    unit, norms = numbers.unit_rows(values)
+    unit, norms = unit_rows(values)
     change = numbers.changes(unit)
     learn_unlike(backbone)
     cuts = set(numbers.likely_cuts(change, backbone.unlike).tolist())

@@ -15,15 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from framefeat import tolerances
 from framefeat.errors import UserError
-from framefeat.files import read_json
-from framefeat.index.fingerprints import file_sha256
+from framefeat.files import file_sha256, read_json
 from framefeat.names import video_key
+from framefeat.vectors import cosine
 
-#: Features of a frame embedded again: cosine at least this where the pixels are the same ...
-COSINE_TOLERANCE = 0.999
-#: ... and where they are another decoder's.
-OTHER_PIXELS_TOLERANCE = 0.98
 #: A decoder that has not given a video's few frames again by then hangs.
 DECODING_SECONDS = 600
 
@@ -219,7 +216,7 @@ def _redecode(
     rows_per_video: int,
     video: Video,
 ) -> None:
-    from framefeat.video.alignment import plan_samples
+    from framefeat.video.alignment import align
 
     record = read_json(folder.parent / "videos" / f"{video_key(entry['video_id'])}.json")
     path = record["path"]
@@ -229,10 +226,10 @@ def _redecode(
         raise UserError(f"its file {path!r} is no longer the one that the features were computed from")
     index_source = entry["container"]["index_source"]
     container = container_of(path, index_source)
-    plan = plan_samples(container, times, entry["fps"], record.get("alignment", manifest["alignment"]))
+    aligned = align(container, times, entry["fps"], record.get("alignment", manifest["alignment"]))
     good = status != "bad"
-    if not np.array_equal(plan.native[good], native[good]):
-        wrong = rows[good][np.flatnonzero(plan.native[good] != native[good])[0]]
+    if not np.array_equal(aligned.native[good], native[good]):
+        wrong = rows[good][np.flatnonzero(aligned.native[good] != native[good])[0]]
         video.failures.append(f"native_idx of row {wrong} is not the frame that its time means")
         return
     expected = container.times()[native[good]]
@@ -252,12 +249,12 @@ def _redecode(
         return
     again = model.embed(np.stack([other[int(native[place])] for place in chosen]))
     for place, vector in zip(chosen, again, strict=True):
-        cosine = _cosine(vector, features[place])
-        video.cosine = min(video.cosine, cosine)
+        found = cosine(vector, features[place])
+        video.cosine = min(video.cosine, found)
         same = differences.get(int(native[place]), 0.0) == 0
-        if cosine < (COSINE_TOLERANCE if same else OTHER_PIXELS_TOLERANCE):
+        if found < (tolerances.COSINE_OF_SAME_PIXELS_LATER if same else tolerances.COSINE_OF_NEAR_PIXELS):
             video.failures.append(
-                f"row {rows[place]}: the frame embedded again has cosine {cosine:.4f} with the stored row"
+                f"row {rows[place]}: the frame embedded again has cosine {found:.4f} with the stored row"
             )
 
 
@@ -270,19 +267,15 @@ def choose_rows(candidates: np.ndarray, count: int, seed: str) -> np.ndarray:
     return np.sort(np.append(drawn, candidates[-1]))
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / norms if norms else float(np.array_equal(a, b))
-
-
 def _decode_again(
     path: str, wanted: Sequence[int], decoder: str, geometry: str, index_source: str
 ) -> tuple[dict[int, float], dict[int, np.ndarray], dict[int, str]]:
     """Frames through the reader that served them and through the reference, a decode of everything in order: mean pixel
     differences, the reference's frames, resized, and why each frame that is not proved is not."""
-    from framefeat.video.choice import Contradiction, ReaderMistake, in_order_reader, own_reader
+    from framefeat.video.choice import own_reader
     from framefeat.video.geometry import Geometry
+    from framefeat.video.pyav import in_order_reader
+    from framefeat.video.reader import Contradiction, ReaderMistake
     from framefeat.video.second_look import look_again
 
     container = container_of(path, index_source)
@@ -313,7 +306,8 @@ def _decode_again(
 
 
 def _strictly(container: Any, wanted: Sequence[int], shape: Any) -> dict[int, np.ndarray]:
-    from framefeat.video.choice import in_order_reader, take
+    from framefeat.video.choice import take
+    from framefeat.video.pyav import in_order_reader
 
     return {number: shape.apply(rgb) for number, rgb in take(in_order_reader(container), wanted)[0].items()}
 
@@ -401,12 +395,12 @@ class _Model:
 
     def embed(self, frames: np.ndarray) -> np.ndarray:
         """Features float32 [K, D] of resized frames uint8 [K, h, w, 3]."""
-        from framefeat.backbone import resolve
-        from framefeat.backbone.network import embed
+        from framefeat.backbone.network import embed, load_model
+        from framefeat.backbone.spec import BackboneSpec
 
         if self._loaded is None:
-            spec = resolve.BackboneSpec.from_json(self.manifest["spec"])
-            self._loaded = resolve.load_model(
+            spec = BackboneSpec.from_json(self.manifest["spec"])
+            self._loaded = load_model(
                 spec, str(self._find_weights()), device="cpu", precision=self.manifest["precision"]
             )
         return embed(self._loaded, frames, 16)[0]

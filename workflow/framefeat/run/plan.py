@@ -18,11 +18,12 @@ from typing import Any
 import yaml
 
 from framefeat import settings
-from framefeat.backbone.chosen import BackbonePlan, backbone_plans
+from framefeat.backbone.chosen import ChosenBackbone, chosen_backbones
 from framefeat.errors import UserError
 from framefeat.files import read_json
 from framefeat.identity import differences, features_key, request_key, sample_key
 from framefeat.index import merge
+from framefeat.records import Evidence, FeatureRecord, Slice
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def _lay_over(base: dict[str, Any], top: Mapping[str, Any]) -> None:
 def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Changes:
     """Compare what a run with ``config`` would compute with what lies in ``results_root``."""
     wanted = settings.resolve(config)
-    plans = backbone_plans(wanted)
+    plans = chosen_backbones(wanted)
     results = results_root / wanted.dataset
     with tempfile.TemporaryDirectory(prefix="framefeat-plan-") as folder:
         aside = Path(folder)
@@ -85,22 +86,24 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
             shutil.copy(results / "fingerprints.json", aside)
         with contextlib.redirect_stderr(io.StringIO()):
             merge.merge(wanted, aside, workers=4)
-        records = {path.stem: read_json(path) for path in sorted((aside / "slices").glob("*.json"))}
+        records: dict[str, Slice] = {
+            path.stem: read_json(path) for path in sorted((aside / "slices").glob("*.json"))
+        }
         rows_changed = _differs(aside / "index.parquet", results / "index.parquet")
     sample: dict[str, list[str]] = {}
     extracted: dict[str, dict[str, list[str]]] = {plan.folder: {} for plan in plans}
     refused: dict[str, list[str]] = {}
     for key, record in records.items():
-        valid = {}  # by geometry: the evidence of frames that need no new sampling
+        valid: dict[str, Evidence] = {}  # by geometry: the evidence of frames that need no new sampling
         for geometry in sorted({plan.geometry for plan in plans}):
-            evidence = _read(results / "evidence" / geometry / f"{key}.json")
+            evidence: Evidence | None = _read(results / "evidence" / geometry / f"{key}.json")
             expected = sample_key(
                 record, alignment=wanted.alignment, geometry=geometry, decoder=wanted.decoder
             )
             reasons = (
                 differences(evidence["key"], expected) if evidence else ["new: no frames were sampled yet"]
             )
-            if reasons:
+            if reasons or evidence is None:
                 sample[record["video_id"]] = reasons
                 continue
             valid[geometry] = evidence
@@ -137,10 +140,10 @@ def _is_assembled(folder: Path, on_bad_frames: str) -> bool:
 
 
 def _extract_reasons(
-    results: Path, key: str, plan: BackbonePlan, precision: str, evidence: Mapping[str, Any] | None
+    results: Path, key: str, plan: ChosenBackbone, precision: str, evidence: Evidence | None
 ) -> list[str]:
     """``evidence``: of the frames that lie there; None where they are sampled again."""
-    record = _read(results / plan.folder / "features" / f"{key}.json")
+    record: FeatureRecord | None = _read(results / plan.folder / "features" / f"{key}.json")
     if record is None:
         return ["no features yet"]
     expected = request_key(plan.spec_json, plan.weights_identity, precision)

@@ -24,6 +24,7 @@ from framefeat.summaries.annotations import MOST_FRAMES_APART, Annotations, Labe
 from framefeat.summaries.export_target import WRITER, check_file, is_framefeats
 from framefeat.summaries.knapsack import BUDGET, choice, shot_summary
 from framefeat.summaries.other_h5 import OtherFile, choices
+from framefeat.vectors import unit_rows
 
 FORMAT = "eccv16_dataset"
 _MOST_LINES = 200  # of the printed table; beyond it only what differs is shown
@@ -264,7 +265,7 @@ def _write(file: Any, features: Features, plan: _Plan, options: _Options) -> dic
         segments = options.shots.shots(plan.video_id, plan.group, plan.n_frames)
     left = choice(segments, plan.n_frames)
     group = file.create_group(plan.group)
-    group["features"] = kts.unit_rows(values) if options.l2 else values
+    group["features"] = unit_rows(values)[0] if options.l2 else values
     group["picks"] = picks
     group["n_frames"] = np.int32(plan.n_frames)
     group["n_steps"] = np.int32(len(picks))

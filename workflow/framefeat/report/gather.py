@@ -10,13 +10,12 @@ import numpy as np
 
 from framefeat.errors import UserError
 from framefeat.files import read_json
+from framefeat.layout import FRAME_INDEX, MANIFEST, BackboneFolder, ResultsFolder
 from framefeat.names import video_key
 from framefeat.report import numbers
 from framefeat.results import verdict
 from framefeat.vectors import unit_rows
 
-MANIFEST = "feature_manifest.json"
-FRAME_INDEX = "frame_index.parquet"
 _CHUNK_ROWS = 4096
 _UNLIKE_ROWS = 300
 
@@ -124,9 +123,9 @@ class Backbone:
 
 def result_folders(path: Path) -> list[Path]:
     """The backbone folders of ``results/{dataset}``, or ``path`` itself where it is one; by name."""
-    if (path / MANIFEST).is_file():
+    if BackboneFolder(path).manifest.is_file():
         return [path]
-    found = sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))
+    found = [folder.root for folder in ResultsFolder(path).assembled()]
     if not found:
         raise UserError(
             f"{path}: no {MANIFEST} here or one folder below. Give results/DATASET or results/DATASET/BACKBONE of a finished run."
@@ -138,11 +137,12 @@ def read_backbone(folder: Path) -> Backbone:
     """Manifest, index and mapped matrix of one backbone; the matrix itself is not read yet."""
     import pyarrow.parquet as pq
 
-    manifest = read_json(folder / MANIFEST)
+    files = BackboneFolder(folder)
+    manifest = read_json(files.manifest)
     try:
-        matrix = np.load(folder / f"{manifest['dataset']}_features.npy", mmap_mode="r")
+        matrix = np.load(files.matrix(manifest["dataset"]), mmap_mode="r")
         table = pq.read_table(
-            folder / FRAME_INDEX, columns=["timestamp_sec", "native_idx", "offset_sec", "status"]
+            files.frame_index, columns=["timestamp_sec", "native_idx", "offset_sec", "status"]
         )
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: missing; run Snakemake again to assemble the results.") from None
@@ -311,18 +311,22 @@ def by_concern(videos: Iterable[Video]) -> list[int]:
 
 def evidence_of(results: Path, backbone: Backbone, key: str) -> dict[str, Any] | None:
     """The sampling evidence of one video, whichever frame geometry it was kept for; None where there is none."""
-    for path in _kept(results, backbone, "evidence", f"{key}.json"):
-        return dict(read_json(path))
-    return None
+    files = ResultsFolder(results)
+    path = _first(files.evidence(geometry, key) for geometry in _geometries(files, backbone))
+    return dict(read_json(path)) if path else None
 
 
 def sprite_path(results: Path, backbone: Backbone, key: str) -> Path | None:
     """The thumbnails of one video."""
-    return next(iter(_kept(results, backbone, "thumbnails", f"{key}.jpg")), None)
+    files = ResultsFolder(results)
+    return _first(files.thumbnails(geometry, key) for geometry in _geometries(files, backbone))
 
 
-def _kept(results: Path, backbone: Backbone, kind: str, name: str) -> list[Path]:
-    """Files ``results/kind/GEOMETRY/name``, the backbone's own geometry first."""
+def _geometries(files: ResultsFolder, backbone: Backbone) -> list[str]:
+    """The backbone's own geometry first."""
     own = str((backbone.manifest.get("preprocessing") or {}).get("geometry", ""))
-    folders = sorted((results / kind).glob("*/"), key=lambda folder: (folder.name != own, folder.name))
-    return [folder / name for folder in folders if (folder / name).is_file()]
+    return sorted(files.geometries(), key=lambda geometry: (geometry != own, geometry))
+
+
+def _first(paths: Iterable[Path]) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)

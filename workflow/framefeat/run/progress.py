@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from framefeat.layout import is_evidence
+
 SAMPLE, EXTRACT = "sample_frames", "extract_features"
 _WINDOW = 120.0  # seconds over which the pace is measured
 _FEWEST = 4  # steps before a time left is said
@@ -49,7 +51,7 @@ class Tally:
         paths = [str(path) for path in (*inputs, *outputs)]
         self._jobs[number] = _Job(
             rule,
-            next((path for path in paths if "/evidence/" in path and path.endswith(".json")), None),
+            next((path for path in paths if is_evidence(path)), None),
             next((path for path in paths if path.endswith("/slices")), None),
         )
         if rule in (SAMPLE, EXTRACT) and self._began is None:

@@ -17,7 +17,7 @@ from framefeat.video import choice
 from framefeat.video.alignment import Aligned, align
 from framefeat.video.container import Container, facts, read_container
 from framefeat.video.geometry import Geometry
-from framefeat.video.passes import decode_cost
+from framefeat.video.passes import decode_cost, least_pass
 from framefeat.video.pyav import SHORT_FRAMES, in_order_reader, is_read_whole
 from framefeat.video.reader import Contradiction, Decoded, Reader, ReaderMistake
 from framefeat.video.second_look import SecondLook, look_again, spread
@@ -226,7 +226,9 @@ class Sampler:
             raise ReaderMistake("decord does not serve")
         whole = other.name == "pyav-sequential" or (other.name == "pyav" and is_read_whole(container))
         chosen = self._draw(bearable(container, clean, in_order=other.name == "pyav-sequential"))
-        numbers = list(clean) if taken.reader == "decord" and whole else chosen
+        numbers = list(chosen)
+        if taken.reader == "decord":
+            numbers = list(clean) if whole else on_the_way(container, clean, chosen)
         readers_made = iter([other])
         look = look_again(
             lambda: next(readers_made, None) or make(),
@@ -375,6 +377,13 @@ def bearable(container: Container, numbers: Sequence[int], in_order: bool) -> li
     cost = decode_cost(container.packets, container.packet[np.asarray(numbers, dtype=np.int64)])
     most = max(_MOST_DECODED_AGAIN, int(cost.min()) if len(cost) else 0)
     return [number for number, price in zip(numbers, cost.tolist(), strict=True) if price <= most]
+
+
+def on_the_way(container: Container, numbers: Sequence[int], chosen: Sequence[int]) -> list[int]:
+    """Those of ``numbers`` whose packets a pass decodes anyway to reach the frames ``chosen``."""
+    packets = container.packets
+    fed = least_pass(packets, container.packet[np.asarray(chosen, dtype=np.int64)]).feed
+    return [number for number in numbers if fed[container.packet[number]]]
 
 
 def _told_look(look: SecondLook, rows_of: Mapping[int, Sequence[int]]) -> dict[str, Any]:

@@ -9,12 +9,14 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import framefeat
+from framefeat import environment
 from framefeat.errors import UserError, machine_trouble
+from framefeat.records import VideoRecord
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,7 +71,7 @@ def _sample(options: argparse.Namespace) -> None:
     gone = [str(path) for path in (options.video, options.slice) if path is not None and not path.is_file()]
     if gone:
         raise UserError(f"{', '.join(map(repr, gone))} is gone; run Snakemake with --forcerun merge_index.")
-    record = read_json(options.video)
+    record: VideoRecord = read_json(options.video)
     if options.slice is not None:
         wanted = read_json(options.slice)
         differing = [name for name in wanted if record.get(name) != wanted[name]]
@@ -83,12 +85,12 @@ def _sample(options: argparse.Namespace) -> None:
             options.path
         )  # FFmpeg takes what stands before a colon for a protocol
         _check_fetched(record)
-    if "FRAMEFEAT_PREWARM" in os.environ:
+    if environment.PREWARM in os.environ:
         import json
 
         from framefeat.extract import stage as extract_stage
 
-        extract_stage.prewarm(json.loads(os.environ["FRAMEFEAT_PREWARM"]))
+        extract_stage.prewarm(json.loads(os.environ[environment.PREWARM]))
     if options.backlog:
         from framefeat.extract import backlog
 
@@ -106,7 +108,7 @@ def _sample(options: argparse.Namespace) -> None:
     )
 
 
-def _check_fetched(record: Mapping[str, Any]) -> None:
+def _check_fetched(record: VideoRecord) -> None:
     """A file fetched for this job is what the index's column sha256 says, where it says anything."""
     from framefeat.files import file_sha256
 

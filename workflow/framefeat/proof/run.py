@@ -31,6 +31,7 @@ from framefeat.errors import UserError
 from framefeat.proof import odd_clips
 from framefeat.proof.numbered import RECIPES, Recipe, make, nearest_frames, read_number
 from framefeat.proof.odd_clips import ODD_CLIPS, OddClip
+from framefeat.records import Evidence, VideoRecord
 from framefeat.video.geometry import Geometry
 
 RATES = (2.0, 1.0, 0.5, 0.0)
@@ -377,17 +378,23 @@ def _silence() -> Iterator[None]:
 
 def _sample(
     path: Path, times: Sequence[float], fps: float, alignment: str, decoder: str, folder: Path
-) -> tuple[dict[str, Any], np.ndarray]:
+) -> tuple[Evidence, np.ndarray]:
     from framefeat.sample.stage import sample_video
 
     name = hashlib.sha256(f"{path}{alignment}{decoder}".encode()).hexdigest()[:16]
-    record = {
+    record: VideoRecord = {
+        "schema": 0,
         "video_id": path.name,
+        "fingerprint": name,
+        "fps": fps,
+        "rows": len(times),
+        "times_sha256": str(len(times)),
         "path": str(path),
         "timestamps": list(times),
-        "fps": fps,
-        "fingerprint": name,
-        "times_sha256": str(len(times)),
+        "facts": None,
+        "error": None,
+        "warnings": [],
+        "doubts": [],
     }
     outputs = {what: folder / f"{name}.{what}" for what in ("frames", "recheck", "thumbnails", "evidence")}
     evidence = sample_video(
@@ -468,7 +475,7 @@ def _count(
     truth: Truth,
     times: Sequence[float],
     expected: Sequence[int | None],
-    evidence: dict[str, Any],
+    evidence: Evidence,
     frames: np.ndarray,
 ) -> None:
     rows = evidence["rows"]
@@ -476,10 +483,10 @@ def _count(
     line.decoders.add(evidence["decoder"] or "-")
     line.rows += len(rows["status"])
     line.doubtful += doubtful * len(rows["status"])
-    for row, status in enumerate(rows["status"]):
+    for row, (status, pts) in enumerate(zip(rows["status"], rows["pts_sec"], strict=True)):
         setattr(line, status, getattr(line, status) + 1)
-        if status != "bad":
-            line.largest_offset = max(line.largest_offset, abs(rows["pts_sec"][row] - times[row]))
+        if pts is not None:
+            line.largest_offset = max(line.largest_offset, abs(pts - times[row]))
         elif truth.has(expected[row], alignment):
             line.lost += not doubtful
             if frames[row].any():
@@ -493,7 +500,7 @@ def wrong_rows(
     truth: Truth,
     alignment: str,
     expected: Sequence[int | None],
-    evidence: dict[str, Any],
+    evidence: Evidence,
     frames: np.ndarray,
 ) -> dict[int, str]:
     """What is wrong with rows that are not marked bad: another frame's picture, or another frame than the rule asks
@@ -504,10 +511,10 @@ def wrong_rows(
     )
     start = evidence["video"]["start_sec"] if evidence["video"] else 0.0
     wrong: dict[int, str] = {}
-    for row, status in enumerate(rows["status"]):
-        if status == "bad":
+    for row, (status, pts) in enumerate(zip(rows["status"], rows["pts_sec"], strict=True)):
+        if pts is None:  # a bad row
             continue
-        native, pts = rows["native_idx"][row], rows["pts_sec"][row]
+        native = rows["native_idx"][row]
         problem = truth.misplaced(native, pts) if truth.complete else ""
         if not problem and truth.exact(alignment):
             problem = truth.unmeant(native, status, expected[row])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from framefeat.errors import UserError
+from framefeat.records import Facts
 from framefeat.video.apertures import asked_crop
 from framefeat.video.packets import (
     NO_PTS,
@@ -114,7 +115,7 @@ class Container:
         return ticks * self.time_base.numerator / self.time_base.denominator
 
 
-def facts(container: Container) -> dict[str, Any]:
+def facts(container: Container) -> Facts:
     """What is worth keeping of a container, as JSON: frames, sizes in pixels, times in seconds.
 
     ``frames`` and the times are those that a damaged file declares, so that its missing rows are known to be missing.

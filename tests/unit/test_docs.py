@@ -23,11 +23,12 @@ _FILE = re.compile(r"\b(?:workflow|tests|docs|config|profiles|envs|bench|example
 
 
 def _lines(document: Path) -> Iterator[tuple[int, str, bool]]:
-    """Number, text, and whether it stands in a code block."""
-    code = False
+    """Number, text, and whether it is in a code block or in a part that a program writes."""
+    code = generated = False
     for number, line in enumerate((ROOT / document).read_text(encoding="utf-8").splitlines(), 1):
         fence = bool(_FENCE.match(line))
-        yield number, line, code or fence
+        generated = (generated or line.endswith(":start -->")) and not line.endswith(":end -->")
+        yield number, line, code or fence or generated
         code ^= fence
 
 

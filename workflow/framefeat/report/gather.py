@@ -10,6 +10,7 @@ import numpy as np
 
 from framefeat.errors import UserError
 from framefeat.files import read_json
+from framefeat.layout import ResultsFolder
 from framefeat.names import video_key
 from framefeat.records import Manifest, VideoEntry
 from framefeat.report import numbers
@@ -297,14 +298,14 @@ def by_concern(videos: Iterable[ReportVideo]) -> list[int]:
 
 def thumbnail_rows(results: Path, backbone: Backbone, key: str) -> tuple[Path | None, list[int]]:
     """The file with a video's thumbnails, and the rows of the video that they show; None and no rows without it."""
-    path = _kept(results, backbone, "thumbnails", f"{key}.jpg")
-    evidence = _kept(results, backbone, "evidence", f"{key}.json") if path else None
+    files = ResultsFolder(results)
+    own = str((backbone.manifest.get("preprocessing") or {}).get("geometry", ""))
+    geometries = sorted(files.geometries(), key=lambda geometry: (geometry != own, geometry))
+    path = _first(files.thumbnails(geometry, key) for geometry in geometries)
+    evidence = _first(files.evidence(geometry, key) for geometry in geometries) if path else None
     thumbnails = read_json(evidence).get("thumbnails") if evidence else None
     return path, [int(row) for row in (thumbnails or {}).get("rows") or []]
 
 
-def _kept(results: Path, backbone: Backbone, kind: str, name: str) -> Path | None:
-    """The file ``results/kind/GEOMETRY/name``, the backbone's own geometry first; None where there is none."""
-    own = str((backbone.manifest.get("preprocessing") or {}).get("geometry", ""))
-    folders = sorted((results / kind).glob("*/"), key=lambda folder: (folder.name != own, folder.name))
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+def _first(paths: Iterable[Path]) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)

@@ -1,7 +1,6 @@
 """What one sampling job is about: the video's record, checked against the merge and against the file that was fetched."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from framefeat.errors import UserError
@@ -21,8 +20,7 @@ def read_record(video: Path, slice_path: Path | None = None, fetched: Path | Non
     record: VideoRecord = read_json(video)
     if slice_path is not None:
         wanted: Slice = read_json(slice_path)
-        told: Mapping[str, object] = record
-        differing = [name for name, value in wanted.items() if told.get(name) != value]
+        differing = [name for name, value in wanted.items() if record.get(name) != value]
         if differing:
             raise UserError(
                 f"{str(video)!r} and {str(slice_path)!r} differ in {', '.join(differing)}: they are not of "

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import framefeat
+from framefeat import environment
 from framefeat.errors import UserError, machine_trouble
 
 
@@ -66,12 +67,12 @@ def _sample(options: argparse.Namespace) -> None:
     from framefeat.sample import job, stage
 
     record = job.read_record(options.video, options.slice, options.path)
-    if "FRAMEFEAT_PREWARM" in os.environ:
+    if environment.PREWARM in os.environ:
         import json
 
         from framefeat.extract import stage as extract_stage
 
-        extract_stage.prewarm(json.loads(os.environ["FRAMEFEAT_PREWARM"]))
+        extract_stage.prewarm(json.loads(os.environ[environment.PREWARM]))
     if options.backlog:
         from framefeat.extract import backlog
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from framefeat import settings
 from framefeat.backbone.chosen import chosen_backbones
-from framefeat.extract.stage import identifying
+from framefeat.identity import identifying
 
 
 def test_the_label_tells_what_decides_the_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from framefeat.backbone import driver
+from framefeat.environment import DEVICES
 from framefeat.errors import UserError
 from framefeat.extract import devices
 
@@ -20,7 +21,7 @@ UUIDS = ["GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-9a6c1a0c-6f1c-5f0e-8a1
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A machine with four GPUs, no variable set."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.delenv(devices.KNOWN, raising=False)
+    monkeypatch.delenv(DEVICES, raising=False)
     folder = tmp_path / "gpus"
     for number in range(4):
         (folder / f"0000:0{number}:00.0").mkdir(parents=True)
@@ -95,7 +96,7 @@ def test_nvidia_smi_where_there_is_no_driver_folder(
 
 def test_stand_ins_win_and_compute_on_the_cpu(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    monkeypatch.setenv(devices.KNOWN, "fake0, cpu:1,2")
+    monkeypatch.setenv(DEVICES, "fake0, cpu:1,2")
     assert devices.wanted("auto") == ["fake0", "cpu:1", "2"]
     assert [devices.torch_device(name) for name in ("fake0", "cpu:1", "2", "cpu")] == [
         "cpu",
@@ -103,7 +104,7 @@ def test_stand_ins_win_and_compute_on_the_cpu(machine: Path, monkeypatch: pytest
         "cuda",
         "cpu",
     ]
-    monkeypatch.delenv(devices.KNOWN)
+    monkeypatch.delenv(DEVICES)
     assert devices.torch_device(UUIDS[0]) == "cuda"
 
 

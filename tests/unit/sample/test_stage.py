@@ -10,11 +10,12 @@ import time
 import numpy as np
 import pytest
 from framefeat.errors import MachineError
+from framefeat.identity import sample_key
 from framefeat.proof import run as proof_run
 from framefeat.proof.numbered import RECIPES, read_number
 from framefeat.sample import attempt, child
 from framefeat.sample import stage as sample_stage
-from framefeat.sample.stage import sample_key, sample_video
+from framefeat.sample.stage import sample_video
 from framefeat.video.decord import DecordReader
 from framefeat.video.pyav import PyavReader
 from framefeat.video.reader import Decoded, ReaderMistake

@@ -12,8 +12,8 @@ from typing import Any
 from framefeat.backbone.torchvision_table import lookup
 from framefeat.backbone.weights import WeightsRef, weights_for
 from framefeat.errors import UserError
-from framefeat.extract.stage import identifying
 from framefeat.files import read_json, remembered_sha256, write_json
+from framefeat.identity import identifying
 from framefeat.settings import Settings
 
 CACHE = Path(".cache/framefeat")

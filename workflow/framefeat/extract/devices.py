@@ -16,11 +16,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from framefeat.backbone.driver import present_devices
+from framefeat.environment import DEVICES
 from framefeat.errors import UserError, first_line
 
-#: The devices (comma separated), where it is settled which of them can be used. Names that are no CUDA id stand for a
-#: device in a test and compute on the CPU.
-KNOWN = "FRAMEFEAT_DEVICES"
 CPU = "cpu"
 #: Jobs that one device serves: one reads and writes while the other computes.
 CLIENTS = 2
@@ -81,8 +79,8 @@ def _start_time(pid: int) -> str:
 
 def cuda_devices() -> list[str]:
     """CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them (numbers, or UUIDs)."""
-    if KNOWN in os.environ:
-        return _listed(os.environ[KNOWN])
+    if DEVICES in os.environ:
+        return _listed(os.environ[DEVICES])
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     named = None if visible is None else _listed(visible)
     if named == []:
@@ -129,7 +127,7 @@ def wanted(device: str) -> list[str]:
 
 def is_stand_in(name: str) -> bool:
     """Whether ``name`` stands for a device in a test: it is exclusive like one, and computes on the CPU."""
-    return KNOWN in os.environ and name in _listed(os.environ[KNOWN]) and not _CUDA_NAME.fullmatch(name)
+    return DEVICES in os.environ and name in _listed(os.environ[DEVICES]) and not _CUDA_NAME.fullmatch(name)
 
 
 def torch_device(name: str) -> str:
@@ -156,13 +154,13 @@ def settle(device: str) -> str:
     goes on without; ``cuda`` raises ``UserError``.
     """
     names = wanted(device)
-    if not names or KNOWN in os.environ:
+    if not names or DEVICES in os.environ:
         return ""
     present = cuda_devices()
     reasons = dict(zip(present, _ask_torch(len(present)), strict=True))
     usable = [name for name in names if not reasons[name]]
     # cuda:N counts among all that are visible
-    os.environ[KNOWN] = ",".join(usable if device in ("auto", "cuda") else present)
+    os.environ[DEVICES] = ",".join(usable if device in ("auto", "cuda") else present)
     if len(usable) == len(names):
         return ""
     unusable = "; ".join(f"device {name}: {reasons[name]}" for name in names if reasons[name])
@@ -174,7 +172,7 @@ def settle(device: str) -> str:
             f"device: auto, and a GPU is here that torch cannot use ({unusable}). The features are computed on the CPU, which "
             f"is much slower. To use the GPU: {cure}; see docs/gpu.md. 'device: cpu' says the same without this warning."
         )
-    del os.environ[KNOWN]
+    del os.environ[DEVICES]
     raise UserError(
         f"device: {device!r} was asked for, but torch cannot use it ({unusable}). {cure[0].upper()}{cure[1:]}, or set "
         "device: auto or cpu; see docs/gpu.md."

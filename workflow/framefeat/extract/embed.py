@@ -4,7 +4,7 @@ import hashlib
 import json
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.metadata import version
@@ -17,6 +17,7 @@ from framefeat import tolerances
 from framefeat.backbone.device_errors import is_lost
 from framefeat.errors import UserError
 from framefeat.files import atomic_path, file_sha256, read_json, write_json
+from framefeat.records import Embedded, EmbedRequest, Evidence, ModelRequest
 from framefeat.vectors import cosine
 
 SCHEMA = 1
@@ -26,13 +27,13 @@ _VERSIONED = ("torch", "torchvision", "timm", "numpy")
 class Models:
     """Loaded backbones by everything that decides them, so that a changed configuration never meets a stale one."""
 
-    def __init__(self, load: Callable[[Mapping[str, Any], Path], tuple[Any, str]]) -> None:
+    def __init__(self, load: Callable[[ModelRequest, Path], tuple[Any, str]]) -> None:
         """``load``: a network and the sha256 of its weights, from a message and the path in it."""
         self._load = load
         self._models: dict[str, tuple[Any, str]] = {}
         self._guard = threading.Lock()
 
-    def get(self, message: Mapping[str, Any]) -> tuple[Any, str]:
+    def get(self, message: ModelRequest) -> tuple[Any, str]:
         """The network and the sha256 of its weights file. The first to ask loads it; others wait."""
         path = Path(message["weights"])
         try:
@@ -55,7 +56,7 @@ class Models:
             return self._models[key]
 
 
-def load_network(message: Mapping[str, Any], path: Path, device: str) -> tuple[Any, str]:
+def load_network(message: ModelRequest, path: Path, device: str) -> tuple[Any, str]:
     """The network that ``message`` describes, with the weights at ``path``, and their sha256; checked against what the run
     was begun with."""
     from framefeat.backbone.network import load_model
@@ -78,12 +79,12 @@ def load_network(message: Mapping[str, Any], path: Path, device: str) -> tuple[A
 
 
 def embed_video(
-    message: Mapping[str, Any],
+    message: EmbedRequest,
     network: Any,
     weights_sha256: str,
     turn: Callable[[], AbstractContextManager[None]] = nullcontext,
     beat: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+) -> Embedded:
     """``_embed``; what nobody foresaw is a finding about this video, and ``trace`` in the answer says where it happened.
 
     Trouble of the machine, the device or the weights is raised: it is no video's.
@@ -95,7 +96,7 @@ def embed_video(
             raise
         problem = f"its frames could not be embedded ({type(error).__name__}: {error})"
         trace = traceback.format_exc()
-    return _embed(message, network, weights_sha256, turn, beat, problem) | {"trace": trace}
+    return {**_embed(message, network, weights_sha256, turn, beat, problem), "trace": trace}
 
 
 def _is_the_video_s(error: Exception, network: Any) -> bool:
@@ -112,13 +113,13 @@ def _is_the_video_s(error: Exception, network: Any) -> bool:
 
 
 def _embed(
-    message: Mapping[str, Any],
+    message: EmbedRequest,
     network: Any,
     weights_sha256: str,
     turn: Callable[[], AbstractContextManager[None]],
     beat: Callable[[], None],
     problem: str = "",
-) -> dict[str, Any]:
+) -> Embedded:
     """Write one video's features (float32 [T, D], NaN in bad rows) and their record; returns the record.
 
     ``message`` names the files (``frames`` uint8 [T, h, w, 3], ``recheck`` uint8 [K, h, w, 3], ``evidence``) and what else
@@ -129,7 +130,7 @@ def _embed(
     """
     from framefeat.backbone.network import AUTO_BATCH
 
-    evidence = read_json(message["evidence"])
+    evidence: Evidence = read_json(message["evidence"])
     frames = np.load(message["frames"], mmap_mode="r")
     again = np.load(message["recheck"])
     kind = network.device.type
@@ -171,7 +172,7 @@ def _embed(
         for cosine, difference in zip(cosines, differences, strict=True)
     ]
     agrees = bool(rows) and all(alike)
-    record = {
+    record: Embedded = {
         "schema": SCHEMA,
         "video_id": evidence["video_id"],
         "key": message["key"],
@@ -242,7 +243,7 @@ def _features(
     return features, second, used
 
 
-def _warnings(features: np.ndarray, evidence: Mapping[str, Any], bad: np.ndarray) -> list[str]:
+def _warnings(features: np.ndarray, evidence: Evidence, bad: np.ndarray) -> list[str]:
     """What looks odd and need not be wrong: still scenes and black openings exist."""
     native = np.asarray(evidence["rows"]["native_idx"])
     good = features[~bad]

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
@@ -28,9 +28,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from framefeat.backbone.device_errors import DeviceLost, is_lost
+from framefeat.environment import IDLE_S
 from framefeat.errors import UserError, first_line
 from framefeat.extract import devices
 from framefeat.extract.client import OWNER_FILE, Place, host_name, remove_folder
+from framefeat.records import Embedded, EmbedRequest, ModelRequest
 
 _POLL_SECONDS = 0.5  # where the system cannot tell of a process's end by itself
 _LOST = b"\0"  # no signal's number
@@ -43,10 +45,10 @@ class Backend(Protocol):
     What is raised where the device fails (see ``is_lost``) ends the embedder.
     """
 
-    def load(self, message: Mapping[str, Any], beat: Callable[[], None]) -> None:
+    def load(self, message: ModelRequest, beat: Callable[[], None]) -> None:
         """Load the model that ``message`` names."""
 
-    def embed(self, message: Mapping[str, Any], beat: Callable[[], None]) -> dict[str, Any]:
+    def embed(self, message: EmbedRequest, beat: Callable[[], None]) -> Embedded:
         """Write the features and the record that ``message`` names; returns the record."""
 
 
@@ -99,11 +101,11 @@ class TorchBackend:
         self._name = torch_device
         self._lost = ""
 
-    def load(self, message: Mapping[str, Any], beat: Callable[[], None]) -> None:
+    def load(self, message: ModelRequest, beat: Callable[[], None]) -> None:
         self._ready().get(message)
         beat()
 
-    def embed(self, message: Mapping[str, Any], beat: Callable[[], None]) -> dict[str, Any]:
+    def embed(self, message: EmbedRequest, beat: Callable[[], None]) -> Embedded:
         from framefeat.extract.embed import embed_video
 
         network, weights_sha256 = self._ready().get(message)
@@ -118,7 +120,7 @@ class TorchBackend:
                 self._models = Models(self._load_alone)
             return self._models
 
-    def _load_alone(self, message: Mapping[str, Any], path: Path) -> tuple[Any, str]:
+    def _load_alone(self, message: ModelRequest, path: Path) -> tuple[Any, str]:
         from framefeat.extract.embed import load_network
 
         with self._turn(alone=True):
@@ -254,7 +256,7 @@ class Embedder:
         self.place.load.unlink(missing_ok=True)
         self._spawn(self._load, message)
 
-    def _load(self, message: Mapping[str, Any]) -> None:
+    def _load(self, message: ModelRequest) -> None:
         try:
             self.backend.load(message, self._beat)
         except UserError as error:  # the extraction will meet it again and say so
@@ -286,7 +288,7 @@ class Embedder:
             finally:
                 self._scratch.discard(scratch)
 
-    def _answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    def _answer(self, message: EmbedRequest) -> dict[str, Any]:
         began = time.monotonic()
         try:
             record = self.backend.embed(message, self._beat)
@@ -376,7 +378,7 @@ def main(backend: Backend | None = None) -> None:
     os.set_inheritable(int(alive), False)
     if backend is None:
         backend = TorchBackend(devices.torch_device(device))
-    idle_s = float(os.environ.get("FRAMEFEAT_IDLE_S") or 300)
+    idle_s = float(os.environ.get(IDLE_S) or 300)
     embedder = Embedder(Place(Path(folder), device), owner, log, int(alive), backend, idle_s)
     try:
         sweep(Path(folder))

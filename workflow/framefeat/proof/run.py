@@ -25,6 +25,7 @@ from framefeat.proof.numbered import RECIPES, Recipe, make
 from framefeat.proof.odd_clips import ODD_CLIPS, OddClip
 from framefeat.proof.plain_decode import GEOMETRY
 from framefeat.proof.truth import Truth, decoded_truth, odd_truth_of, wrong_rows
+from framefeat.records import Evidence, VideoRecord
 from framefeat.video.geometry import Geometry
 
 RATES = (2.0, 1.0, 0.5, 0.0)
@@ -97,17 +98,23 @@ def _silence() -> Iterator[None]:
 
 def _sample(
     path: Path, times: Sequence[float], fps: float, alignment: str, decoder: str, folder: Path
-) -> tuple[dict[str, Any], np.ndarray]:
+) -> tuple[Evidence, np.ndarray]:
     from framefeat.sample.stage import sample_video
 
     name = hashlib.sha256(f"{path}{alignment}{decoder}".encode()).hexdigest()[:16]
-    record = {
+    record: VideoRecord = {
+        "schema": 0,
         "video_id": path.name,
+        "fingerprint": name,
+        "fps": fps,
+        "rows": len(times),
+        "times_sha256": str(len(times)),
         "path": str(path),
         "timestamps": list(times),
-        "fps": fps,
-        "fingerprint": name,
-        "times_sha256": str(len(times)),
+        "facts": None,
+        "error": None,
+        "warnings": [],
+        "doubts": [],
     }
     outputs = {what: folder / f"{name}.{what}" for what in ("frames", "recheck", "thumbnails", "evidence")}
     evidence = sample_video(
@@ -195,7 +202,7 @@ def _count(
     where: str,
     truth: Truth,
     schedule: _Schedule,
-    evidence: dict[str, Any],
+    evidence: Evidence,
     frames: np.ndarray,
 ) -> None:
     rows = evidence["rows"]
@@ -203,11 +210,10 @@ def _count(
     result.decoders.add(evidence["decoder"] or "-")
     result.rows += len(rows["status"])
     result.doubtful += doubtful * len(rows["status"])
-    for row, status in enumerate(rows["status"]):
+    for row, (status, pts) in enumerate(zip(rows["status"], rows["pts_sec"], strict=True)):
         setattr(result, status, getattr(result, status) + 1)
-        if status != "bad":
-            offset = abs(rows["pts_sec"][row] - schedule.times[row])
-            result.largest_offset = max(result.largest_offset, offset)
+        if pts is not None:
+            result.largest_offset = max(result.largest_offset, abs(pts - schedule.times[row]))
         elif truth.has(schedule.expected[row], schedule.alignment):
             result.lost += not doubtful
             if frames[row].any():

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from framefeat.proof import odd_clips
 from framefeat.proof.numbered import nearest_frames, read_number
 from framefeat.proof.odd_clips import OddClip
 from framefeat.proof.plain_decode import plain_decode
+from framefeat.records import Evidence
 
 #: Of 255: by how much a neighbour may fit better, which is rounding.
 _ROUNDING = 0.05
@@ -138,7 +138,7 @@ def wrong_rows(
     truth: Truth,
     alignment: str,
     expected: Sequence[int | None],
-    evidence: dict[str, Any],
+    evidence: Evidence,
     frames: np.ndarray,
 ) -> dict[int, str]:
     """What is wrong with rows that are not marked bad: another frame's picture, or another frame than the rule asks
@@ -149,10 +149,10 @@ def wrong_rows(
     )
     start = evidence["video"]["start_sec"] if evidence["video"] else 0.0
     wrong: dict[int, str] = {}
-    for row, status in enumerate(rows["status"]):
-        if status == "bad":
+    for row, (status, pts) in enumerate(zip(rows["status"], rows["pts_sec"], strict=True)):
+        if pts is None:  # a bad row
             continue
-        native, pts = rows["native_idx"][row], rows["pts_sec"][row]
+        native = rows["native_idx"][row]
         problem = truth.misplaced(native, pts) if truth.complete else ""
         if not problem and truth.exact(alignment):
             problem = truth.unmeant(native, status, expected[row])

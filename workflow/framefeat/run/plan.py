@@ -20,11 +20,10 @@ import yaml
 from framefeat import settings
 from framefeat.backbone.chosen import ChosenBackbone, chosen_backbones
 from framefeat.errors import UserError
-from framefeat.extract import stage as extract_stage
 from framefeat.files import read_json
-from framefeat.identity import differences
+from framefeat.identity import differences, features_key, request_key, sample_key
 from framefeat.index import merge
-from framefeat.sample import stage as sample_stage
+from framefeat.records import Evidence, FeatureRecord, Slice
 
 
 @dataclass(frozen=True)
@@ -87,22 +86,24 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
             shutil.copy(results / "fingerprints.json", aside)
         with contextlib.redirect_stderr(io.StringIO()):
             merge.merge(wanted, aside, workers=4)
-        records = {path.stem: read_json(path) for path in sorted((aside / "slices").glob("*.json"))}
+        records: dict[str, Slice] = {
+            path.stem: read_json(path) for path in sorted((aside / "slices").glob("*.json"))
+        }
         rows_changed = _differs(aside / "index.parquet", results / "index.parquet")
     sample: dict[str, list[str]] = {}
     extracted: dict[str, dict[str, list[str]]] = {plan.folder: {} for plan in plans}
     refused: dict[str, list[str]] = {}
     for key, record in records.items():
-        valid = {}  # by geometry: the evidence of frames that need no new sampling
+        valid: dict[str, Evidence] = {}  # by geometry: the evidence of frames that need no new sampling
         for geometry in sorted({plan.geometry for plan in plans}):
-            evidence = _read(results / "evidence" / geometry / f"{key}.json")
-            expected = sample_stage.sample_key(
+            evidence: Evidence | None = _read(results / "evidence" / geometry / f"{key}.json")
+            expected = sample_key(
                 record, alignment=wanted.alignment, geometry=geometry, decoder=wanted.decoder
             )
             reasons = (
                 differences(evidence["key"], expected) if evidence else ["new: no frames were sampled yet"]
             )
-            if reasons:
+            if reasons or evidence is None:
                 sample[record["video_id"]] = reasons
                 continue
             valid[geometry] = evidence
@@ -139,16 +140,16 @@ def _is_assembled(folder: Path, on_bad_frames: str) -> bool:
 
 
 def _extract_reasons(
-    results: Path, key: str, plan: ChosenBackbone, precision: str, evidence: Mapping[str, Any] | None
+    results: Path, key: str, plan: ChosenBackbone, precision: str, evidence: Evidence | None
 ) -> list[str]:
     """``evidence``: of the frames that lie there; None where they are sampled again."""
-    record = _read(results / plan.folder / "features" / f"{key}.json")
+    record: FeatureRecord | None = _read(results / plan.folder / "features" / f"{key}.json")
     if record is None:
         return ["no features yet"]
-    expected = extract_stage.request_key(plan.spec_json, plan.weights_identity, precision)
+    expected = request_key(plan.spec_json, plan.weights_identity, precision)
     if evidence is None:
         return differences(record["key"], expected) or ["its frames are sampled again"]
-    return differences(record["key"], expected | {"evidence_sha256": extract_stage.evidence_digest(evidence)})
+    return differences(record["key"], features_key(expected, evidence))
 
 
 def _read(path: Path) -> Any:

@@ -1,15 +1,14 @@
 """What one sampling job is about: the video's record, checked against the merge and against the file that was fetched."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from framefeat.errors import UserError
 from framefeat.files import file_sha256, read_json
+from framefeat.records import Slice, VideoRecord
 
 
-def read_record(video: Path, slice_path: Path | None = None, fetched: Path | None = None) -> dict[str, Any]:
+def read_record(video: Path, slice_path: Path | None = None, fetched: Path | None = None) -> VideoRecord:
     """The record that the merge wrote to ``video``.
 
     ``slice_path``: the video's slice, which the record must agree with; ``fetched``: where the video is, if not where
@@ -18,9 +17,9 @@ def read_record(video: Path, slice_path: Path | None = None, fetched: Path | Non
     gone = [str(path) for path in (video, slice_path) if path is not None and not path.is_file()]
     if gone:
         raise UserError(f"{', '.join(map(repr, gone))} is gone; run Snakemake with --forcerun merge_index.")
-    record = read_json(video)
+    record: VideoRecord = read_json(video)
     if slice_path is not None:
-        wanted = read_json(slice_path)
+        wanted: Slice = read_json(slice_path)
         differing = [name for name in wanted if record.get(name) != wanted[name]]
         if differing:
             raise UserError(
@@ -33,7 +32,7 @@ def read_record(video: Path, slice_path: Path | None = None, fetched: Path | Non
     return record
 
 
-def _check_fetched(record: Mapping[str, Any]) -> None:
+def _check_fetched(record: VideoRecord) -> None:
     """A file fetched for this job is what the index's column sha256 says, where it says anything."""
     wanted = record["fingerprint"]
     if not wanted.startswith("address:") and (found := file_sha256(record["path"])) != wanted:

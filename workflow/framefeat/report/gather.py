@@ -10,13 +10,12 @@ import numpy as np
 
 from framefeat.errors import UserError
 from framefeat.files import read_json
+from framefeat.layout import FRAME_INDEX, MANIFEST, BackboneFolder, ResultsFolder
 from framefeat.names import video_key
 from framefeat.report import numbers
 from framefeat.results import verdict
 from framefeat.vectors import unit_rows
 
-MANIFEST = "feature_manifest.json"
-FRAME_INDEX = "frame_index.parquet"
 _CHUNK_ROWS = 4096
 _UNLIKE_ROWS = 300
 
@@ -129,9 +128,9 @@ class Backbone:
 
 def result_folders(path: Path) -> list[Path]:
     """The backbone folders of ``results/{dataset}``, or ``path`` itself where it is one; by name."""
-    if (path / MANIFEST).is_file():
+    if BackboneFolder(path).manifest.is_file():
         return [path]
-    found = sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))
+    found = [folder.root for folder in ResultsFolder(path).assembled()]
     if not found:
         raise UserError(
             f"{path}: no {MANIFEST} here or one folder below. Give results/DATASET or results/DATASET/BACKBONE of a finished run."
@@ -143,11 +142,12 @@ def read_backbone(folder: Path) -> Backbone:
     """Manifest, index and mapped matrix of one backbone; the matrix itself is not read yet."""
     import pyarrow.parquet as pq
 
-    manifest = read_json(folder / MANIFEST)
+    files = BackboneFolder(folder)
+    manifest = read_json(files.manifest)
     try:
-        matrix = np.load(folder / f"{manifest['dataset']}_features.npy", mmap_mode="r")
+        matrix = np.load(files.matrix(manifest["dataset"]), mmap_mode="r")
         table = pq.read_table(
-            folder / FRAME_INDEX, columns=["timestamp_sec", "native_idx", "offset_sec", "status"]
+            files.frame_index, columns=["timestamp_sec", "native_idx", "offset_sec", "status"]
         )
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: missing; run Snakemake again to assemble the results.") from None
@@ -327,14 +327,14 @@ def by_concern(videos: Iterable[ReportVideo]) -> list[int]:
 
 def thumbnail_rows(results: Path, backbone: Backbone, key: str) -> tuple[Path | None, list[int]]:
     """The file with a video's thumbnails, and the rows of the video that they show; None and no rows without it."""
-    path = _kept(results, backbone, "thumbnails", f"{key}.jpg")
-    evidence = _kept(results, backbone, "evidence", f"{key}.json") if path else None
+    files = ResultsFolder(results)
+    own = str((backbone.manifest.get("preprocessing") or {}).get("geometry", ""))
+    geometries = sorted(files.geometries(), key=lambda geometry: (geometry != own, geometry))
+    path = _first(files.thumbnails(geometry, key) for geometry in geometries)
+    evidence = _first(files.evidence(geometry, key) for geometry in geometries) if path else None
     thumbnails = read_json(evidence).get("thumbnails") if evidence else None
     return path, [int(row) for row in (thumbnails or {}).get("rows") or []]
 
 
-def _kept(results: Path, backbone: Backbone, kind: str, name: str) -> Path | None:
-    """The file ``results/kind/GEOMETRY/name``, the backbone's own geometry first; None where there is none."""
-    own = str((backbone.manifest.get("preprocessing") or {}).get("geometry", ""))
-    folders = sorted((results / kind).glob("*/"), key=lambda folder: (folder.name != own, folder.name))
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+def _first(paths: Iterable[Path]) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)

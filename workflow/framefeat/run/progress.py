@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from framefeat.layout import is_evidence
+
 SAMPLE, EXTRACT = "sample_frames", "extract_features"
 _WINDOW = 120.0  # seconds over which the pace is measured
 _FEWEST = 4  # steps before a time left is said
@@ -16,7 +18,6 @@ _FEWEST = 4  # steps before a time left is said
 class _Job:
     rule: str
     evidence: str | None
-    slices: str | None
 
 
 @dataclass
@@ -45,11 +46,7 @@ class Tally:
         self, number: int, rule: str, inputs: Iterable[str], outputs: Iterable[str], now: float
     ) -> None:
         paths = [str(path) for path in (*inputs, *outputs)]
-        self._jobs[number] = _Job(
-            rule,
-            next((path for path in paths if "/evidence/" in path and path.endswith(".json")), None),
-            next((path for path in paths if path.endswith("/slices")), None),
-        )
+        self._jobs[number] = _Job(rule, next(filter(is_evidence, paths), None))
         if rule in (SAMPLE, EXTRACT) and self._began is None:
             self._began = now
 

@@ -20,7 +20,7 @@ def read_record(video: Path, slice_path: Path | None = None, fetched: Path | Non
     record: VideoRecord = read_json(video)
     if slice_path is not None:
         wanted: Slice = read_json(slice_path)
-        differing = [name for name in wanted if record.get(name) != wanted[name]]
+        differing = [name for name, value in wanted.items() if record.get(name) != value]
         if differing:
             raise UserError(
                 f"{str(video)!r} and {str(slice_path)!r} differ in {', '.join(differing)}: they are not of "

@@ -18,7 +18,8 @@ import numpy as np
 
 from framefeat.errors import UserError, complain
 from framefeat.files import atomic_path
-from framefeat.results.dataset import FRAME_INDEX, MANIFEST, Features, load
+from framefeat.layout import FRAME_INDEX, MANIFEST
+from framefeat.results.dataset import Features, load
 from framefeat.summaries import kts
 from framefeat.summaries.annotations import MOST_FRAMES_APART, Annotations, Labels, open_annotations
 from framefeat.summaries.export_target import WRITER, check_file, is_framefeats

@@ -49,17 +49,8 @@ def _merge(options: argparse.Namespace) -> None:
     from framefeat import settings
     from framefeat.index import merge
 
-    config = {
-        "dataset": "by-hand",
-        "frame_index": options.frame_index,
-        "video_index": options.video_index,
-        "video_root": options.video_root,
-        "videos": options.videos,
-        "sample_fps": options.sample_fps,
-        "alignment": options.alignment,
-        "on_bad_frames": options.on_bad_frames,
-    }
-    merge.merge(settings.resolve(config), options.out, options.threads)
+    config = {key: value for key, value in vars(options).items() if key in settings.KEYS}
+    merge.merge(settings.resolve(config | {"dataset": "by-hand"}), options.out, options.threads)
 
 
 def _sample(options: argparse.Namespace) -> None:
@@ -253,16 +244,29 @@ def _proof(options: argparse.Namespace) -> int:
     return proof_run.run_with(options)
 
 
+def _of_key(
+    part: argparse.ArgumentParser, key: str, *, option: str = "", help: str = "", **more: Any
+) -> None:
+    """An option that stands for a key of the configuration: it takes the key's choices and default."""
+    from framefeat import settings
+
+    part.add_argument(
+        option or f"--{key.replace('_', '-')}",
+        choices=settings.choices(key) or None,
+        default=settings.DEFAULTS[key],
+        help=f"{help} (default: %(default)s)".lstrip(),
+        **more,
+    )
+
+
 def _merge_options(part: argparse.ArgumentParser) -> None:
     part.add_argument("--frame-index", metavar="TABLE")
     part.add_argument("--video-index", metavar="TABLE")
     part.add_argument("--video-root", metavar="FOLDER")
     part.add_argument("--videos", metavar="FOLDER_OR_GLOB", help="instead of both indexes")
-    part.add_argument(
-        "--sample-fps", type=float, default=2.0, metavar="N", help="with --videos (default: %(default)s)"
-    )
-    part.add_argument("--alignment", choices=["index", "pts"], default="index")
-    part.add_argument("--on-bad-frames", choices=["fail", "mask", "drop"], default="fail")
+    _of_key(part, "sample_fps", type=float, metavar="N", help="with --videos")
+    _of_key(part, "alignment")
+    _of_key(part, "on_bad_frames")
     part.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="results/{dataset}")
     part.add_argument("--threads", type=int, default=1, metavar="N")
 
@@ -285,14 +289,10 @@ def _sample_options(part: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="how frames are resized (default: %(default)s)",
     )
-    part.add_argument("--alignment", choices=["index", "pts"], default="index")
-    part.add_argument("--decoder", choices=["auto", "decord", "pyav"], default="auto")
-    part.add_argument(
-        "--timeout",
-        type=float,
-        default=120.0,
-        metavar="SECONDS",
-        help="without a frame (default: %(default)s)",
+    _of_key(part, "alignment")
+    _of_key(part, "decoder")
+    _of_key(
+        part, "decoder_timeout", option="--timeout", type=float, metavar="SECONDS", help="without a frame"
     )
     part.add_argument(
         "--backlog",
@@ -316,15 +316,11 @@ def _extract_options(part: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="what identifies the weights: their sha256, or a name",
     )
-    part.add_argument("--precision", choices=["float32", "bf16", "fp16"], default="float32")
-    part.add_argument(
-        "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
-    )
+    _of_key(part, "precision")
+    _of_key(part, "device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N")
     part.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs this job may use; 0 means CPU")
     part.add_argument("--threads", type=int, default=1, metavar="N", help="on CPU: batches at a time")
-    part.add_argument(
-        "--batch-size", default="auto", metavar="N", help="frames per forward pass (default: %(default)s)"
-    )
+    _of_key(part, "batch_size", metavar="N", help="frames per forward pass")
     part.add_argument("--frames", required=True, metavar="FILE")
     part.add_argument("--recheck", required=True, metavar="FILE")
     part.add_argument("--evidence", required=True, metavar="FILE")
@@ -341,11 +337,9 @@ def _assemble_options(part: argparse.ArgumentParser) -> None:
     part.add_argument("--geometry", default="squash224", metavar="NAME")
     part.add_argument("--spec", required=True, metavar="JSON")
     part.add_argument("--weights-identity", required=True, metavar="TEXT")
-    part.add_argument("--precision", choices=["float32", "bf16", "fp16"], default="float32")
     part.add_argument("--dataset", required=True, metavar="NAME")
-    part.add_argument("--alignment", choices=["index", "pts"], default="index")
-    part.add_argument("--decoder", choices=["auto", "decord", "pyav"], default="auto")
-    part.add_argument("--on-bad-frames", choices=["fail", "mask", "drop"], default="fail")
+    for key in ("precision", "alignment", "decoder", "on_bad_frames"):
+        _of_key(part, key)
 
 
 def _verify_options(part: argparse.ArgumentParser) -> None:
@@ -477,7 +471,7 @@ def _controls_options(part: argparse.ArgumentParser) -> None:
 def _describe_options(part: argparse.ArgumentParser) -> None:
     part.add_argument("backbone", metavar="NAME")
     part.add_argument("--weights", metavar="NAME_OR_FILE")
-    part.add_argument("--preprocess", choices=["squash224", "weights"], default="squash224")
+    _of_key(part, "preprocess")
 
 
 def _fetch_weights_options(part: argparse.ArgumentParser) -> None:

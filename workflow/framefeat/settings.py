@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from framefeat.errors import UserError, complain
 
@@ -175,8 +175,9 @@ _PATHS = (
 
 
 def choices(key: str) -> tuple[str, ...]:
-    """The values that a key with a fixed set of them can have."""
-    return get_args(get_args(Settings.__annotations__[key])[0])
+    """The values that a key can have, where they are a fixed set; else none."""
+    kind = get_args(Settings.__annotations__[key])[0]
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def resolve(config: Mapping[str, Any]) -> Settings:

@@ -18,6 +18,7 @@ from typing import Any
 from framefeat.errors import MachineError, UserError, machine_trouble, writing
 from framefeat.files import atomic_path
 from framefeat.sample.child import ChildLost, Line, polite_end, run_in_child
+from framefeat.settings import DEFAULTS
 
 #: A new number makes every earlier sampling stale.
 ALGORITHM = 2
@@ -49,7 +50,7 @@ def sample_video(
     thumbnails_path: str | os.PathLike[str],
     evidence_path: str | os.PathLike[str],
     rechecks: int = 2,
-    timeout: float = 120.0,
+    timeout: float = DEFAULTS["decoder_timeout"],
 ) -> dict[str, Any]:
     """Sample one video and return its evidence.
 

@@ -30,4 +30,4 @@ def test_hidden_files_are_no_videos(tmp_path: Path) -> None:
     results.slices.mkdir()
     for name in ("b.json", "a.b.json", ".snakemake_timestamp", ".tmp-x-c.json"):
         (results.slices / name).touch()
-    assert results.keys() == ["a.b", "b"]
+    assert results.video_keys() == ["a.b", "b"]

@@ -134,7 +134,7 @@ class ResultsFolder:
     def backbone(self, folder: str) -> BackboneFolder:
         return BackboneFolder(self.root / folder)
 
-    def keys(self) -> list[str]:
+    def video_keys(self) -> list[str]:
         """Keys of the videos that have rows, sorted; empty before the first merge."""
         # Snakemake keeps a time stamp of its own in the folder.
         return sorted(path.stem for path in self.slices.glob("*.json") if not path.name.startswith("."))

@@ -43,7 +43,7 @@ def video_keys():
         if not os.path.isfile(plan.weights_file):
             checkpoints.fetch_weights.get(file=file)
     merged = checkpoints.merge_index.get().output
-    return layout.ResultsFolder(Path(merged.slices).parent).keys()
+    return layout.ResultsFolder(Path(merged.slices).parent).video_keys()
 
 
 def parts_of_backbone(wildcards):

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from framefeat import layout
 from framefeat.backbone.device_errors import is_lost
 from framefeat.errors import UserError, first_line
 from framefeat.extract import devices
@@ -157,9 +158,8 @@ class Store:
     """
 
     def __init__(self, features: Path) -> None:
-        # Named by the video alone: a job of one video among 100,000 must not look through all files to find its own.
-        self.features = features.parent.parent / "store" / features.name
-        self.record = self.features.with_name(f"{features.stem}.json")
+        self.features = layout.stored(features)
+        self.record = layout.record_of(self.features)
 
     def fetch(self, key: FeaturesKey, features: Path, record: Path) -> bool:
         """Put the stored results in place; False where there are none, or of another ``key``, or other versions or a disk

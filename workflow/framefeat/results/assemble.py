@@ -22,6 +22,7 @@ from framefeat.errors import UserError, complain
 from framefeat.files import atomic_path, file_sha256, read_json
 from framefeat.identity import RequestKey, differences, features_key, identifying, request_key, sample_key
 from framefeat.index.merge import COLUMNS, KEY, SLICE_ROW
+from framefeat.layout import BackboneFolder, ResultsFolder
 from framefeat.records import Counts, Evidence, FeatureRecord, ManifestHead, Slice, Span, VideoEntry
 from framefeat.results import verdict
 
@@ -35,7 +36,7 @@ _CHUNK_BYTES = 8 << 20
 class Asked:
     """What the stored parts must have been made with, whatever their files' times say. ``spec`` describes the backbone."""
 
-    results: Path
+    results: ResultsFolder
     geometry: str
     spec: Mapping[str, Any]
     dataset: str
@@ -46,8 +47,8 @@ class Asked:
     on_bad_frames: str
 
     @property
-    def folder(self) -> Path:
-        return self.results / str(self.spec["folder"])
+    def folder(self) -> BackboneFolder:
+        return self.results.backbone(str(self.spec["folder"]))
 
     @property
     def dim(self) -> int:
@@ -144,19 +145,26 @@ def assemble(
     it was made; and, where ``on_bad_frames`` is ``fail``, listing every video that has bad rows. Nothing is written then.
     """
     asked = Asked(
-        results, geometry, spec, dataset, alignment, decoder, precision, weights_identity, on_bad_frames
+        ResultsFolder(results),
+        geometry,
+        spec,
+        dataset,
+        alignment,
+        decoder,
+        precision,
+        weights_identity,
+        on_bad_frames,
     )
-    index = pq.read_table(results / "index.parquet")
-    matrix_path = asked.folder / f"{dataset}_features.npy"
+    index = pq.read_table(asked.results.index)
+    matrix_path = asked.folder.matrix(dataset)
     with atomic_path(matrix_path) as temporary:
         with open(temporary, "wb", buffering=0) as stream:
             columns, summary = _gather(asked, index, Matrix(stream, index.num_rows, asked.dim))
         _refuse(asked, summary)
         matrix_sha256 = file_sha256(temporary)
-    frame_index_path = asked.folder / "frame_index.parquet"
-    _write_frame_index(frame_index_path, index, columns)
-    head = _manifest(asked, columns, summary, matrix_sha256, file_sha256(frame_index_path))
-    _write_manifest(asked.folder / "feature_manifest.json", head, summary.videos)
+    _write_frame_index(asked.folder.frame_index, index, columns)
+    head = _manifest(asked, columns, summary, matrix_sha256, file_sha256(asked.folder.frame_index))
+    _write_manifest(asked.folder.manifest, head, summary.videos)
     print(f"{matrix_path}: float32 ({index.num_rows}, {asked.dim})", file=sys.stderr)
 
 
@@ -212,7 +220,7 @@ def _refuse(asked: Asked, summary: Summary) -> None:
         )
     if len(summary.weights_sha256) > 1:
         raise UserError(
-            f"{asked.folder}: the stored features come from different weights "
+            f"{asked.folder.root}: the stored features come from different weights "
             f"({', '.join(sorted(summary.weights_sha256))}); run Snakemake with --forcerun extract_features."
         )
 
@@ -293,7 +301,7 @@ class _Unfit(Exception):
 
 def _part(asked: Asked, key: str) -> Part:
     """Raises ``_Unfit`` where what is stored of a video cannot be used."""
-    slice_path = asked.results / "slices" / f"{key}.json"
+    slice_path = asked.results.slice(key)
     if not slice_path.is_file():
         raise UserError(f"{str(slice_path)!r} is gone; run Snakemake with --forcerun merge_index.")
     wanted: Slice = read_json(slice_path)
@@ -302,7 +310,7 @@ def _part(asked: Asked, key: str) -> Part:
 
 
 def _evidence(asked: Asked, key: str, wanted: Slice) -> Evidence:
-    path = asked.results / "evidence" / asked.geometry / f"{key}.json"
+    path = asked.results.evidence(asked.geometry, key)
     expected = sample_key(wanted, alignment=asked.alignment, geometry=asked.geometry, decoder=asked.decoder)
     try:
         evidence: Evidence = read_json(path)
@@ -318,8 +326,7 @@ def _evidence(asked: Asked, key: str, wanted: Slice) -> Evidence:
 
 def _features(asked: Asked, key: str, evidence: Evidence) -> tuple[FeatureRecord, np.ndarray]:
     """The record and the features (float32 [T, D], memory-mapped) of one video."""
-    path = asked.folder / "features" / f"{key}.npy"
-    record_path = path.with_name(f"{key}.json")
+    path, record_path = asked.folder.features(key), asked.folder.record(key)
     try:
         record: FeatureRecord = read_json(record_path)
         reasons = differences(record["key"], features_key(asked.request, evidence))

@@ -11,14 +11,13 @@ import numpy as np
 
 from framefeat.errors import UserError
 from framefeat.files import read_json
+from framefeat.layout import FRAME_INDEX, MANIFEST, BackboneFolder
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from framefeat.results.sequences import SequenceDataset
 
-MANIFEST = "feature_manifest.json"
-FRAME_INDEX = "frame_index.parquet"
 _NEEDED = ("video_id", "timestamp_sec", "native_idx", "status")
 
 
@@ -178,10 +177,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _matrix_in(folder: Path, manifest_path: Path) -> Path:
-    path = folder / f"{_read_manifest(manifest_path).get('dataset', '')}_features.npy"
+    files = BackboneFolder(folder)
+    path = files.matrix(_read_manifest(manifest_path).get("dataset", ""))
     if path.is_file():
         return path
-    found = sorted(folder.glob("*_features.npy"))
+    found = files.matrices()
     if len(found) != 1:
         raise UserError(f"{folder}: {path.name} is missing; run the workflow again to assemble it.")
     return found[0]

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from framefeat import tolerances
 from framefeat.errors import UserError
 from framefeat.files import file_sha256, read_json
+from framefeat.layout import FRAME_INDEX, MANIFEST, BackboneFolder, ResultsFolder
 from framefeat.names import video_key
 from framefeat.vectors import cosine
 
@@ -56,12 +57,12 @@ class Verdict:
 
 def result_folders(path: Path) -> list[Path]:
     """The backbone folders of results/{dataset}, or the one that was named."""
-    if (path / "feature_manifest.json").is_file():
+    if BackboneFolder(path).manifest.is_file():
         return [path]
-    found = sorted(folder.parent for folder in path.glob("*/feature_manifest.json"))
+    found = [folder.root for folder in ResultsFolder(path).assembled()]
     if not found:
         raise UserError(
-            f"{str(path)!r} holds no feature_manifest.json; name results/{{dataset}} or a backbone's folder in it."
+            f"{str(path)!r} holds no {MANIFEST}; name results/{{dataset}} or a backbone's folder in it."
         )
     return found
 
@@ -70,10 +71,11 @@ def verify_folder(
     folder: Path, *, rows_per_video: int, weights: Sequence[Path], redecode: bool = True
 ) -> Verdict:
     """Check one backbone's results; ``rows_per_video`` rows of each video are decoded and embedded again (0: all)."""
-    manifest = read_json(folder / "feature_manifest.json")
+    files = BackboneFolder(folder)
+    manifest = read_json(files.manifest)
     failures: list[str] = []
     warnings: list[str] = []
-    matrix_path = folder / f"{manifest['dataset']}_features.npy"
+    matrix_path = files.matrix(manifest["dataset"])
     matrix = np.load(matrix_path, mmap_mode="r")
     shape = (manifest["total_frames"], manifest["feature_dim"])
     if matrix.dtype != np.dtype("<f4") or matrix.shape != shape or not matrix.flags.c_contiguous:
@@ -83,17 +85,16 @@ def verify_folder(
         return Verdict(folder, failures, warnings, [])
     if file_sha256(matrix_path) != manifest["matrix_sha256"]:
         failures.append(f"{matrix_path.name}: its sha256 is not the manifest's matrix_sha256")
-    index_path = folder / "frame_index.parquet"
-    if file_sha256(index_path) != manifest["frame_index_sha256"]:
-        failures.append("frame_index.parquet: its sha256 is not the manifest's frame_index_sha256")
-    index = pq.read_table(index_path)
+    if file_sha256(files.frame_index) != manifest["frame_index_sha256"]:
+        failures.append(f"{FRAME_INDEX}: its sha256 is not the manifest's frame_index_sha256")
+    index = pq.read_table(files.frame_index)
     if index.num_rows != len(matrix):
-        failures.append(f"frame_index.parquet has {index.num_rows} rows, the matrix {len(matrix)}")
+        failures.append(f"{FRAME_INDEX} has {index.num_rows} rows, the matrix {len(matrix)}")
         return Verdict(folder, failures, warnings, [])
     failures += _compare_with_source(folder, index)
     status = np.asarray(index.column("status").to_pylist(), dtype=object)
     if manifest["counts"] != {name: int((status == name).sum()) for name in ("ok", "clamped", "bad")}:
-        failures.append("the manifest's counts are not those of frame_index.parquet")
+        failures.append(f"the manifest's counts are not those of {FRAME_INDEX}")
 
     model = _Model(manifest, weights) if redecode else None
     videos = []
@@ -130,7 +131,7 @@ def rows_of(entry: Mapping[str, Any]) -> np.ndarray:
 
 
 def _compare_with_source(folder: Path, index: pa.Table) -> list[str]:
-    source_path = folder.parent / "index.parquet"
+    source_path = BackboneFolder(folder).results.index
     if not source_path.is_file():
         return [
             f"{source_path}: the merged index is not there, so the order of the rows cannot be compared with it"
@@ -140,7 +141,7 @@ def _compare_with_source(folder: Path, index: pa.Table) -> list[str]:
         if source.num_rows != index.num_rows or not source.column(name).combine_chunks().equals(
             index.column(name).combine_chunks()
         ):
-            return [f"frame_index.parquet: the column {name} is not that of {source_path}, row by row"]
+            return [f"{FRAME_INDEX}: the column {name} is not that of {source_path}, row by row"]
     return []
 
 
@@ -218,7 +219,7 @@ def _redecode(
 ) -> None:
     from framefeat.video.alignment import align
 
-    record = read_json(folder.parent / "videos" / f"{video_key(entry['video_id'])}.json")
+    record = read_json(BackboneFolder(folder).results.video(video_key(entry["video_id"])))
     path = record["path"]
     if not Path(path).is_file():
         raise UserError(f"its file {path!r} is gone, so no frame can be decoded again")

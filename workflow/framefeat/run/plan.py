@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from framefeat import settings
+from framefeat import layout, settings
 from framefeat.backbone.chosen import ChosenBackbone, chosen_backbones
 from framefeat.errors import UserError
 from framefeat.files import read_json
@@ -79,24 +79,22 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
     """Compare what a run with ``config`` would compute with what lies in ``results_root``."""
     wanted = settings.resolve(config)
     plans = chosen_backbones(wanted)
-    results = results_root / wanted.dataset
+    results = layout.results_of(wanted.dataset, results_root)
     with tempfile.TemporaryDirectory(prefix="framefeat-plan-") as folder:
-        aside = Path(folder)
-        if (results / "fingerprints.json").is_file():
-            shutil.copy(results / "fingerprints.json", aside)
+        aside = layout.ResultsFolder(Path(folder))
+        if results.fingerprints.is_file():
+            shutil.copy(results.fingerprints, aside.fingerprints)
         with contextlib.redirect_stderr(io.StringIO()):
-            merge.merge(wanted, aside, workers=4)
-        records: dict[str, Slice] = {
-            path.stem: read_json(path) for path in sorted((aside / "slices").glob("*.json"))
-        }
-        rows_changed = _differs(aside / "index.parquet", results / "index.parquet")
+            merge.merge(wanted, aside.root, workers=4)
+        records: dict[str, Slice] = {key: read_json(aside.slice(key)) for key in aside.video_keys()}
+        rows_changed = _differs(aside.index, results.index)
     sample: dict[str, list[str]] = {}
     extracted: dict[str, dict[str, list[str]]] = {plan.folder: {} for plan in plans}
     refused: dict[str, list[str]] = {}
     for key, record in records.items():
         valid: dict[str, Evidence] = {}  # by geometry: the evidence of frames that need no new sampling
         for geometry in sorted({plan.geometry for plan in plans}):
-            evidence: Evidence | None = _read(results / "evidence" / geometry / f"{key}.json")
+            evidence: Evidence | None = _read(results.evidence(geometry, key))
             expected = sample_key(
                 record, alignment=wanted.alignment, geometry=geometry, decoder=wanted.decoder
             )
@@ -112,27 +110,29 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
         for plan in plans:
             reasons = _extract_reasons(results, key, plan, wanted.precision, valid.get(plan.geometry))
             if not reasons:
-                found = _read(results / plan.folder / "features" / f"{key}.json").get("problems")
+                found = _read(results.backbone(plan.folder).record(key)).get("problems")
                 if wanted.on_bad_frames == "fail" and found:
                     refused.setdefault(record["video_id"], found)
                 continue
             extracted[plan.folder][record["video_id"]] = reasons
-            kept = (results / folder / plan.geometry / f"{key}.npy" for folder in ("frames", "rechecks"))
+            kept = (results.frames(plan.geometry, key), results.recheck(plan.geometry, key))
             if record["video_id"] not in sample and not all(path.is_file() for path in kept):
                 sample[record["video_id"]] = [f"its frames are needed again for {plan.folder}"]
-    known = {path.stem for path in (results / "slices").glob("*.json")}
+    known = set(results.video_keys())
     refused = {video: problems for video, problems in refused.items() if video not in sample}
     assembled = [
-        plan.folder for plan in plans if not _is_assembled(results / plan.folder, wanted.on_bad_frames)
+        plan.folder
+        for plan in plans
+        if not _is_assembled(results.backbone(plan.folder), wanted.on_bad_frames)
     ]
     removed = sorted(known - set(records))
     return Changes(sample, extracted, removed, len(records), rows_changed, assembled, refused)
 
 
-def _is_assembled(folder: Path, on_bad_frames: str) -> bool:
+def _is_assembled(folder: layout.BackboneFolder, on_bad_frames: str) -> bool:
     """Whether a matrix lies there that was made under this rule. Of the manifest only its beginning is read."""
     try:
-        with open(folder / "feature_manifest.json", encoding="utf-8") as stream:
+        with open(folder.manifest, encoding="utf-8") as stream:
             head = "".join(itertools.takewhile(lambda line: not line.startswith(' "videos"'), stream))
         return json.loads(head.rstrip().removesuffix(",") + "}")["on_bad_frames"] == on_bad_frames
     except (OSError, ValueError, KeyError):
@@ -140,10 +140,10 @@ def _is_assembled(folder: Path, on_bad_frames: str) -> bool:
 
 
 def _extract_reasons(
-    results: Path, key: str, plan: ChosenBackbone, precision: str, evidence: Evidence | None
+    results: layout.ResultsFolder, key: str, plan: ChosenBackbone, precision: str, evidence: Evidence | None
 ) -> list[str]:
     """``evidence``: of the frames that lie there; None where they are sampled again."""
-    record: FeatureRecord | None = _read(results / plan.folder / "features" / f"{key}.json")
+    record: FeatureRecord | None = _read(results.backbone(plan.folder).record(key))
     if record is None:
         return ["no features yet"]
     expected = request_key(plan.spec_json, plan.weights_identity, precision)

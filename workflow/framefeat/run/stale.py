@@ -23,7 +23,7 @@ def find(results: Path) -> list[Stale]:
         raise UserError(
             f"{str(results)!r} holds no slices: it is no results/{{dataset}} folder, or no run was made yet."
         )
-    keys = set(folder.keys())
+    keys = set(folder.video_keys())
     return [
         Stale(path, key, path.stat().st_size) for key, path in folder.files_of_videos() if key not in keys
     ]

@@ -76,6 +76,7 @@ format: env-dev
 	ruff check --fix $(SOURCES)
 	ruff format $(SOURCES)
 	snakefmt Snakefile workflow/rules
+	python -m framefeat.settings > workflow/schemas/config.schema.yaml
 
 bench: env-bench
 	python -m bench

@@ -8,7 +8,7 @@ from unittest import mock
 
 import framefeat
 import pytest
-from framefeat import cli
+from framefeat import cli, settings
 
 
 @pytest.mark.parametrize("command", cli._COMMANDS)
@@ -94,3 +94,24 @@ def test_backbones_by_a_word(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"(?m)^timm:tf_efficientnet_lite0 +1280 +in1k$", capsys.readouterr().out)
     assert cli.main(["backbones", "no-such"]) == 1
     assert "has 'no-such' in its name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["merge", "sample", "extract", "assemble", "describe"])
+def test_options_that_stand_for_keys_have_their_choices_and_defaults(command: str) -> None:
+    parser = argparse.ArgumentParser()
+    cli._COMMANDS[command].add_options(parser)
+    mirrored = {action.dest: action for action in parser._actions if action.dest in settings.KEYS}
+    inputs = {"frame_index", "video_index", "video_root", "videos"}
+    assert mirrored
+    for key, action in mirrored.items():
+        if not (key in inputs or action.required or key == "weights"):
+            assert action.default == settings.DEFAULTS[key]
+            assert tuple(action.choices or ()) == settings.choices(key)
+
+
+def test_a_wrong_choice_is_told_with_the_right_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["merge", "--alignment", "nearest", "--out", "x"])
+    assert re.search(r"--alignment: .*'nearest' \(choose from '?index'?, '?pts", capsys.readouterr().err)
+    assert cli.main(["merge", "--sample-fps", "0", "--videos", "v", "--out", "x"]) == 1
+    assert "sample_fps: 0.0 is not a number above 0" in capsys.readouterr().err

@@ -1,17 +1,57 @@
-from pathlib import Path
+"""The model of the configuration: what it refuses and in which words, and that all files about it agree."""
 
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
 import pytest
 import yaml
+from framefeat import settings
 from framefeat.errors import UserError
-from framefeat.settings import SCHEMA, load_schema, resolve
+from framefeat.settings import resolve
 
-CONFIG = Path(__file__).parents[2] / "config"
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "config"
+SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
+
+
+def load_schema(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text())
+
+
+def test_the_schema_file_is_that_of_the_model() -> None:
+    """After a change of the model: python -m framefeat.settings > workflow/schemas/config.schema.yaml"""
+    assert load_schema(SCHEMA) == yaml.safe_load(settings.schema_file())
+
+
+def test_the_schema_says_what_the_model_says() -> None:
+    check = jsonschema.Draft202012Validator(load_schema(SCHEMA)).is_valid
+    for name in ("config.yaml", "demo.yaml", "tvsum.yaml"):
+        assert check(load_schema(CONFIG / name))
+    for wrong in (
+        {"backbnes": "x"},
+        {"batch_size": 0},
+        {"sample_fps": 0},
+        {"backbones": []},
+        {"device": "gpu"},
+    ):
+        assert not check(wrong)
 
 
 def test_defaults_of_schema_and_of_config_file_agree() -> None:
     written = yaml.safe_load((CONFIG / "config.yaml").read_text())
-    defaults = {name: part["default"] for name, part in load_schema()["properties"].items()}
+    defaults = {name: part["default"] for name, part in load_schema(SCHEMA)["properties"].items()}
     assert written == defaults
+    assert resolve(written) == resolve({})
+
+
+def test_the_manual_has_every_key_with_its_default() -> None:
+    manual = (CONFIG / "README.md").read_text()
+    defaults = {}
+    for keys, default in re.findall(r"^((?:[*`\w ]|and)+)\*\* \(default `?([^`):]+)`?", manual, re.MULTILINE):
+        defaults |= dict.fromkeys(re.findall(r"`(\w+)`", keys), yaml.safe_load(default))
+    assert defaults == load_schema(CONFIG / "config.yaml")
 
 
 def test_every_key_has_a_description_and_stands_in_the_manual() -> None:
@@ -40,6 +80,17 @@ def test_unknown_keys_are_named_with_the_nearest_known_one() -> None:
         ({"videos": None}, "no input"),
         ({"backbones": []}, "backbones"),
         ({"weights": {"a": {"sha256": "0" * 64}}}, "weights"),
+        ({"weights": {"a": {"file": "x", "sha256": "0"}}}, r"weights\.a\.sha256: '0'"),
+        ({"weights": {"a": {"file": "x", "sha": "0"}}}, r"weights\.a\.sha: there is no such entry"),
+        ({"weights": {"a": 3, "b": {"file": ""}}}, r"(?s)weights\.a: 3 .*weights\.b\.file: it is empty"),
+        ({"backbones": ["a", 3]}, r"(?m)backbones\.1: 3 is not text$"),
+        ({"backbones": ["a", "b", "a"]}, "backbones: a"),
+        ({"keep_frames": "maybe"}, "keep_frames: 'maybe' is not true or false"),
+        ({"alignment": None, "decoder": "x"}, "(?s)alignment: null .*decoder: 'x' is not one of 'auto', "),
+        ({"dataset": 2024}, """dataset: "2024" in a file, --config 'dataset="2024"' in a shell"""),
+        ({"sample_fps": True}, "sample_fps: true is not a number above 0"),
+        ({"export_labels_from": "a", "annotations": "b"}, "export_labels_from"),
+        ({"frame_index": "a", "backbones": ["a", "a"]}, "(?s)video_index.*twice"),
     ],
 )
 def test_wrong_values_are_named(change: dict, words: str) -> None:
@@ -73,3 +124,8 @@ def test_home_folders_are_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch
     assert {getattr(found, name) for name in paths} == {"/home/me/x"}
     assert found.weights == {"b": "/home/me/b.pth", "c": {"file": "/home/me/c.pth", "sha256": "0" * 64}}
     assert resolve({"dataset": "a", "weights": "~/b.pth"}).weights == "/home/me/b.pth"
+
+
+def test_switches_and_null_as_the_command_line_gives_them() -> None:
+    found = resolve({"keep_frames": "true", "warm_embedder": "False", "videos": "v", "frame_index": "null"})
+    assert (found.keep_frames, found.warm_embedder, found.frame_index) == (True, False, None)

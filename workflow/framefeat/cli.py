@@ -50,17 +50,8 @@ def _merge(options: argparse.Namespace) -> None:
     from framefeat import settings
     from framefeat.index import merge
 
-    config = {
-        "dataset": "by-hand",
-        "frame_index": options.frame_index,
-        "video_index": options.video_index,
-        "video_root": options.video_root,
-        "videos": options.videos,
-        "sample_fps": options.sample_fps,
-        "alignment": options.alignment,
-        "on_bad_frames": options.on_bad_frames,
-    }
-    merge.merge(settings.resolve(config), options.out, options.threads)
+    config = {key: value for key, value in vars(options).items() if key in settings.KEYS}
+    merge.merge(settings.resolve(config | {"dataset": "by-hand"}), options.out, options.threads)
 
 
 def _sample(options: argparse.Namespace) -> None:
@@ -226,32 +217,29 @@ def _proof(options: argparse.Namespace) -> int:
     return proof_run.run_with(options)
 
 
-#: Options of several subcommands.
+#: What options that stand for a key of the configuration say, and how they are read.
+_KEYS: dict[str, dict[str, Any]] = {
+    "alignment": {"help": "frame round(time * fps), or the frame presented nearest to the time"},
+    "batch_size": {"metavar": "N", "help": "frames per forward pass"},
+    "decoder": {"help": "auto: decord where it agrees with PyAV"},
+    "decoder_timeout": {
+        "option": "--timeout",
+        "type": float,
+        "metavar": "SECONDS",
+        "help": "without a frame",
+    },
+    "device": {"metavar": "DEVICE", "help": "auto, cpu, cuda or cuda:N"},
+    "on_bad_frames": {"help": "rows without a frame: refuse, mark, or leave out their videos"},
+    "precision": {"help": "of the forward pass"},
+    "preprocess": {"help": "squash frames to 224 x 224, or as the weights were trained"},
+    "sample_fps": {"type": float, "metavar": "N", "help": "rows per second"},
+}
+#: Other options of several subcommands.
 _SHARED: dict[str, dict[str, Any]] = {
-    "--alignment": {
-        "choices": ["index", "pts"],
-        "default": "index",
-        "help": "frame round(time * fps), or the frame presented nearest to the time (default: %(default)s)",
-    },
-    "--decoder": {
-        "choices": ["auto", "decord", "pyav"],
-        "default": "auto",
-        "help": "auto: decord where it agrees with PyAV (default: %(default)s)",
-    },
-    "--on-bad-frames": {
-        "choices": ["fail", "mask", "drop"],
-        "default": "fail",
-        "help": "rows without a frame: refuse, mark, or leave out their videos (default: %(default)s)",
-    },
     "--geometry": {
         "default": "squash224",
         "metavar": "NAME",
         "help": "how frames are resized (default: %(default)s)",
-    },
-    "--precision": {
-        "choices": ["float32", "bf16", "fp16"],
-        "default": "float32",
-        "help": "(default: %(default)s)",
     },
     "--spec": {
         "required": True,
@@ -268,6 +256,21 @@ _SHARED: dict[str, dict[str, Any]] = {
     "--force": {"action": "store_true", "help": "replace files that framefeat did not write"},
 }
 _EXPORT = ("--l2", "--drop-bad", "--force")
+
+
+def _of_keys(part: argparse._ActionsContainer, *keys: str) -> None:
+    """Options that stand for keys of the configuration: they take the keys' choices and defaults."""
+    from framefeat import settings
+
+    for key in keys:
+        more = dict(_KEYS[key])
+        part.add_argument(
+            more.pop("option", f"--{key.replace('_', '-')}"),
+            choices=settings.choices(key) or None,
+            default=settings.DEFAULTS[key],
+            help=f"{more.pop('help')} (default: %(default)s)",
+            **more,
+        )
 
 
 def _shared(part: argparse._ActionsContainer, *names: str) -> None:
@@ -290,10 +293,8 @@ def _merge_options(part: argparse.ArgumentParser) -> None:
     tables.add_argument("--video-root", metavar="FOLDER", help="where relative paths start")
     folder = part.add_argument_group("or a folder")
     folder.add_argument("--videos", metavar="FOLDER_OR_GLOB", help="instead of both indexes")
-    folder.add_argument(
-        "--sample-fps", type=float, default=2.0, metavar="N", help="rows per second (default: %(default)s)"
-    )
-    _shared(part, "--alignment", "--on-bad-frames")
+    _of_keys(folder, "sample_fps")
+    _of_keys(part, "alignment", "on_bad_frames")
     part.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="results/DATASET")
     part.add_argument(
         "--threads", type=int, default=1, metavar="N", help="files read at a time (default: %(default)s)"
@@ -314,14 +315,8 @@ def _sample_options(part: argparse.ArgumentParser) -> None:
         help="where the video is, if not where the record says (nothing: it is)",
     )
     decoding = part.add_argument_group("how it is decoded")
-    _shared(decoding, "--geometry", "--alignment", "--decoder")
-    decoding.add_argument(
-        "--timeout",
-        type=float,
-        default=120.0,
-        metavar="SECONDS",
-        help="without a frame (default: %(default)s)",
-    )
+    _shared(decoding, "--geometry")
+    _of_keys(decoding, "alignment", "decoder", "decoder_timeout")
     decoding.add_argument(
         "--backlog",
         type=int,
@@ -341,20 +336,16 @@ def _sample_options(part: argparse.ArgumentParser) -> None:
 
 def _extract_options(part: argparse.ArgumentParser) -> None:
     backbone = part.add_argument_group("the backbone")
-    _shared(backbone, "--spec", "--precision")
+    _shared(backbone, "--spec")
+    _of_keys(backbone, "precision")
     backbone.add_argument("--weights", required=True, metavar="FILE")
     backbone.add_argument(
         "--weights-identity", **{**_SHARED["--weights-identity"], "required": False, "default": ""}
     )
     device = part.add_argument_group("where it runs")
-    device.add_argument(
-        "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
-    )
+    _of_keys(device, "device", "batch_size")
     device.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs this job may use; 0 means CPU")
     device.add_argument("--threads", type=int, default=1, metavar="N", help="on CPU: batches at a time")
-    device.add_argument(
-        "--batch-size", default="auto", metavar="N", help="frames per forward pass (default: %(default)s)"
-    )
     device.add_argument(
         "--embedder", choices=["auto", "off"], default="auto", help="off: embed in this process"
     )
@@ -372,8 +363,8 @@ def _extract_options(part: argparse.ArgumentParser) -> None:
 def _assemble_options(part: argparse.ArgumentParser) -> None:
     _dataset(part)
     part.add_argument("--dataset", required=True, metavar="NAME")
-    _shared(part, "--spec", "--weights-identity", "--precision")
-    _shared(part, "--geometry", "--alignment", "--decoder", "--on-bad-frames")
+    _shared(part, "--spec", "--weights-identity", "--geometry")
+    _of_keys(part, "precision", "alignment", "decoder", "on_bad_frames")
 
 
 def _verify_options(part: argparse.ArgumentParser) -> None:
@@ -502,7 +493,7 @@ def _controls_options(part: argparse.ArgumentParser) -> None:
 def _describe_options(part: argparse.ArgumentParser) -> None:
     part.add_argument("backbone", metavar="NAME")
     part.add_argument("--weights", metavar="NAME_OR_FILE")
-    part.add_argument("--preprocess", choices=["squash224", "weights"], default="squash224")
+    _of_keys(part, "preprocess")
 
 
 def _fetch_weights_options(part: argparse.ArgumentParser) -> None:

@@ -549,9 +549,9 @@ def test_the_embedder_of_the_cpu_sees_no_gpu(run: Run, monkeypatch: pytest.Monke
 
 def test_the_client_is_light() -> None:
     code = (
-        "import sys; import framefeat.cli, framefeat.extract.stage, framefeat.extract.client; "
+        "import sys; import framefeat.cli, framefeat.settings, framefeat.extract.stage, framefeat.extract.client; "
         "print(sorted({name.partition('.')[0] for name in sys.modules} & "
-        "{'numpy', 'torch', 'pandas', 'pyarrow', 'av', 'decord', 'PIL', 'yaml', 'jsonschema', 'asyncio'}))"
+        "{'numpy', 'torch', 'pandas', 'pyarrow', 'av', 'decord', 'PIL', 'yaml', 'pydantic', 'asyncio'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

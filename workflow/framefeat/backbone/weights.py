@@ -9,8 +9,9 @@ from typing import Any
 
 from framefeat.backbone.libraries import torchvision_models
 from framefeat.errors import UserError, first_line
+from framefeat.settings import DEFAULTS
 
-DEFAULT = "IMAGENET1K_V1"
+DEFAULT: str = DEFAULTS["weights"]
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")

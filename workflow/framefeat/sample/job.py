@@ -1,11 +1,13 @@
 """What one sampling job is about: the video's record, checked against the merge and against the file that was fetched."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from framefeat.errors import UserError
 from framefeat.files import file_sha256, read_json
-from framefeat.records import Slice, VideoRecord
+from framefeat.records import VideoRecord
 
 
 def read_record(video: Path, slice_path: Path | None = None, fetched: Path | None = None) -> VideoRecord:
@@ -19,7 +21,7 @@ def read_record(video: Path, slice_path: Path | None = None, fetched: Path | Non
         raise UserError(f"{', '.join(map(repr, gone))} is gone; run Snakemake with --forcerun merge_index.")
     record: VideoRecord = read_json(video)
     if slice_path is not None:
-        wanted: Slice = read_json(slice_path)
+        wanted: Mapping[str, Any] = read_json(slice_path)
         differing = [name for name, value in wanted.items() if record.get(name) != value]
         if differing:
             raise UserError(

@@ -21,6 +21,7 @@ from framefeat.files import atomic_path
 from framefeat.identity import sample_key
 from framefeat.records import Evidence, SampleJob, VideoRecord
 from framefeat.sample.child import ChildLost, Line, run_in_child
+from framefeat.settings import DEFAULTS
 from framefeat.signals import polite_end
 
 _PROGRESS_SECONDS = 10.0
@@ -37,7 +38,7 @@ def sample_video(
     thumbnails_path: str | os.PathLike[str],
     evidence_path: str | os.PathLike[str],
     rechecks: int = 2,
-    timeout: float = 120.0,
+    timeout: float = DEFAULTS["decoder_timeout"],
 ) -> Evidence:
     """Sample one video and return its evidence.
 

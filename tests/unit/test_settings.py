@@ -116,6 +116,16 @@ def test_drop_is_for_folders() -> None:
         resolve({"dataset": "a", "frame_index": "f.csv", "video_index": "v.csv", "on_bad_frames": "drop"})
 
 
+def test_every_kth_frame_is_for_folders_instead_of_a_rate() -> None:
+    assert resolve({"sample_every": 15}).alignment == "pts"
+    with pytest.raises(UserError, match="sample_every is for a folder"):
+        resolve({"frame_index": "f.csv", "video_index": "v.csv", "sample_every": 15})
+    with pytest.raises(UserError, match="both sample_fps and sample_every"):
+        resolve({"sample_fps": 1, "sample_every": 15})
+    with pytest.raises(UserError, match="sample_every: 0 is not a whole number from 1 or null"):
+        resolve({"sample_every": 0})
+
+
 def test_home_folders_are_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     paths = ("frame_index", "video_index", "video_root", "videos", "annotations")

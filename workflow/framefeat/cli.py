@@ -254,7 +254,7 @@ def _of_key(
         option or f"--{key.replace('_', '-')}",
         choices=settings.choices(key) or None,
         default=settings.DEFAULTS[key],
-        help=f"{help} (default: %(default)s)".lstrip(),
+        help=help if settings.DEFAULTS[key] is None else f"{help} (default: %(default)s)".lstrip(),
         **more,
     )
 
@@ -265,6 +265,9 @@ def _merge_options(part: argparse.ArgumentParser) -> None:
     part.add_argument("--video-root", metavar="FOLDER")
     part.add_argument("--videos", metavar="FOLDER_OR_GLOB", help="instead of both indexes")
     _of_key(part, "sample_fps", type=float, metavar="N", help="with --videos")
+    _of_key(
+        part, "sample_every", type=int, metavar="K", help="instead of --sample-fps: every K-th native frame"
+    )
     _of_key(part, "alignment")
     _of_key(part, "on_bad_frames")
     part.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="results/{dataset}")

@@ -79,6 +79,11 @@ class Settings(NamedTuple):
     sample_fps: Annotated[
         float, Limits(gt=0, le=1000, allow_inf_nan=False), "With videos: samples per second of video."
     ] = 2.0
+    sample_every: Annotated[
+        Annotated[int, Limits(ge=1)] | None,
+        "With videos, instead of sample_fps: frame 0 and every so many-th native frame after it, each at its own "
+        "presentation time (so that alignment is pts).",
+    ] = None
     backbones: Annotated[
         tuple[_Text, ...],
         Limits(min_length=1, strict=False),
@@ -196,6 +201,8 @@ def resolve(config: Mapping[str, Any]) -> Settings:
     except ValidationError as error:
         raise complain("The configuration is not valid:", list(_sentences(error, given)), _MANUAL) from None
     settings = settings._replace(**{key: _expanded(getattr(settings, key)) for key in _PATHS})
+    if settings.sample_every is not None:  # the rows are frames: each is found by its own time
+        settings = settings._replace(alignment="pts")
     problems = list(_contradictions(settings))
     if len(problems) == 1:
         raise UserError(f"The configuration {problems[0]}")
@@ -356,6 +363,13 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             "sets on_bad_frames: drop, but drop is for a folder given in videos, where no row is asked for by name; "
             "with frame_index and video_index set mask (rows marked 'bad') or fail."
         )
+    if settings.sample_every is not None and not settings.from_folder:
+        yield (
+            "sets sample_every, but sample_every is for a folder given in videos; with frame_index and video_index the "
+            "rows are those of frame_index: take it out."
+        )
+    elif settings.sample_every is not None and settings.sample_fps != DEFAULTS["sample_fps"]:
+        yield "sets both sample_fps and sample_every: keep one."
     if twice := {name for name in settings.backbones if settings.backbones.count(name) > 1}:
         yield f"names a backbone twice in backbones: {', '.join(sorted(twice))}."
     if isinstance(settings.weights, Mapping):

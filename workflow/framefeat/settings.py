@@ -195,7 +195,7 @@ def resolve(config: Mapping[str, Any]) -> Settings:
 
     if unknown := list(_unknown(config)):
         raise complain("The configuration has unknown keys:", unknown, _MANUAL)
-    given = {key: None if _is_null(key, value) else value for key, value in config.items()}
+    given = {key: _read(key, value) for key, value in config.items()}
     try:
         settings = Settings(**_model().model_validate(given).model_dump())
     except ValidationError as error:
@@ -256,9 +256,11 @@ def _unknown(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key!r}" + (f": did you mean {near[0]!r}?" if near else "")
 
 
-def _is_null(key: str, value: Any) -> bool:
-    """Whether ``value`` is the text 'null', as the command line gives it, where null is a value."""
-    return value == "null" and type(None) in get_args(get_args(Settings.__annotations__[key])[0])
+def _read(key: str, value: Any) -> Any:
+    """``value`` as it is meant: Snakemake's command line strips quotes, gives 'null' as text and digits as a number."""
+    if value == "null" and type(None) in get_args(get_args(Settings.__annotations__[key])[0]):
+        return None
+    return str(value) if key == "dataset" and type(value) is int else value
 
 
 def _sentences(error: Any, given: Mapping[str, Any]) -> Iterator[str]:
@@ -293,10 +295,8 @@ def _what_is_wrong(place: Sequence[Any], value: Any, part: Mapping[str, Any]) ->
     shown = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     hint = ""
     if len(place) == 1 and isinstance(value, int | float) and _takes_text(part):
-        name = place[0]
-        hint = (
-            f'; in quotes it is text: {name}: "{shown}" in a file, --config \'{name}="{shown}"\' in a shell'
-        )
+        hint = f'; in a file, quotes make text of it: {place[0]}: "{shown}"'
+        hint += f"; with --config write ./{shown}" if place[0] in _PATHS else ""
     return f"{shown} is not {_expected(part)}{hint}"
 
 

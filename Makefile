@@ -13,9 +13,10 @@ export PYTHONNOUSERSITE := 1
 # Where this is set and nothing is compiled yet, every job of a run would compile what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 SOURCES := workflow/framefeat workflow/snakemake_logger_plugin_framefeat tests examples bench
+PROSE := README.md CONTRIBUTING.md CHANGELOG.md docs config results/README.md $(wildcard resources/*/README.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-dev env-bench env-slurm demo test lint format bench proof test-gpu test-kill test-edits test-fuzz test-slurm plan lock clean-env
+.PHONY: help env env-dev env-bench env-slurm demo test lint format bench proof test-gpu test-kill test-edits test-fuzz test-slurm plan schema lock clean-env
 
 help:
 	@echo "make env         a .venv from the lock, and the example's clips and weights"
@@ -69,6 +70,7 @@ lint: env-dev
 	snakefmt --check Snakefile workflow/rules
 	mypy workflow/framefeat workflow/snakemake_logger_plugin_framefeat
 	snakemake --lint
+	codespell workflow tests examples bench profiles Snakefile Makefile $(PROSE)
 
 format: env-dev
 	ruff check --fix $(SOURCES)
@@ -117,6 +119,10 @@ test-slurm: env-dev env-slurm
 
 plan: env
 	@framefeat plan
+
+# By way of a variable: a generator that fails leaves the file as it was.
+schema:
+	@schema="$$(python -m framefeat.settings)" && printf '%s\n' "$$schema" > workflow/schemas/config.schema.yaml
 
 # The locks: versions and hashes for every platform, and no index address.
 COMPILE = $(UV) compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate

@@ -10,38 +10,37 @@ import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from framefeat import settings
-from framefeat.backbone.chosen import BackbonePlan, backbone_plans
+from framefeat import layout, settings
+from framefeat.backbone.chosen import ChosenBackbone, chosen_backbones
 from framefeat.errors import UserError
-from framefeat.extract import stage as extract_stage
 from framefeat.files import read_json
-from framefeat.identity import differences
+from framefeat.identity import differences, features_key, request_key, sample_key
 from framefeat.index import merge
-from framefeat.sample import stage as sample_stage
+from framefeat.records import Evidence, FeatureRecord, Slice
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What the next run does: video ids -> reasons, for each kind of job."""
+    """What the next run does: video ids -> reasons, for each kind of job.
+
+    ``extract``: by backbone folder. ``assemble``: backbone folders whose matrix is missing, or was made under another
+    rule for bad rows. ``refused``: the problems of videos for which assemble refuses, where on_bad_frames is fail.
+    """
 
     sample: dict[str, list[str]]
-    extract: dict[str, dict[str, list[str]]]  # by backbone folder
+    extract: dict[str, dict[str, list[str]]]
     removed: list[str]
     videos: int
     rows_changed: bool
-    assemble: list[
-        str
-    ]  # backbone folders whose matrix is missing, or was made under another rule for bad rows
-    refused: dict[
-        str, list[str]
-    ]  # what is known of videos for which assemble refuses, now that on_bad_frames is fail
+    assemble: list[str]
+    refused: dict[str, list[str]]
 
     @property
     def nothing(self) -> bool:
@@ -79,59 +78,97 @@ def _lay_over(base: dict[str, Any], top: Mapping[str, Any]) -> None:
 def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Changes:
     """Compare what a run with ``config`` would compute with what lies in ``results_root``."""
     wanted = settings.resolve(config)
-    plans = backbone_plans(wanted)
-    results = results_root / wanted.dataset
+    backbones = chosen_backbones(wanted)
+    results = layout.results_of(wanted.dataset, results_root)
+    slices, rows_changed = _merge_aside(wanted, results)
+    videos = [_changes_of(results, wanted, backbones, key, entry) for key, entry in slices.items()]
+    return Changes(
+        sample={video.video_id: video.sample for video in videos if video.sample},
+        extract={
+            chosen.folder: {
+                video.video_id: video.extract[chosen.folder]
+                for video in videos
+                if chosen.folder in video.extract
+            }
+            for chosen in backbones
+        },
+        removed=sorted(set(results.video_keys()) - set(slices)),
+        videos=len(videos),
+        rows_changed=rows_changed,
+        assemble=[
+            chosen.folder
+            for chosen in backbones
+            if not _is_assembled(results.backbone(chosen.folder), wanted.on_bad_frames)
+        ],
+        refused={
+            video.video_id: video.problems
+            for video in videos
+            if wanted.on_bad_frames == "fail" and video.problems and not video.sample
+        },
+    )
+
+
+def _merge_aside(wanted: settings.Settings, results: layout.ResultsFolder) -> tuple[dict[str, Slice], bool]:
+    """The slices that a merge writes now, by key, and whether the index differs from the one that lies there."""
     with tempfile.TemporaryDirectory(prefix="framefeat-plan-") as folder:
-        aside = Path(folder)
-        if (results / "fingerprints.json").is_file():
-            shutil.copy(results / "fingerprints.json", aside)
+        aside = layout.ResultsFolder(Path(folder))
+        if results.fingerprints.is_file():
+            shutil.copy(results.fingerprints, aside.fingerprints)
         with contextlib.redirect_stderr(io.StringIO()):
-            merge.merge(wanted, aside, workers=4)
-        records = {path.stem: read_json(path) for path in sorted((aside / "slices").glob("*.json"))}
-        rows_changed = _differs(aside / "index.parquet", results / "index.parquet")
-    sample: dict[str, list[str]] = {}
-    extracted: dict[str, dict[str, list[str]]] = {plan.folder: {} for plan in plans}
-    refused: dict[str, list[str]] = {}
-    for key, record in records.items():
-        valid = {}  # by geometry: the evidence of frames that need no new sampling
-        for geometry in sorted({plan.geometry for plan in plans}):
-            evidence = _read(results / "evidence" / geometry / f"{key}.json")
-            expected = sample_stage.sample_key(
-                record, alignment=wanted.alignment, geometry=geometry, decoder=wanted.decoder
-            )
-            reasons = (
-                differences(evidence["key"], expected) if evidence else ["new: no frames were sampled yet"]
-            )
-            if reasons:
-                sample[record["video_id"]] = reasons
-                continue
+            merge.merge(wanted, aside.root, workers=4)
+        slices: dict[str, Slice] = {key: read_json(aside.slice(key)) for key in aside.video_keys()}
+        return slices, _differs(aside.index, results.index)
+
+
+@dataclass(frozen=True)
+class _VideoChanges:
+    """Reasons to sample a video and, by backbone folder, to embed it; ``problems``: of what lies there and stays."""
+
+    video_id: str
+    sample: list[str]
+    extract: dict[str, list[str]]
+    problems: list[str]
+
+
+def _changes_of(
+    results: layout.ResultsFolder,
+    wanted: settings.Settings,
+    backbones: Sequence[ChosenBackbone],
+    key: str,
+    entry: Slice,
+) -> _VideoChanges:
+    """What is to be done for one video: ``entry`` is its slice."""
+    sample: list[str] = []
+    extract: dict[str, list[str]] = {}
+    problems: list[str] = []
+    valid: dict[str, Evidence] = {}  # by geometry: the evidence of frames that need no new sampling
+    for geometry in sorted({chosen.geometry for chosen in backbones}):
+        evidence: Evidence | None = _read(results.evidence(geometry, key))
+        expected = sample_key(entry, alignment=wanted.alignment, geometry=geometry, decoder=wanted.decoder)
+        if evidence is None:
+            sample = ["new: no frames were sampled yet"]
+        elif reasons := differences(evidence["key"], expected):
+            sample = reasons
+        else:
             valid[geometry] = evidence
-            if wanted.on_bad_frames == "fail" and evidence["problems"]:
-                refused[record["video_id"]] = evidence["problems"]
-        for plan in plans:
-            reasons = _extract_reasons(results, key, plan, wanted.precision, valid.get(plan.geometry))
-            if not reasons:
-                found = _read(results / plan.folder / "features" / f"{key}.json").get("problems")
-                if wanted.on_bad_frames == "fail" and found:
-                    refused.setdefault(record["video_id"], found)
-                continue
-            extracted[plan.folder][record["video_id"]] = reasons
-            kept = (results / folder / plan.geometry / f"{key}.npy" for folder in ("frames", "rechecks"))
-            if record["video_id"] not in sample and not all(path.is_file() for path in kept):
-                sample[record["video_id"]] = [f"its frames are needed again for {plan.folder}"]
-    known = {path.stem for path in (results / "slices").glob("*.json")}
-    refused = {video: problems for video, problems in refused.items() if video not in sample}
-    assembled = [
-        plan.folder for plan in plans if not _is_assembled(results / plan.folder, wanted.on_bad_frames)
-    ]
-    removed = sorted(known - set(records))
-    return Changes(sample, extracted, removed, len(records), rows_changed, assembled, refused)
+            problems = evidence["problems"] or problems
+    for chosen in backbones:
+        record: FeatureRecord | None = _read(results.backbone(chosen.folder).record(key))
+        reasons = _extract_reasons(record, chosen, wanted.precision, valid.get(chosen.geometry))
+        if not reasons and record is not None:
+            problems = problems or record.get("problems") or []
+            continue
+        extract[chosen.folder] = reasons
+        kept = (results.frames(chosen.geometry, key), results.recheck(chosen.geometry, key))
+        if not sample and not all(path.is_file() for path in kept):
+            sample = [f"its frames are needed again for {chosen.folder}"]
+    return _VideoChanges(entry["video_id"], sample, extract, problems)
 
 
-def _is_assembled(folder: Path, on_bad_frames: str) -> bool:
+def _is_assembled(folder: layout.BackboneFolder, on_bad_frames: str) -> bool:
     """Whether a matrix lies there that was made under this rule. Of the manifest only its beginning is read."""
     try:
-        with open(folder / "feature_manifest.json", encoding="utf-8") as stream:
+        with open(folder.manifest, encoding="utf-8") as stream:
             head = "".join(itertools.takewhile(lambda line: not line.startswith(' "videos"'), stream))
         return json.loads(head.rstrip().removesuffix(",") + "}")["on_bad_frames"] == on_bad_frames
     except (OSError, ValueError, KeyError):
@@ -139,16 +176,15 @@ def _is_assembled(folder: Path, on_bad_frames: str) -> bool:
 
 
 def _extract_reasons(
-    results: Path, key: str, plan: BackbonePlan, precision: str, evidence: Mapping[str, Any] | None
+    record: FeatureRecord | None, chosen: ChosenBackbone, precision: str, evidence: Evidence | None
 ) -> list[str]:
-    """``evidence``: of the frames that lie there; None where they are sampled again."""
-    record = _read(results / plan.folder / "features" / f"{key}.json")
+    """``record``: of the features that lie there; ``evidence``: of the frames, None where they are sampled again."""
     if record is None:
         return ["no features yet"]
-    expected = extract_stage.request_key(plan.spec_json, plan.weights_identity, precision)
+    expected = request_key(chosen.spec_json, chosen.weights_identity, precision)
     if evidence is None:
         return differences(record["key"], expected) or ["its frames are sampled again"]
-    return differences(record["key"], expected | {"evidence_sha256": extract_stage.evidence_digest(evidence)})
+    return differences(record["key"], features_key(expected, evidence))
 
 
 def _read(path: Path) -> Any:

@@ -5,6 +5,7 @@
 # config/README.md is the manual of the configuration, results/README.md of what comes out.
 from snakemake.utils import min_version
 
+# The lowest version in pyproject.toml, which says why there is a highest.
 min_version("9.20")
 
 
@@ -14,14 +15,16 @@ configfile: "config/config.yaml"
 report: "workflow/report/workflow.rst"
 
 
-include: "workflow/rules/common.smk"
+include: "workflow/rules/snakemake_internals.smk"
+include: "workflow/rules/settings.smk"
+include: "workflow/rules/inputs.smk"
 
 
 rule all:
     default_target: True
     input:
         matrices(),
-        REPORT,
+        RESULTS.report,
 
 
 include: "workflow/rules/merge_index.smk"
@@ -31,13 +34,4 @@ include: "workflow/rules/extract_features.smk"
 include: "workflow/rules/assemble.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/targets.smk"
-
-
-onsuccess:
-    if workflow.is_main_process:
-        print_outcome()
-
-
-onerror:
-    if workflow.is_main_process:
-        print_failures()
+include: "workflow/rules/outcome.smk"

@@ -171,7 +171,7 @@ def forward_cpu(
     batch = network.AUTO_BATCH["cpu"]  # the fastest of 2 to 32 per frame
     frames = np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)
     spec = resolve.resolve("mobilenet_v3_large", None, "squash224")
-    model = resolve.load_model(spec, weights, device="cpu", precision="float32")
+    model = network.load_model(spec, weights, device="cpu", precision="float32")
     network.embed(model, frames, batch)
     start = time.process_time()
     for _ in range(-(-len(rows) // batch)):

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from framefeat.backbone import network, resolve
+from framefeat.backbone.spec import BackboneSpec
 from framefeat.errors import UserError
 from framefeat.extract import devices, server
 from framefeat.files import write_json
@@ -47,7 +48,7 @@ def plain_fps(weights: Path, precision: str, device: str, memory: Any = None) ->
     before = network.MEMORY[device]
     network.MEMORY[device] = memory or before
     try:
-        model = resolve.load_model(_spec(weights), str(weights), device=device, precision=precision)
+        model = network.load_model(_spec(weights), str(weights), device=device, precision=precision)
     finally:
         network.MEMORY[device] = before
     batch = network.AUTO_BATCH[device]
@@ -80,7 +81,7 @@ def embedder_fps(weights: Path, precision: str, device: str, seconds: int, video
         return videos * rows / (time.perf_counter() - start)
 
 
-def _spec(weights: Path) -> resolve.BackboneSpec:
+def _spec(weights: Path) -> BackboneSpec:
     return resolve.resolve(NAME, str(weights))
 
 
@@ -181,7 +182,7 @@ def measure(options: argparse.Namespace, weights: Path) -> dict[str, Any]:
 
     device = options.device
     found: dict[str, Any] = {"machine": machine(), "torch": torch.__version__, "rounds": options.rounds}
-    found["device"] = resolve.load_model(_spec(weights), str(weights), device=device).about
+    found["device"] = network.load_model(_spec(weights), str(weights), device=device).about
     for precision in PRECISIONS:
         part = found.setdefault("embedder", {})[precision] = {
             "plain": plain_fps(weights, precision, device),

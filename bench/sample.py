@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from framefeat.index import fingerprints
+from framefeat.records import SampleJob
 from framefeat.sample import attempt
 from framefeat.video.decord import import_decord
 
@@ -46,16 +47,8 @@ def sample(path: Path, seconds: int, decoder: str) -> tuple[float, str]:
     }
     with tempfile.TemporaryDirectory() as folder:
         names = ("frames", "recheck", "thumbnails", "evidence")
-        job = {
-            "record": record,
-            "geometry": "squash224",
-            "alignment": "index",
-            "decoder": decoder,
-            "on_bad_frames": "fail",
-            "rechecks": 2,
-            "key": {},
-            "paths": {name: f"{folder}/{name}" for name in names},
-        }
+        paths = {name: f"{folder}/{name}" for name in names}
+        job = SampleJob(record, "squash224", "index", decoder, 2, {}, paths)
         began = time.process_time()
         sampler = attempt.Sampler(job, _Silent())  # type: ignore[arg-type]
         evidence = sampler.run()

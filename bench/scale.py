@@ -224,7 +224,7 @@ def real_sample(parent: Path, clip: bytes, rows: int, weights: Path) -> Sample:
 
 def stand_in(results: Path, sample: Sample) -> None:
     """Each video's evidence, thumbnails, features and record, for the slices of ``results``."""
-    from framefeat.extract.stage import evidence_digest
+    from framefeat.identity import features_key
 
     evidence_folder, thumbnail_folder = results / "evidence" / GEOMETRY, results / "thumbnails" / GEOMETRY
     features_folder = results / BACKBONE / "features"
@@ -234,7 +234,7 @@ def stand_in(results: Path, sample: Sample) -> None:
         slice_ = json.loads(path.read_text())
         key = {name: slice_.get(name, value) for name, value in sample.evidence["key"].items()}
         evidence = sample.evidence | {"video_id": slice_["video_id"], "key": key}
-        record_key = sample.record["key"] | {"evidence_sha256": evidence_digest(evidence)}
+        record_key = features_key(sample.record["key"], evidence)
         features = sample.features + np.float32(number % 1000) * np.float32(1e-3)
         record = sample.record | {"video_id": slice_["video_id"], "key": record_key}
         record["features_sha256"] = hashlib.sha256(features.tobytes()).hexdigest()
@@ -300,7 +300,7 @@ def measure_assemble(
     parent: Path, rows: int, videos: int, sample: Sample, interleaved: bool
 ) -> dict[str, float | Figures]:
     """``framefeat assemble`` of ``rows`` rows of ``videos`` videos, and a plain write of as many bytes, each with a sync."""
-    from framefeat.extract.stage import evidence_digest
+    from framefeat.identity import features_key
     from framefeat.index.merge import COLUMNS, KEY, SLICE_ROW
 
     each = rows // videos
@@ -322,7 +322,7 @@ def measure_assemble(
             key = sample.evidence["key"] | {"fingerprint": f"{number:064x}", "times_sha256": times_sha256}
             evidence = sample.evidence | {"video_id": video_id(number), "rows": seen, "key": key}
             evidence["recheck"] = evidence["recheck"] | {"rows": [0, each - 1]}
-            record_key = sample.record["key"] | {"evidence_sha256": evidence_digest(evidence)}
+            record_key = features_key(sample.record["key"], evidence)
             slice_ = {name: key[name] for name in ("fingerprint", "times_sha256", "fps")}
             slice_ |= {"schema": 1, "video_id": video_id(number), "rows": each}
             (results / "slices" / f"{video_id(number)}.json").write_text(json.dumps(slice_))

@@ -11,8 +11,8 @@ import sys
 
 import framefeat
 import torch
+from framefeat import pad_collate
 from framefeat.errors import UserError
-from framefeat.results.dataset import pad_collate
 from torch import nn
 from torch.utils.data import DataLoader
 

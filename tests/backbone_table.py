@@ -70,8 +70,8 @@ class Row(NamedTuple):
 def compare(name: str, folder: Path, preprocess: str = "squash224", count: int = 6) -> Row:
     """Features of ``count`` pictures: the package's against the library's."""
     import torch
-    from framefeat.backbone.network import embed
-    from framefeat.backbone.resolve import load_model, resolve
+    from framefeat.backbone.network import embed, load_model
+    from framefeat.backbone.resolve import resolve
     from framefeat.video.geometry import Geometry
     from safetensors.torch import save_file
     from torchvision.transforms import Compose, Normalize, ToTensor

@@ -5,9 +5,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from framefeat.proof import run as proof_run
 from framefeat.proof.numbered import RECIPES, Clip, make
 from framefeat.proof.odd_clips import ODD_CLIPS
+from framefeat.proof.truth import Truth, odd_truth_of
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "clips"
@@ -26,9 +26,9 @@ def made(file: str) -> Clip:
 
 
 @functools.cache
-def odd(file: str) -> tuple[Path, proof_run.Truth]:
+def odd(file: str) -> tuple[Path, Truth]:
     """The odd clip of that file name, and the truth about it."""
-    return proof_run.odd_truth_of(next(kind for kind in ODD_CLIPS if kind.file == file), Path(_folder().name))
+    return odd_truth_of(next(kind for kind in ODD_CLIPS if kind.file == file), Path(_folder().name))
 
 
 def noisy(

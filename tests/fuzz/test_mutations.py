@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from framefeat.proof import run as proof_run
+from framefeat.proof.plain_decode import plain_decode
+from framefeat.proof.truth import Truth, decoded_truth, wrong_rows
 from framefeat.sample.child import ChildLost, Line, run_in_child
 
 from tests import folder
@@ -54,22 +55,20 @@ def test_a_broken_clip_is_right_or_marked_or_a_finding(
     if truth is None:
         return  # the plain decode itself crashes: there is nothing to compare with
     expected = truth.expected(record["timestamps"], "index") if truth.times else [None] * len(status)
-    assert proof_run.wrong_rows(truth, record.get("alignment", "index"), expected, evidence, frames) == {}
+    assert wrong_rows(truth, record.get("alignment", "index"), expected, evidence, frames) == {}
 
 
-def reference_of(record: dict[str, Any], scratch: Path) -> proof_run.Truth | None:
+def reference_of(record: dict[str, Any], scratch: Path) -> Truth | None:
     """A plain decode, in a process of its own: a broken file may take its decoder with it."""
     try:
         told = run_in_child(partial(_decode, Path(record["path"]), scratch), _SECONDS)
     except ChildLost:
         return None
     if not told["frames"]:
-        return proof_run.Truth(
-            record["fps"], [], None, np.zeros((0, 96, 96, 3), dtype=np.uint8), complete=False
-        )
-    truth = proof_run.decoded_truth(Path(record["path"]), scratch)
+        return Truth(record["fps"], [], None, np.zeros((0, 96, 96, 3), dtype=np.uint8), complete=False)
+    truth = decoded_truth(Path(record["path"]), scratch)
     return replace(truth, fps=record["fps"], trusted=False)
 
 
 def _decode(path: Path, scratch: Path, line: Line) -> dict[str, int]:
-    return {"frames": len(proof_run.plain_decode(path, scratch).times)}
+    return {"frames": len(plain_decode(path, scratch).times)}

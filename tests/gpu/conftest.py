@@ -4,6 +4,7 @@ import functools
 import os
 
 import pytest
+from framefeat.environment import DEVICES
 from framefeat.errors import UserError
 from framefeat.extract import devices
 
@@ -15,7 +16,7 @@ def _missing() -> str:
     except UserError as error:
         return str(error)
     finally:
-        os.environ.pop(devices.KNOWN, None)  # each test asks for itself
+        os.environ.pop(DEVICES, None)  # each test asks for itself
     return ""
 
 

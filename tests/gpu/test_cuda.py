@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from framefeat.backbone.network import embed
-from framefeat.backbone.resolve import load_model, resolve
+from framefeat.backbone.network import embed, load_model
+from framefeat.backbone.resolve import resolve
 from framefeat.extract import client, devices
-from framefeat.files import read_json
-from framefeat.index.fingerprints import file_sha256
+from framefeat.files import file_sha256, read_json
 
 from tests.models import live_model, pictures
 from tests.unit.extract.test_client import Run, runtime, wait_for

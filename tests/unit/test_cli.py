@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 from pathlib import Path
 from unittest import mock
 
@@ -16,6 +17,25 @@ def test_each_subcommand_has_help(command: str, capsys: pytest.CaptureFixture[st
         cli.main([command, "--help"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: framefeat {command} ")
+
+
+@pytest.mark.parametrize("command", cli._COMMANDS)
+def test_each_example_is_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    example = cli._COMMANDS[command].example
+    cli._parse([command, *shlex.split(example)])
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    assert f"framefeat {command} {example}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["stale", "results/x", "--del"], ["export", "npz", "a", "b", "--forc"]]
+)
+def test_no_option_is_abbreviated(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert f"unrecognized arguments: {arguments[-1]}" in capsys.readouterr().err
 
 
 def test_help_names_all_subcommands(capsys: pytest.CaptureFixture[str]) -> None:

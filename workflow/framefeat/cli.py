@@ -9,11 +9,12 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import framefeat
+from framefeat import environment
 from framefeat.errors import UserError, machine_trouble
 
 
@@ -63,37 +64,20 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _sample(options: argparse.Namespace) -> None:
-    from framefeat.files import read_json
-    from framefeat.sample import stage as sample_stage
+    from framefeat.sample import job, stage
 
-    gone = [str(path) for path in (options.video, options.slice) if path is not None and not path.is_file()]
-    if gone:
-        raise UserError(f"{', '.join(map(repr, gone))} is gone; run Snakemake with --forcerun merge_index.")
-    record = read_json(options.video)
-    if options.slice is not None:
-        wanted = read_json(options.slice)
-        differing = [name for name in wanted if record.get(name) != wanted[name]]
-        if differing:
-            raise UserError(
-                f"{str(options.video)!r} and {str(options.slice)!r} differ in {', '.join(differing)}: they are not of "
-                "one merge; run Snakemake with --forcerun merge_index."
-            )
-    if options.path is not None:
-        record["path"] = os.path.abspath(
-            options.path
-        )  # FFmpeg takes what stands before a colon for a protocol
-        _check_fetched(record)
-    if "FRAMEFEAT_PREWARM" in os.environ:
+    record = job.read_record(options.video, options.slice, options.path)
+    if environment.PREWARM in os.environ:
         import json
 
         from framefeat.extract import stage as extract_stage
 
-        extract_stage.prewarm(json.loads(os.environ["FRAMEFEAT_PREWARM"]))
+        extract_stage.prewarm(json.loads(os.environ[environment.PREWARM]))
     if options.backlog:
         from framefeat.extract import backlog
 
         backlog.wait_for_room(options.frames.parent, options.backlog)
-    sample_stage.sample_video(
+    stage.sample_video(
         record,
         geometry=options.geometry,
         alignment=options.alignment,
@@ -104,17 +88,6 @@ def _sample(options: argparse.Namespace) -> None:
         evidence_path=options.evidence,
         timeout=options.timeout,
     )
-
-
-def _check_fetched(record: Mapping[str, Any]) -> None:
-    """A file fetched for this job is what the index's column sha256 says, where it says anything."""
-    from framefeat.index.fingerprints import file_sha256
-
-    wanted = record["fingerprint"]
-    if not wanted.startswith("address:") and (found := file_sha256(record["path"])) != wanted:
-        raise UserError(
-            f"{record['video_id']!r}: the index says sha256 {wanted}, but {record['path']!r} has {found}; fetch it again."
-        )
 
 
 def _extract(options: argparse.Namespace) -> None:
@@ -142,9 +115,9 @@ def _assemble(options: argparse.Namespace) -> None:
 
 
 def _fetch_weights(options: argparse.Namespace) -> None:
-    from framefeat.backbone import weights
+    from framefeat.backbone.fetch import fetch
 
-    weights.fetch(options.backbone, options.weights, options.to)
+    fetch(options.backbone, options.weights, options.to)
 
 
 def _example(options: argparse.Namespace) -> None:
@@ -253,105 +226,158 @@ def _proof(options: argparse.Namespace) -> int:
     return proof_run.run_with(options)
 
 
+#: Options of several subcommands.
+_SHARED: dict[str, dict[str, Any]] = {
+    "--alignment": {
+        "choices": ["index", "pts"],
+        "default": "index",
+        "help": "frame round(time * fps), or the frame presented nearest to the time (default: %(default)s)",
+    },
+    "--decoder": {
+        "choices": ["auto", "decord", "pyav"],
+        "default": "auto",
+        "help": "auto: decord where it agrees with PyAV (default: %(default)s)",
+    },
+    "--on-bad-frames": {
+        "choices": ["fail", "mask", "drop"],
+        "default": "fail",
+        "help": "rows without a frame: refuse, mark, or leave out their videos (default: %(default)s)",
+    },
+    "--geometry": {
+        "default": "squash224",
+        "metavar": "NAME",
+        "help": "how frames are resized (default: %(default)s)",
+    },
+    "--precision": {
+        "choices": ["float32", "bf16", "fp16"],
+        "default": "float32",
+        "help": "(default: %(default)s)",
+    },
+    "--spec": {
+        "required": True,
+        "metavar": "JSON",
+        "help": "the backbone, as printed by 'framefeat describe'",
+    },
+    "--weights-identity": {
+        "required": True,
+        "metavar": "TEXT",
+        "help": "what identifies the weights: their sha256, or a name",
+    },
+    "--l2": {"action": "store_true", "help": "scale each feature row to length 1"},
+    "--drop-bad": {"action": "store_true", "help": "leave out rows whose status is bad"},
+    "--force": {"action": "store_true", "help": "replace files that framefeat did not write"},
+}
+_EXPORT = ("--l2", "--drop-bad", "--force")
+
+
+def _shared(part: argparse._ActionsContainer, *names: str) -> None:
+    for name in names:
+        part.add_argument(name, **_SHARED[name])
+
+
+def _dataset(part: argparse.ArgumentParser, more: str = "") -> None:
+    part.add_argument("results", type=Path, metavar="RESULTS", help=f"results/DATASET{more}")
+
+
+def _features(part: argparse.ArgumentParser) -> None:
+    part.add_argument("features", type=Path, metavar="FEATURES", help="results/DATASET/BACKBONE")
+
+
 def _merge_options(part: argparse.ArgumentParser) -> None:
-    part.add_argument("--frame-index", metavar="TABLE")
-    part.add_argument("--video-index", metavar="TABLE")
-    part.add_argument("--video-root", metavar="FOLDER")
-    part.add_argument("--videos", metavar="FOLDER_OR_GLOB", help="instead of both indexes")
-    part.add_argument(
-        "--sample-fps", type=float, default=2.0, metavar="N", help="with --videos (default: %(default)s)"
+    tables = part.add_argument_group("two indexes")
+    tables.add_argument("--frame-index", metavar="TABLE", help="video_id, timestamp_sec")
+    tables.add_argument("--video-index", metavar="TABLE", help="video_id, video_path, fps")
+    tables.add_argument("--video-root", metavar="FOLDER", help="where relative paths start")
+    folder = part.add_argument_group("or a folder")
+    folder.add_argument("--videos", metavar="FOLDER_OR_GLOB", help="instead of both indexes")
+    folder.add_argument(
+        "--sample-fps", type=float, default=2.0, metavar="N", help="rows per second (default: %(default)s)"
     )
-    part.add_argument("--alignment", choices=["index", "pts"], default="index")
-    part.add_argument("--on-bad-frames", choices=["fail", "mask", "drop"], default="fail")
-    part.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="results/{dataset}")
-    part.add_argument("--threads", type=int, default=1, metavar="N")
+    _shared(part, "--alignment", "--on-bad-frames")
+    part.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="results/DATASET")
+    part.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="files read at a time (default: %(default)s)"
+    )
 
 
 def _sample_options(part: argparse.ArgumentParser) -> None:
-    part.add_argument(
+    video = part.add_argument_group("the video")
+    video.add_argument(
         "--video", type=Path, required=True, metavar="JSON", help="the video's record written by merge"
     )
-    part.add_argument("--slice", type=Path, metavar="JSON", help="the slice that the record must agree with")
-    part.add_argument(
+    video.add_argument("--slice", type=Path, metavar="JSON", help="the slice that the record must agree with")
+    video.add_argument(
         "--path",
         type=Path,
         nargs="?",
         metavar="FILE",
         help="where the video is, if not where the record says (nothing: it is)",
     )
-    part.add_argument(
-        "--geometry",
-        default="squash224",
-        metavar="NAME",
-        help="how frames are resized (default: %(default)s)",
-    )
-    part.add_argument("--alignment", choices=["index", "pts"], default="index")
-    part.add_argument("--decoder", choices=["auto", "decord", "pyav"], default="auto")
-    part.add_argument(
+    decoding = part.add_argument_group("how it is decoded")
+    _shared(decoding, "--geometry", "--alignment", "--decoder")
+    decoding.add_argument(
         "--timeout",
         type=float,
         default=120.0,
         metavar="SECONDS",
         help="without a frame (default: %(default)s)",
     )
-    part.add_argument(
+    decoding.add_argument(
         "--backlog",
         type=int,
         default=0,
         metavar="N",
         help="wait while a device is at work and N videos' frames lie on the disk",
     )
-    for name in ("frames", "recheck", "evidence", "thumbnails"):
-        part.add_argument(f"--{name}", type=Path, required=True, metavar="FILE", help="output")
+    output = part.add_argument_group("output")
+    for name, help in (
+        ("frames", "uint8 [T, h, w, 3]"),
+        ("recheck", "rows decoded a second time"),
+        ("evidence", "what was decoded, as JSON"),
+        ("thumbnails", "one JPEG strip"),
+    ):
+        output.add_argument(f"--{name}", type=Path, required=True, metavar="FILE", help=help)
 
 
 def _extract_options(part: argparse.ArgumentParser) -> None:
-    part.add_argument(
-        "--spec", required=True, metavar="JSON", help="the backbone, as printed by 'framefeat describe'"
+    backbone = part.add_argument_group("the backbone")
+    _shared(backbone, "--spec", "--precision")
+    backbone.add_argument("--weights", required=True, metavar="FILE")
+    backbone.add_argument(
+        "--weights-identity", **{**_SHARED["--weights-identity"], "required": False, "default": ""}
     )
-    part.add_argument("--weights", required=True, metavar="FILE")
-    part.add_argument(
-        "--weights-identity",
-        default="",
-        metavar="TEXT",
-        help="what identifies the weights: their sha256, or a name",
-    )
-    part.add_argument("--precision", choices=["float32", "bf16", "fp16"], default="float32")
-    part.add_argument(
+    device = part.add_argument_group("where it runs")
+    device.add_argument(
         "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
     )
-    part.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs this job may use; 0 means CPU")
-    part.add_argument("--threads", type=int, default=1, metavar="N", help="on CPU: batches at a time")
-    part.add_argument(
+    device.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs this job may use; 0 means CPU")
+    device.add_argument("--threads", type=int, default=1, metavar="N", help="on CPU: batches at a time")
+    device.add_argument(
         "--batch-size", default="auto", metavar="N", help="frames per forward pass (default: %(default)s)"
     )
-    part.add_argument("--frames", required=True, metavar="FILE")
-    part.add_argument("--recheck", required=True, metavar="FILE")
-    part.add_argument("--evidence", required=True, metavar="FILE")
-    part.add_argument("--features", required=True, metavar="FILE", help="output")
-    part.add_argument("--record", required=True, metavar="FILE", help="output")
-    part.add_argument(
+    device.add_argument(
         "--embedder", choices=["auto", "off"], default="auto", help="off: embed in this process"
     )
-    part.add_argument("--embedder-logs", default=None, metavar="FOLDER")
+    device.add_argument("--embedder-logs", default=None, metavar="FOLDER")
+    sampled = part.add_argument_group("what 'framefeat sample' wrote")
+    for name in ("frames", "recheck", "evidence"):
+        sampled.add_argument(f"--{name}", required=True, metavar="FILE")
+    output = part.add_argument_group("output")
+    output.add_argument("--features", required=True, metavar="FILE", help="float32 [T, D]")
+    output.add_argument(
+        "--record", required=True, metavar="FILE", help="what they were computed from, as JSON"
+    )
 
 
 def _assemble_options(part: argparse.ArgumentParser) -> None:
-    part.add_argument("results", type=Path, metavar="RESULTS", help="results/{dataset}")
-    part.add_argument("--geometry", default="squash224", metavar="NAME")
-    part.add_argument("--spec", required=True, metavar="JSON")
-    part.add_argument("--weights-identity", required=True, metavar="TEXT")
-    part.add_argument("--precision", choices=["float32", "bf16", "fp16"], default="float32")
+    _dataset(part)
     part.add_argument("--dataset", required=True, metavar="NAME")
-    part.add_argument("--alignment", choices=["index", "pts"], default="index")
-    part.add_argument("--decoder", choices=["auto", "decord", "pyav"], default="auto")
-    part.add_argument("--on-bad-frames", choices=["fail", "mask", "drop"], default="fail")
+    _shared(part, "--spec", "--weights-identity", "--precision")
+    _shared(part, "--geometry", "--alignment", "--decoder", "--on-bad-frames")
 
 
 def _verify_options(part: argparse.ArgumentParser) -> None:
-    part.add_argument(
-        "results", type=Path, metavar="RESULTS", help="results/{dataset}, or one backbone's folder in it"
-    )
+    _dataset(part, ", or one backbone's folder in it")
     part.add_argument(
         "--rows",
         type=int,
@@ -371,19 +397,17 @@ def _verify_options(part: argparse.ArgumentParser) -> None:
 
 
 def _report_options(part: argparse.ArgumentParser) -> None:
-    part.add_argument("results", type=Path, metavar="RESULTS", help="results/{dataset}")
+    _dataset(part)
     part.add_argument("--backbones", nargs="+", metavar="FOLDER", help="of them; default: all")
     part.add_argument(
-        "--benchmarks", type=Path, metavar="FOLDER", help="benchmarks/{dataset}, for the time per stage"
+        "--benchmarks", type=Path, metavar="FOLDER", help="benchmarks/DATASET, for the time per stage"
     )
-    part.add_argument("--logs", type=Path, metavar="FOLDER", help="logs/{dataset}")
+    part.add_argument("--logs", type=Path, metavar="FOLDER", help="logs/DATASET")
     part.add_argument("--out", type=Path, required=True, metavar="FILE")
 
 
 def _show_options(part: argparse.ArgumentParser) -> None:
-    part.add_argument(
-        "results", type=Path, metavar="RESULTS", help="results/{dataset}, or one backbone's folder in it"
-    )
+    _dataset(part, ", or one backbone's folder in it")
     part.add_argument("video", nargs="?", metavar="VIDEO", help="one video's rows")
 
 
@@ -395,57 +419,52 @@ def _plan_options(part: argparse.ArgumentParser) -> None:
 
 
 def _stale_options(part: argparse.ArgumentParser) -> None:
-    part.add_argument("results", type=Path, metavar="RESULTS", help="results/{dataset}")
+    _dataset(part)
     part.add_argument("--delete", action="store_true", help="delete them")
 
 
 def _export_h5_options(part: argparse.ArgumentParser) -> None:
-    part.add_argument("features", type=Path, metavar="FEATURES", help="results/{dataset}/{backbone}")
+    _features(part)
     part.add_argument("out", type=Path, metavar="OUT.h5")
-    part.add_argument(
+    labels = part.add_argument_group("shots and labels")
+    labels.add_argument(
         "--annotations",
         type=Path,
         metavar="FILE",
         help="TVSum's ydata-tvsum50.mat or -anno.tsv, or SumMe's folder GT",
     )
-    part.add_argument(
+    labels.add_argument(
         "--labels-from",
         type=Path,
         metavar="OTHER.h5",
         help="take user_summary, gtscore and change_points from another file, by video",
     )
-    part.add_argument(
+    labels.add_argument(
         "--segments-from",
         type=Path,
         metavar="OTHER.h5",
         help="take change_points from another file, by video",
     )
-    part.add_argument(
+    labels.add_argument(
         "--vmax",
         type=float,
         default=1.0,
         metavar="X",
         help="penalty of the segmentation (default: %(default)s)",
     )
-    _any_export_options(part)
-
-
-def _any_export_options(part: argparse.ArgumentParser) -> None:
-    part.add_argument("--l2", action="store_true", help="scale each feature row to length 1")
-    part.add_argument("--drop-bad", action="store_true", help="leave out rows whose status is bad")
-    part.add_argument("--force", action="store_true", help="replace files that framefeat did not write")
+    _shared(part, *_EXPORT)
 
 
 def _export_options(part: argparse.ArgumentParser) -> None:
     formats = part.add_subparsers(dest="format", required=True, metavar="FORMAT")
-    _export_h5_options(formats.add_parser("h5", help="one HDF5 file, as summarisers load it"))
+    _export_h5_options(_format(formats, "h5", "one HDF5 file, as summarisers load it"))
     for name, help in (
         ("npy", "per video VIDEO_BACKBONE.npy, VIDEO_fps.npy and VIDEO_timestamps_ms.npy"),
         ("npz", "per video VIDEO.npz with features and timestamps, as moment-retrieval loaders read it"),
         ("webdataset", "tar shards for the webdataset library, one sample per video"),
     ):
-        one = formats.add_parser(name, help=help)
-        one.add_argument("features", type=Path, metavar="FEATURES", help="results/{dataset}/{backbone}")
+        one = _format(formats, name, help)
+        _features(one)
         one.add_argument("out", type=Path, metavar="FOLDER")
         one.add_argument(
             "--every",
@@ -457,7 +476,11 @@ def _export_options(part: argparse.ArgumentParser) -> None:
             one.add_argument(
                 "--videos-per-shard", type=int, default=1000, metavar="N", help="(default: %(default)s)"
             )
-        _any_export_options(one)
+        _shared(one, *_EXPORT)
+
+
+def _format(formats: Any, name: str, help: str) -> argparse.ArgumentParser:
+    return formats.add_parser(name, help=help, description=_sentence(help), allow_abbrev=False)
 
 
 def _backbones_options(part: argparse.ArgumentParser) -> None:
@@ -467,11 +490,13 @@ def _backbones_options(part: argparse.ArgumentParser) -> None:
 
 
 def _controls_options(part: argparse.ArgumentParser) -> None:
-    part.add_argument("features", type=Path, metavar="FEATURES", help="results/{dataset}/{backbone}")
+    _features(part)
     part.add_argument("out", type=Path, metavar="FOLDER")
-    part.add_argument("--seed", type=int, default=0, metavar="N")
+    part.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the shuffling (default: %(default)s)"
+    )
     kinds = ["zero", "row_shuffled", "cross_video_shuffled"]
-    part.add_argument("--kinds", nargs="+", choices=kinds, default=kinds)
+    part.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, help="(default: all)")
 
 
 def _describe_options(part: argparse.ArgumentParser) -> None:
@@ -498,62 +523,162 @@ def _proof_options(part: argparse.ArgumentParser) -> None:
 
 
 class _Command(NamedTuple):
+    """``help``: one sentence, begun small and without its full stop; ``example``: what follows the name."""
+
     help: str
+    example: str
     add_options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int | None]
 
 
-_COMMANDS = {
-    "merge": _Command("join and check the two indexes; write one slice per video", _merge_options, _merge),
-    "sample": _Command("decode the frames of one video", _sample_options, _sample),
-    "extract": _Command("embed the sampled frames of one video", _extract_options, _extract),
-    "assemble": _Command("write the matrix, its index and its manifest", _assemble_options, _assemble),
-    "verify": _Command("check finished results against the videos themselves", _verify_options, _verify),
-    "report": _Command(
-        "draw results/{dataset}/report.html, one page without a network", _report_options, _report
+_FOR_PEOPLE = {
+    "show": _Command(
+        "show what came out of a run as a table in the terminal", "results/example", _show_options, _show
     ),
-    "show": _Command("what came out, as a table in the terminal", _show_options, _show),
-    "plan": _Command("which videos the next run will recompute, and why", _plan_options, _plan),
-    "stale": _Command("list the files of videos that are no longer in the index", _stale_options, _stale),
-    "export": _Command("the features in the layouts that people load", _export_options, _export),
-    "export-h5": _Command("the HDF5 layout that summarisation code loads", _export_h5_options, _export_h5),
-    "controls": _Command("zero and shuffled twins of a matrix", _controls_options, _controls),
+    "plan": _Command(
+        "list the videos that the next run recomputes, and why",
+        "--configfile my.yaml",
+        _plan_options,
+        _plan,
+    ),
+    "verify": _Command(
+        "check finished results against the videos themselves",
+        "results/example --rows 8",
+        _verify_options,
+        _verify,
+    ),
+    "report": _Command(
+        "draw results/DATASET/report.html, one page without a network",
+        "results/example --out report.html",
+        _report_options,
+        _report,
+    ),
+    "export": _Command(
+        "write the features in a layout that others' loaders read",
+        "npz results/example/mobilenet_v3_large features/",
+        _export_options,
+        _export,
+    ),
+    "export-h5": _Command(
+        "write the HDF5 file that video summarisers load",
+        "results/tvsum/mobilenet_v3_large tvsum.h5 --annotations ydata-tvsum50.mat",
+        _export_h5_options,
+        _export_h5,
+    ),
+    "controls": _Command(
+        "write zero and shuffled twins of a matrix",
+        "results/example/mobilenet_v3_large results/controls --seed 1",
+        _controls_options,
+        _controls,
+    ),
     "backbones": _Command(
-        "which backbones there are, their features and weights", _backbones_options, _backbones
+        "list backbones with the size of their features and their weights",
+        "dinov2",
+        _backbones_options,
+        _backbones,
     ),
     "describe": _Command(
-        "what a backbone's name and weights stand for, as JSON", _describe_options, _describe
+        "print what a backbone's name and weights stand for, as JSON",
+        "resnet50 --weights IMAGENET1K_V2",
+        _describe_options,
+        _describe,
     ),
-    "fetch-weights": _Command("put published weights into a file", _fetch_weights_options, _fetch_weights),
+    "stale": _Command(
+        "list or delete the files of videos that are no longer in the index",
+        "results/example",
+        _stale_options,
+        _stale,
+    ),
     "example": _Command(
-        "put the example's clips and weights in place, out of their packages", _example_options, _example
+        "take the example's clips and weights out of their packages",
+        "--clips resources/example --weights resources/weights",
+        _example_options,
+        _example,
     ),
-    "proof": _Command("every row is its frame, over many codecs and containers", _proof_options, _proof),
+    "proof": _Command(
+        "prove over many codecs and containers that every row is its frame",
+        "--only vfr",
+        _proof_options,
+        _proof,
+    ),
 }
+_FOR_RULES = {
+    "merge": _Command(
+        "join and check the two indexes, and write one slice per video",
+        "--videos films/ --out results/mine",
+        _merge_options,
+        _merge,
+    ),
+    "fetch-weights": _Command(
+        "put published weights into a file",
+        "resnet50 --weights IMAGENET1K_V2 --to resnet50.pth",
+        _fetch_weights_options,
+        _fetch_weights,
+    ),
+    "sample": _Command(
+        "decode the frames of one video",
+        "--video results/mine/videos/a.json --frames a.npy --recheck a2.npy --evidence a.json --thumbnails a.jpg",
+        _sample_options,
+        _sample,
+    ),
+    "extract": _Command(
+        "embed the sampled frames of one video",
+        '--spec "$(framefeat describe resnet50)" --weights resnet50.pth --frames a.npy --recheck a2.npy '
+        "--evidence a.json --features f.npy --record f.json",
+        _extract_options,
+        _extract,
+    ),
+    "assemble": _Command(
+        "write the matrix, its index and its manifest",
+        'results/mine --dataset mine --spec "$(framefeat describe resnet50)" --weights-identity IMAGENET1K_V2',
+        _assemble_options,
+        _assemble,
+    ),
+}
+_COMMANDS = _FOR_PEOPLE | _FOR_RULES
 
 _OLD_NAMES = {"export_h5": "export-h5"}
 
 
 def _parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
     """The subcommand and its options. Its parser alone is built: all of them are a tenth of an extraction client's time."""
-    if arguments and arguments[0] in _OLD_NAMES:
-        arguments = [_OLD_NAMES[arguments[0]], *arguments[1:]]
-    if arguments and arguments[0] in _COMMANDS:
-        name, *rest = arguments
-        parser = argparse.ArgumentParser(prog=f"framefeat {name}")
-        _COMMANDS[name].add_options(parser)
-        return name, parser.parse_args(rest)
+    name, *rest = arguments or [""]
+    name = _OLD_NAMES.get(name, name)
+    if name not in _COMMANDS:
+        _overview(arguments)
+    command = _COMMANDS[name]
+    parser = argparse.ArgumentParser(
+        prog=f"framefeat {name}",
+        description=_sentence(command.help),
+        epilog=f"example:\n  framefeat {name} {command.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_options(parser)
+    return name, parser.parse_args(rest)
+
+
+def _overview(arguments: Sequence[str]) -> NoReturn:
+    """Help, the version, or what is wrong with the subcommand's name."""
+    parts = []
+    for heading, commands in (("commands", _FOR_PEOPLE), ("what the workflow's rules call", _FOR_RULES)):
+        parts += [f"{heading}:", *(f"  {name:15}{command.help}" for name, command in commands.items()), ""]
     parser = argparse.ArgumentParser(
         prog="framefeat",
-        description="Videos and a frame index in; one row-aligned matrix of frozen-CNN frame features out. "
-        "The workflow calls these stages; each can be used by hand.",
+        usage="framefeat [-h] [--version] COMMAND ...",
+        description="Videos and a frame index in; one row-aligned matrix of frozen-CNN frame features out.",
+        epilog="\n".join([*parts, "'framefeat COMMAND --help' tells more of each."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"framefeat {framefeat.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in _COMMANDS.items():
-        command.add_options(commands.add_parser(name, help=command.help))
-    options = parser.parse_args(arguments)
-    return options.command, options
+    parser.add_argument("command", metavar="COMMAND", choices=list(_COMMANDS), help=argparse.SUPPRESS)
+    parser.parse_args(arguments)
+    parser.error("the subcommand's name comes first")
+
+
+def _sentence(help: str) -> str:
+    return f"{help[0].upper()}{help[1:]}."
 
 
 if __name__ == "__main__":

@@ -24,6 +24,11 @@ def complain(heading: str, problems: Sequence[str], advice: str = "", most: int 
     return UserError("\n".join(lines))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what it says: torch adds advice."""
+    return (str(error).strip() or type(error).__name__).partition("\n")[0]
+
+
 #: Of the machine, whoever meets it: too many open files, no process or memory to be had, a disk that takes no writes.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EROFS)
 

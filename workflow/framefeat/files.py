@@ -1,5 +1,6 @@
-"""Atomic writes: a temporary name in the same folder, then a rename, so that no half file is ever a result."""
+"""Files: written whole or not at all (a temporary name in the same folder, then a rename), and their sha256."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -7,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_CHUNK = 4 << 20
 
 
 @contextmanager
@@ -45,3 +48,28 @@ def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = No
 def read_json(path: str | os.PathLike[str]) -> Any:
     with open(path, encoding="utf-8") as stream:
         return json.load(stream)
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """sha256 of a file's content, as lower-case hex digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256", _bufsize=_CHUNK).hexdigest()
+
+
+def remembered_sha256(path: str | os.PathLike[str], memory: Path) -> str:
+    """``file_sha256``, computed once: ``memory`` is a small JSON file that remembers it by path, size and time."""
+    found = os.stat(path)
+    stamp = [found.st_size, found.st_mtime_ns]
+    name = os.path.abspath(path)
+    entry = _remembered(memory).get(name)
+    if entry is None or entry["stamp"] != stamp:
+        entry = {"stamp": stamp, "sha256": file_sha256(path)}
+        write_json(memory, {"files": _remembered(memory) | {name: entry}})
+    return entry["sha256"]
+
+
+def _remembered(memory: Path) -> dict[str, Any]:
+    try:
+        return read_json(memory)["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -1,23 +1,23 @@
 rule assemble:
     input:
-        index=f"{RESULTS}/index.parquet",
+        index=RESULTS.index,
         parts=parts_of_backbone,
     output:
-        features=f"{RESULTS}/{{backbone}}/{SETTINGS.dataset}_features.npy",
-        frame_index=f"{RESULTS}/{{backbone}}/frame_index.parquet",
-        manifest=f"{RESULTS}/{{backbone}}/feature_manifest.json",
+        features=RESULT.matrix(SETTINGS.dataset),
+        frame_index=RESULT.frame_index,
+        manifest=RESULT.manifest,
     log:
-        f"{LOGS}/assemble/{{backbone}}.log",
+        JOBS.log("assemble", "{backbone}"),
     benchmark:
-        f"{BENCHMARKS}/assemble/{{backbone}}.tsv"
+        JOBS.benchmark("assemble", "{backbone}")
     conda:
-        "../../envs/environment.yaml"
+        ENVIRONMENT
     resources:
         mem_mb=1000,
         runtime=120,
     params:
         results=subpath(input.index, parent=True),
-        algorithm=assemble.ALGORITHM,
+        algorithm=identity.ASSEMBLE_ALGORITHM,
         geometry=lambda wildcards: BACKBONES[wildcards.backbone].geometry,
         spec=lambda wildcards: BACKBONES[wildcards.backbone].label_json,
         weights=lambda wildcards: BACKBONES[wildcards.backbone].weights_identity,

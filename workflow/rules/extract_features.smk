@@ -3,16 +3,16 @@ rule extract_features:
         unpack(frames_of),
         weights=weights_of,
     output:
-        features=f"{RESULTS}/{{backbone}}/features/{{video}}.npy",
-        record=f"{RESULTS}/{{backbone}}/features/{{video}}.json",
+        features=RESULT.features("{video}"),
+        record=RESULT.record("{video}"),
     log:
-        f"{LOGS}/extract_features/{{backbone}}/{{video}}.log",
+        JOBS.log("extract_features", "{backbone}", "{video}"),
     benchmark:
-        f"{BENCHMARKS}/extract_features/{{backbone}}/{{video}}.tsv"
+        JOBS.benchmark("extract_features", "{backbone}", "{video}")
     # Extraction outranks sampling, so that frames are used up and deleted as they come.
     priority: 10
     conda:
-        "../../envs/environment.yaml"
+        ENVIRONMENT
     # The last three say how, not what: unlike a parameter they recompute nothing when they change.
     resources:
         gpu=GPU_PER_JOB,
@@ -23,8 +23,8 @@ rule extract_features:
         batch_size=str(SETTINGS.batch_size),
         embedder="auto" if SETTINGS.warm_embedder else "off",
     params:
-        logs=LOGS,
-        algorithm=extract.algorithm(SETTINGS.precision),
+        logs=str(JOBS.logs),
+        algorithm=identity.extract_algorithm(SETTINGS.precision),
         spec=lambda wildcards: BACKBONES[wildcards.backbone].spec_json,
         weights=lambda wildcards: BACKBONES[wildcards.backbone].weights_identity,
         precision=SETTINGS.precision,

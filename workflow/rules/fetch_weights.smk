@@ -3,16 +3,16 @@ checkpoint fetch_weights:
     output:
         "resources/weights/{file}",
     log:
-        "logs/fetch_weights/{file}.log",
+        JOBS_OF_ALL.log("fetch_weights", "{file}"),
     benchmark:
-        "benchmarks/fetch_weights/{file}.tsv"
+        JOBS_OF_ALL.benchmark("fetch_weights", "{file}")
     wildcard_constraints:
         file="|".join(map(re.escape, FETCHED)) or "(?!)",
     priority: 100
     # Where Snakemake itself runs: a cluster's nodes often reach no network.
     localrule: True
     conda:
-        "../../envs/environment.yaml"
+        ENVIRONMENT
     resources:
         mem_mb=2000,
         runtime=60,

@@ -2,16 +2,16 @@ checkpoint merge_index:
     input:
         index_files,
     output:
-        index=f"{RESULTS}/index.parquet",
-        slices=directory(f"{RESULTS}/slices"),
-        videos=directory(f"{RESULTS}/videos"),
-        left_out=f"{RESULTS}/{folder.REPORT}",
+        index=RESULTS.index,
+        slices=directory(RESULTS.slices),
+        videos=directory(RESULTS.videos),
+        left_out=RESULTS.left_out,
     log:
-        f"{LOGS}/merge_index/merge_index.log",
+        JOBS.log("merge_index"),
     benchmark:
-        f"{BENCHMARKS}/merge_index/merge_index.tsv"
+        JOBS.benchmark("merge_index")
     conda:
-        "../../envs/environment.yaml"
+        ENVIRONMENT
     threads: 8
     resources:
         mem_mb=2000,
@@ -32,6 +32,6 @@ checkpoint merge_index:
             alignment=SETTINGS.alignment,
         ),
     message:
-        "merge_index of {SETTINGS.dataset}"
+        f"merge_index of {SETTINGS.dataset}"
     shell:
         "framefeat merge {params.options} --on-bad-frames {resources.on_bad_frames} --out {params.results:q} --threads {threads} 2> {log:q}"

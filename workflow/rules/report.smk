@@ -3,27 +3,27 @@ rule report:
         matrices(),
     output:
         report(
-            REPORT,
+            RESULTS.report,
             caption="../report/report.rst",
             category="Frame features",
             labels={"dataset": SETTINGS.dataset},
         ),
     log:
-        f"{LOGS}/report/report.log",
+        JOBS.log("report"),
     benchmark:
-        f"{BENCHMARKS}/report/report.tsv"
+        JOBS.benchmark("report")
     conda:
-        "../../envs/environment.yaml"
+        ENVIRONMENT
     resources:
         mem_mb=2000,
         runtime=60,
     params:
         results=subpath(output[0], parent=True),
-        benchmarks=BENCHMARKS,
-        logs=LOGS,
+        benchmarks=str(JOBS.benchmarks),
+        logs=str(JOBS.logs),
         backbones=list(BACKBONES),
     message:
-        "report of {SETTINGS.dataset}"
+        f"report of {SETTINGS.dataset}"
     shell:
         "framefeat report {params.results:q} --backbones {params.backbones:q} --benchmarks {params.benchmarks:q} --logs {params.logs:q}"
         " --out {output:q} 2> {log:q}"

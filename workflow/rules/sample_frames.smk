@@ -1,18 +1,18 @@
 rule sample_frames:
     input:
-        slice=f"{RESULTS}/slices/{{video}}.json",
+        slice=RESULTS.slice("{video}"),
         remote=remote_video,
     output:
-        frames=kept_if_asked(f"{RESULTS}/frames/{{geometry}}/{{video}}.npy"),
-        recheck=kept_if_asked(f"{RESULTS}/rechecks/{{geometry}}/{{video}}.npy"),
-        evidence=f"{RESULTS}/evidence/{{geometry}}/{{video}}.json",
-        thumbnails=f"{RESULTS}/thumbnails/{{geometry}}/{{video}}.jpg",
+        frames=kept_if_asked(RESULTS.frames("{geometry}", "{video}")),
+        recheck=kept_if_asked(RESULTS.recheck("{geometry}", "{video}")),
+        evidence=RESULTS.evidence("{geometry}", "{video}"),
+        thumbnails=RESULTS.thumbnails("{geometry}", "{video}"),
     log:
-        f"{LOGS}/sample_frames/{{geometry}}/{{video}}.log",
+        JOBS.log("sample_frames", "{geometry}", "{video}"),
     benchmark:
-        f"{BENCHMARKS}/sample_frames/{{geometry}}/{{video}}.tsv"
+        JOBS.benchmark("sample_frames", "{geometry}", "{video}")
     conda:
-        "../../envs/environment.yaml"
+        ENVIRONMENT
     # What follows 'runtime' says how, not what: unlike a parameter it recomputes nothing when it changes.
     resources:
         turn=1,
@@ -22,7 +22,7 @@ rule sample_frames:
         decoder_timeout=str(SETTINGS.decoder_timeout),
     params:
         results=subpath(input.slice, ancestor=2),
-        algorithm=sampling.ALGORITHM,
+        algorithm=identity.SAMPLE_ALGORITHM,
         alignment=SETTINGS.alignment,
         decoder=SETTINGS.decoder,
     message:

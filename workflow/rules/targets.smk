@@ -1,7 +1,7 @@
 # Targets that a person asks for by name: snakemake export_h5 ..., snakemake verify ...
 rule export_h5:
     input:
-        expand(f"{RESULTS}/{{backbone}}/{SETTINGS.dataset}.h5", backbone=BACKBONES),
+        expand(RESULT.h5(SETTINGS.dataset), backbone=BACKBONES),
 
 
 # One part of a collection whose jobs are too many for one graph: docs/cluster.md, "A hundred thousand videos".
@@ -9,7 +9,7 @@ rule part:
     input:
         features_of_part,
     output:
-        touch(f"{RESULTS}/parts/{{part}}-of-{{parts}}"),
+        touch(RESULTS.part("{part}", "{parts}")),
     wildcard_constraints:
         part=r"\d+",
         parts=r"\d+",
@@ -20,18 +20,18 @@ rule part:
 
 rule write_h5:
     input:
-        features=f"{RESULTS}/{{backbone}}/{SETTINGS.dataset}_features.npy",
-        frame_index=f"{RESULTS}/{{backbone}}/frame_index.parquet",
-        manifest=f"{RESULTS}/{{backbone}}/feature_manifest.json",
+        features=RESULT.matrix(SETTINGS.dataset),
+        frame_index=RESULT.frame_index,
+        manifest=RESULT.manifest,
         sources=export_sources,
     output:
-        f"{RESULTS}/{{backbone}}/{SETTINGS.dataset}.h5",
+        RESULT.h5(SETTINGS.dataset),
     log:
-        f"{LOGS}/write_h5/{{backbone}}.log",
+        JOBS.log("write_h5", "{backbone}"),
     benchmark:
-        f"{BENCHMARKS}/write_h5/{{backbone}}.tsv"
+        JOBS.benchmark("write_h5", "{backbone}")
     conda:
-        "../../envs/environment.yaml"
+        ENVIRONMENT
     resources:
         mem_mb=4000,
         runtime=240,
@@ -53,9 +53,9 @@ rule verify:
     input:
         matrices(),
     log:
-        f"{LOGS}/verify/verify.log",
+        JOBS.log("verify"),
     conda:
-        "../../envs/environment.yaml"
+        ENVIRONMENT
     resources:
         mem_mb=4000,
         runtime=240,
@@ -63,6 +63,6 @@ rule verify:
         results=subpath(input[0], ancestor=2),
         weights=lambda wildcards: [plan.weights_file for plan in BACKBONES.values()],
     message:
-        "verify of {SETTINGS.dataset}"
+        f"verify of {SETTINGS.dataset}"
     shell:
         "framefeat verify {params.results:q} --weights {params.weights:q} 2> {log:q}"

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from framefeat.backbone import folding, torchvision_table
 from framefeat.backbone import network as networks
 from framefeat.backbone import resolve as resolving
-from framefeat.backbone import torchvision_table
 from framefeat.backbone.libraries import torchvision_models
-from framefeat.backbone.network import Network, Stacked, embed
-from framefeat.backbone.resolve import BackboneSpec, folder_name, load_model, resolve
+from framefeat.backbone.network import Network, Stacked, embed, load_model
+from framefeat.backbone.resolve import resolve
+from framefeat.backbone.spec import BackboneSpec, folder_name
 from framefeat.backbone.weights import WeightsRef
 from framefeat.errors import UserError
 from framefeat.files import read_json
@@ -202,7 +203,7 @@ def test_where_an_operator_is_missing_the_plain_model_serves(
     def fail(*_: Any) -> None:
         raise NotImplementedError("no such operator")
 
-    monkeypatch.setattr(networks, broken, fail)
+    monkeypatch.setattr(folding, broken, fail)
     other = load_model(spec, spec.file)
     np.testing.assert_allclose(embed(other, FRAMES[:4], 4)[0], embed(network, FRAMES[:4], 4)[0], atol=1e-4)
 
@@ -216,7 +217,7 @@ def test_a_fold_that_changes_the_features_is_not_used(
         )
         return graph
 
-    monkeypatch.setattr(networks, "pack", wrong)
+    monkeypatch.setattr(folding, "pack", wrong)
     other = load_model(spec, spec.file)
     np.testing.assert_allclose(embed(other, FRAMES[:4], 4)[0], embed(network, FRAMES[:4], 4)[0], atol=1e-4)
 
@@ -342,7 +343,7 @@ def test_another_models_weights_are_refused(spec: BackboneSpec, tmp_path: Path) 
 
 
 def test_a_pinned_digest_is_checked(weights: str) -> None:
-    from framefeat.backbone.weights import file_sha256
+    from framefeat.files import file_sha256
 
     good = WeightsRef("file", weights, file_sha256(weights))
     load_model(resolve("mobilenet_v3_large", good), weights)

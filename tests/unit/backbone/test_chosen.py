@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from framefeat import settings
-from framefeat.backbone.chosen import backbone_plans
-from framefeat.extract.stage import identifying
+from framefeat.backbone.chosen import chosen_backbones
+from framefeat.identity import identifying
 
 
 def test_the_label_tells_what_decides_the_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +25,7 @@ def test_the_label_tells_what_decides_the_features(tmp_path: Path, monkeypatch: 
             "timm:tf_efficientnet_lite0": str(weights),
         },
     }
-    plans = backbone_plans(settings.resolve(config))
+    plans = chosen_backbones(settings.resolve(config))
     assert [plan.is_local for plan in plans] == [False, True, True]
     for plan in plans:
         assert identifying(json.loads(plan.label_json)) == json.loads(plan.spec_json)

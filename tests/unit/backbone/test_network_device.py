@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from framefeat.backbone import driver, folding
 from framefeat.backbone import network as networks
-from framefeat.backbone.network import embed
-from framefeat.backbone.resolve import load_model, resolve
+from framefeat.backbone.network import embed, load_model
+from framefeat.backbone.resolve import resolve
 from framefeat.errors import UserError
 from torch import nn
 
@@ -324,7 +325,7 @@ def test_how_a_model_was_folded_is_known(weights: str, monkeypatch: pytest.Monke
     def fail(*_: Any) -> None:
         raise NotImplementedError("no such operator")
 
-    monkeypatch.setattr(networks, "pack", fail)
+    monkeypatch.setattr(folding, "pack", fail)
     about = load_model(spec, weights).about
     assert about["folding"] == "not folded: no such operator"
     assert about["unfolded_batchnorm"] > 10
@@ -335,7 +336,7 @@ def test_how_a_model_was_folded_is_known(weights: str, monkeypatch: pytest.Monke
 
 def test_a_device_is_known_by_its_name_and_what_drives_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Test")
-    monkeypatch.setattr(networks.devices, "driver_version", lambda: "570.1")
+    monkeypatch.setattr(driver, "version", lambda: "570.1")
     network: Any = SimpleNamespace(
         modules=lambda: [], device=torch.device("cuda"), spec=SimpleNamespace(name="m")
     )

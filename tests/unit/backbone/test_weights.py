@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from framefeat.backbone import weights
-from framefeat.backbone.weights import WeightsRef, fetch, file_sha256, read_state, weights_for
+from framefeat.backbone import fetch as fetching
+from framefeat.backbone.fetch import fetch
+from framefeat.backbone.weights import WeightsRef, read_state, weights_for
 from framefeat.errors import UserError
+from framefeat.files import file_sha256
 from safetensors.torch import save_file
 
 STATE = {"layer.weight": torch.arange(6.0).view(2, 3), "layer.bias": torch.ones(2)}
@@ -112,7 +114,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file.parent.mkdir(parents=True)
     file.write_bytes(b"published")
     digest = file_sha256(file)[:8]
-    monkeypatch.setattr(weights, "published_digest", lambda url: digest)
+    monkeypatch.setattr(fetching, "published_digest", lambda url: digest)
     return file
 
 
@@ -174,7 +176,8 @@ def test_timm_without_a_network_is_one_sentence_too(tmp_path: Path, monkeypatch:
 
 def test_timm_weights_are_saved_in_the_models_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from framefeat.backbone.libraries import timm
-    from framefeat.backbone.resolve import load_model, resolve
+    from framefeat.backbone.network import load_model
+    from framefeat.backbone.resolve import resolve
 
     create = timm().create_model
 

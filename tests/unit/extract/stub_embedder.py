@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from framefeat.backbone.device_errors import DeviceLost
 from framefeat.errors import UserError
-from framefeat.extract import devices, server
+from framefeat.extract import server
 
 
 def torch_says(text: str) -> RuntimeError:
@@ -41,7 +42,7 @@ class Stub:
                 raise torch_says("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
             case "suffer once" if not Path(message["once"]).exists():
                 Path(message["once"]).touch()
-                raise devices.DeviceLost("another video's error", blame=False)
+                raise DeviceLost("another video's error", blame=False)
             case "stop":
                 os.kill(os.getpid(), signal.SIGSTOP)
                 time.sleep(60)  # the other threads stop first

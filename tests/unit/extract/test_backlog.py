@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from framefeat.environment import OWNER
 from framefeat.extract import backlog, client, devices
 
 
@@ -15,7 +16,7 @@ from framefeat.extract import backlog, client, devices
 def slots(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder in which jobs hold devices, of a run whose Snakemake is this process."""
     owner = devices.process_identity(os.getpid())
-    monkeypatch.setenv(client.OWNER, owner)
+    monkeypatch.setenv(OWNER, owner)
     folder = client.runtime_folder(owner)
     yield folder
     shutil.rmtree(folder)
@@ -61,7 +62,7 @@ def test_an_idle_device_is_not_waited_for(slots: Path, frames: Path) -> None:
 
 
 def test_by_hand_nothing_is_waited_for(frames: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(client.OWNER, raising=False)
+    monkeypatch.delenv(OWNER, raising=False)
     assert not waits(frames, 1)
 
 

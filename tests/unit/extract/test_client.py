@@ -20,6 +20,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from framefeat.backbone.device_errors import DeviceLost
+from framefeat.environment import DEVICES, EMBEDDER_TIMEOUT, IDLE_S
 from framefeat.errors import UserError
 from framefeat.extract import client, devices, embed
 from framefeat.extract.client import Place
@@ -78,7 +80,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="ff", dir="/tmp"))  # short: sockets lie in it
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
     monkeypatch.setattr(client, "COMMAND", [sys.executable, str(STUB)])
-    monkeypatch.delenv(devices.KNOWN, raising=False)
+    monkeypatch.delenv(DEVICES, raising=False)
     yield folder
     shutil.rmtree(folder)
 
@@ -291,7 +293,7 @@ def test_it_ends_with_its_owner(run: Run, runtime: Path, tmp_path: Path) -> None
 def test_it_ends_with_its_owner_though_a_job_holds_the_device(
     run: Run, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(devices.KNOWN, "fake0,fake1")
+    monkeypatch.setenv(DEVICES, "fake0,fake1")
     with devices.hold(run.folder, ["fake0"]):
         for device in ("fake0", "fake1"):
             run.ask(device=device)
@@ -300,7 +302,7 @@ def test_it_ends_with_its_owner_though_a_job_holds_the_device(
 
 
 def test_it_ends_when_idle(run: Run, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FRAMEFEAT_IDLE_S", "0.3")
+    monkeypatch.setenv(IDLE_S, "0.3")
     first = run.ask("sleep", seconds=1)["pid"]  # at work is not idle
     wait_for(lambda: not any(runtime.iterdir()), 5)
     wait_for(lambda: not devices.is_running(f"{first}:"))
@@ -309,7 +311,7 @@ def test_it_ends_when_idle(run: Run, runtime: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_requests_while_it_ends_are_served(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FRAMEFEAT_IDLE_S", "0.02")
+    monkeypatch.setenv(IDLE_S, "0.02")
 
     def ask(number: int) -> None:
         for _ in range(8):
@@ -353,7 +355,7 @@ def test_what_dead_runs_left_is_swept(run: Run, runtime: Path, tmp_path: Path) -
 def test_each_device_has_one_embedder_and_one_job_at_a_time(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(devices.KNOWN, "fake0,fake1,fake2")
+    monkeypatch.setenv(DEVICES, "fake0,fake1,fake2")
 
     def job(_: int) -> int:
         with devices.hold(run.folder, devices.wanted("auto")) as device:
@@ -439,7 +441,7 @@ def test_one_video_is_to_blame_for_a_lost_device(overlaps: Overlaps) -> None:
 
     def embed(_: int) -> None:
         with pytest.raises(
-            devices.DeviceLost, match=r"^NVIDIA Test: CUDA error: an illegal memory access was encountered$"
+            DeviceLost, match=r"^NVIDIA Test: CUDA error: an illegal memory access was encountered$"
         ) as caught:
             backend.embed(MESSAGE, nothing)
         blamed.append(caught.value.blame)
@@ -468,7 +470,7 @@ def test_a_device_that_fails_later_is_lost_too(overlaps: Overlaps, monkeypatch: 
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", fail)
     overlaps.error = ValueError("nonsense came back")
-    with pytest.raises(devices.DeviceLost, match="ECC"):
+    with pytest.raises(DeviceLost, match="ECC"):
         TorchBackend("cuda").embed(MESSAGE, nothing)
 
 
@@ -488,7 +490,7 @@ def test_a_lost_device_ends_its_process_and_the_video_is_done_by_another(run: Ru
 def test_a_video_that_loses_the_device_twice_fails_and_names_it(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(devices.KNOWN, "fake0")
+    monkeypatch.setenv(DEVICES, "fake0")
     with pytest.raises(UserError) as caught:
         run.ask("lose", device="fake0")
     assert str(caught.value).startswith(
@@ -515,7 +517,7 @@ def test_a_device_lost_while_a_model_is_loaded(run: Run) -> None:
 
 
 def test_no_answer_is_waited_for_for_ever(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(client.SILENCE, "0.6")
+    monkeypatch.setenv(EMBEDDER_TIMEOUT, "0.6")
     first = run.ask("beat", beats=12)["pid"]  # slow is not silent
     for do in ("sleep", "stop"):
         pid = run.ask()["pid"]
@@ -528,7 +530,7 @@ def test_no_answer_is_waited_for_for_ever(run: Run, monkeypatch: pytest.MonkeyPa
 def test_one_that_answers_nobody_is_ended_by_the_next_who_asks(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(client.SILENCE, "0.6")
+    monkeypatch.setenv(EMBEDDER_TIMEOUT, "0.6")
     pid = run.ask()["pid"]
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(UserError, match="was ended"):

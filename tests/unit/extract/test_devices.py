@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from framefeat.backbone import driver
+from framefeat.environment import DEVICES
 from framefeat.errors import UserError
 from framefeat.extract import devices
 
@@ -19,11 +21,11 @@ UUIDS = ["GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-9a6c1a0c-6f1c-5f0e-8a1
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A machine with four GPUs, no variable set."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.delenv(devices.KNOWN, raising=False)
+    monkeypatch.delenv(DEVICES, raising=False)
     folder = tmp_path / "gpus"
     for number in range(4):
         (folder / f"0000:0{number}:00.0").mkdir(parents=True)
-    monkeypatch.setattr(devices, "_DRIVER", folder)
+    monkeypatch.setattr(driver, "_GPUS", folder)
     return folder
 
 
@@ -66,8 +68,8 @@ def test_numbers_are_counted_among_the_visible(machine: Path, monkeypatch: pytes
 
 
 def test_no_gpu(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_DRIVER", machine / "absent")
-    monkeypatch.setattr(devices, "_NODES", ())
+    monkeypatch.setattr(driver, "_GPUS", machine / "absent")
+    monkeypatch.setattr(driver, "_NODES", ())
     assert devices.wanted("auto") == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert devices.wanted("auto") == []
@@ -78,8 +80,8 @@ def test_no_gpu(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nvidia_smi_where_there_is_no_driver_folder(
     machine: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(devices, "_DRIVER", machine / "absent")
-    monkeypatch.setattr(devices, "_NODES", (tmp_path,))
+    monkeypatch.setattr(driver, "_GPUS", machine / "absent")
+    monkeypatch.setattr(driver, "_NODES", (tmp_path,))
     tool = tmp_path / "nvidia-smi"
     tool.write_text(
         "#!/bin/sh\necho 'GPU 0: A (UUID: GPU-1)'\necho '  MIG 1g'\necho 'GPU 1: B (UUID: GPU-2)'\n"
@@ -94,7 +96,7 @@ def test_nvidia_smi_where_there_is_no_driver_folder(
 
 def test_stand_ins_win_and_compute_on_the_cpu(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    monkeypatch.setenv(devices.KNOWN, "fake0, cpu:1,2")
+    monkeypatch.setenv(DEVICES, "fake0, cpu:1,2")
     assert devices.wanted("auto") == ["fake0", "cpu:1", "2"]
     assert [devices.torch_device(name) for name in ("fake0", "cpu:1", "2", "cpu")] == [
         "cpu",
@@ -102,7 +104,7 @@ def test_stand_ins_win_and_compute_on_the_cpu(machine: Path, monkeypatch: pytest
         "cuda",
         "cpu",
     ]
-    monkeypatch.delenv(devices.KNOWN)
+    monkeypatch.delenv(DEVICES)
     assert devices.torch_device(UUIDS[0]) == "cuda"
 
 
@@ -229,7 +231,7 @@ def test_nobody_is_asked_where_there_is_no_gpu_or_the_cpu_is_wanted(
     torch_answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert devices.settle("cpu") == ""
-    monkeypatch.setattr(devices, "_present_devices", lambda: 0)
+    monkeypatch.setattr(devices, "present_devices", lambda: 0)
     assert devices.settle("auto") == ""
     assert torch_answers.asked == 0
 
@@ -238,47 +240,7 @@ def test_the_version_of_the_driver(machine: Path) -> None:
     (machine.parent / "version").write_text(
         "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build\nGCC version: gcc 12.2.0\n"
     )
-    assert devices.driver_version() == "570.86.15"
-
-
-# ---------------------------------------------------------------------------------------------- what torch complains of
-
-
-MEMORY = [
-    MemoryError("no"),
-    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."),  # of pinned memory
-    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
-    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-    RuntimeError("GET was unable to find an engine to execute this computation"),
-    RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried ..."
-    ),
-]
-LOST = [
-    RuntimeError("CUDA error: an illegal memory access was encountered"),
-    RuntimeError("CUDA error: uncorrectable ECC error encountered"),
-    RuntimeError("CUDA error: device-side assert triggered"),
-    RuntimeError("CUDA error: unknown error"),
-    RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
-    RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`"),
-    devices.DeviceLost("0"),
-]
-
-
-def test_lack_of_memory_and_loss_of_the_device_are_told_apart() -> None:
-    import torch
-
-    memory = [*MEMORY, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")]
-    lost = [*LOST, torch.AcceleratorError("CUDA error: misaligned address")]
-    others = [ValueError("out of memory"), RuntimeError("shapes do not match"), UserError("CUDA error")]
-    assert [(devices.is_out_of_memory(error), devices.is_lost(error)) for error in memory] == [
-        (True, False)
-    ] * 8
-    assert [(devices.is_out_of_memory(error), devices.is_lost(error)) for error in lost] == [
-        (False, True)
-    ] * 8
-    assert not any(devices.is_out_of_memory(error) or devices.is_lost(error) for error in others)
+    assert driver.version() == "570.86.15"
 
 
 # ------------------------------------------------------------------------------------------------ names, locks, slots

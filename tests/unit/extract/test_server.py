@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from framefeat.backbone.resolve import resolve
+from framefeat.environment import DEVICES, OWNER
 from framefeat.errors import UserError
 from framefeat.extract import client, devices
 from framefeat.files import write_json
@@ -103,7 +104,7 @@ def job(tmp_path: Path, weights: Path) -> Callable[..., list[str]]:
 
 def environment(owner: Owner | None, **more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FRAMEFEAT_")}
-    return kept | ({"FRAMEFEAT_OWNER": owner.identity} if owner else {}) | more
+    return kept | ({OWNER: owner.identity} if owner else {}) | more
 
 
 def test_one_embedder_for_many_clients_and_the_bytes_of_none(
@@ -239,8 +240,8 @@ def test_the_client_is_light() -> None:
 def test_visible_devices(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, present: int, expected: list[str]
 ) -> None:
-    monkeypatch.delenv(devices.KNOWN, raising=False)
-    monkeypatch.setattr(devices, "_present_devices", lambda: present)
+    monkeypatch.delenv(DEVICES, raising=False)
+    monkeypatch.setattr(devices, "present_devices", lambda: present)
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:

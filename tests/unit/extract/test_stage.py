@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from framefeat import cli
+from framefeat import cli, identity
+from framefeat.environment import DEVICES, EMBEDDER_TIMEOUT, OWNER
 from framefeat.errors import UserError
 from framefeat.extract import client, devices
 from framefeat.extract import stage as extract_stage
@@ -102,7 +103,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
         return {}
 
     monkeypatch.setattr(extract_stage, "_compute_here", compute)
-    monkeypatch.delenv(client.OWNER, raising=False)
+    monkeypatch.delenv(OWNER, raising=False)
     return done
 
 
@@ -114,7 +115,7 @@ def test_a_lost_device_is_a_sentence_without_an_embedder_too(
     def lose(*_: Any) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nadvice")
 
-    monkeypatch.delenv(client.OWNER, raising=False)
+    monkeypatch.delenv(OWNER, raising=False)
     monkeypatch.setattr(embed, "load_network", lose)
     assert Job(tmp_path).run() == 1
     assert capsys.readouterr().err.startswith(
@@ -124,7 +125,7 @@ def test_a_lost_device_is_a_sentence_without_an_embedder_too(
 
 @pytest.mark.parametrize("text", ["soon", "0", "nan"])
 def test_a_time_limit_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setenv(client.SILENCE, text)
+    monkeypatch.setenv(EMBEDDER_TIMEOUT, text)
     with pytest.raises(UserError, match="no number of seconds"):
         client._silent_seconds()
 
@@ -203,8 +204,7 @@ def test_what_is_damaged_is_computed_again(tmp_path: Path, computed: list[Any], 
 def test_only_the_half_precisions_have_another_algorithm() -> None:
     """Float32 results of before stay valid."""
     found = [
-        extract_stage.request_key("{}", "w", precision)["algorithm"]
-        for precision in ("float32", "bf16", "fp16")
+        identity.request_key("{}", "w", precision)["algorithm"] for precision in ("float32", "bf16", "fp16")
     ]
     assert found == [1, 2, 2]
 
@@ -281,7 +281,7 @@ STUB_COMMAND = (
 @pytest.fixture
 def run(runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     run = Run(tmp_path)
-    monkeypatch.setenv(client.OWNER, run.owner)
+    monkeypatch.setenv(OWNER, run.owner)
     yield run
     run.end()
     wait_for(lambda: not any(runtime.iterdir()), 5)
@@ -329,7 +329,7 @@ def test_an_embedder_that_is_killed_leaves_nothing(run: Run, tmp_path: Path) -> 
 def test_an_owner_that_has_ended_is_no_owner(
     run: Run, computed: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(client.OWNER, run.owner)
+    monkeypatch.setenv(OWNER, run.owner)
     run.end()
     assert Job(tmp_path / "results").run() == 0
     assert len(computed) == 1
@@ -338,8 +338,8 @@ def test_an_owner_that_has_ended_is_no_owner(
 def test_embedder_off_still_holds_its_device(
     run: Run, computed: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(client.OWNER, run.owner)
-    monkeypatch.setenv(devices.KNOWN, "fake0,fake1")
+    monkeypatch.setenv(OWNER, run.owner)
+    monkeypatch.setenv(DEVICES, "fake0,fake1")
     job = Job(tmp_path / "results")
     with devices.hold(run.folder, ["fake0"]):
         seen: list[str] = []
@@ -363,9 +363,9 @@ def test_prewarming_never_fails(
 ) -> None:
     described = {"device": "cpu", "gpus": 0, "logs": str(tmp_path / "logs")}
     if fault == "no owner":
-        monkeypatch.delenv(client.OWNER)
+        monkeypatch.delenv(OWNER)
     elif fault == "no device":
-        monkeypatch.setenv(devices.KNOWN, "")
+        monkeypatch.setenv(DEVICES, "")
         described |= {"device": "cuda:3", "gpus": 1}
     else:
         (tmp_path / "logs").write_text("in the way")
@@ -399,7 +399,7 @@ def test_real_features_are_the_same_with_and_without_embedder(
     networks: list[Path],
     real_spec: Callable[..., Any],
 ) -> None:
-    from framefeat.index.fingerprints import file_sha256
+    from framefeat.files import file_sha256
 
     monkeypatch.setattr(client, "COMMAND", [sys.executable, "-P", "-m", "framefeat.extract.server"])
     found: dict[str, tuple[bytes, bytes]] = {}
@@ -438,7 +438,7 @@ def test_frames_that_are_not_those_of_the_second_decode_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, networks: list[Path], real_spec: Callable[..., Any],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.delenv(client.OWNER, raising=False)
+    monkeypatch.delenv(OWNER, raising=False)
     job = Job(tmp_path, spec=real_spec(networks[0]))
     job.weights, job.identity = networks[0], ""
     frames = np.load(job.inputs["frames"])
@@ -455,7 +455,7 @@ def test_near_pixels_are_judged_and_not_refused(
     noise: int, agrees: bool,
 ) -> None:  # fmt: skip
     """Decoders may differ by rounding, and how far that moves a network's features is the network's affair."""
-    monkeypatch.delenv(client.OWNER, raising=False)
+    monkeypatch.delenv(OWNER, raising=False)
     job = Job(tmp_path, spec=real_spec(networks[0]))
     job.weights, job.identity = networks[0], ""
     again = np.load(job.inputs["recheck"]).astype(int)
@@ -480,7 +480,7 @@ def test_what_goes_wrong_with_one_video_is_its_finding(
     from framefeat.backbone import network
     from framefeat.extract import embed
 
-    monkeypatch.delenv(client.OWNER, raising=False)
+    monkeypatch.delenv(OWNER, raising=False)
     job = Job(tmp_path, spec=real_spec(networks[0]))
     job.weights, job.identity = networks[0], ""
     taken, features_of = network.embed, embed._features

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from framefeat.errors import UserError
-from framefeat.index import collection, fingerprints, folder, merge
-from framefeat.sample import stage as sample_stage
+from framefeat.identity import sample_key
+from framefeat.index import collection, fingerprints, merge
+from framefeat.layout import LEFT_OUT
 from framefeat.settings import resolve
 from framefeat.video import container
 
@@ -41,9 +42,7 @@ def merged(tmp_path: Path, videos: Path | str, **config: Any) -> dict[str, dict[
     out = tmp_path / "out"
     merge.merge(resolve({"dataset": "t", "videos": str(videos)} | config), out)
     records = [json.loads(path.read_text()) for path in (out / "videos").glob("*.json")]
-    return {record["video_id"]: record for record in records} | {
-        "": json.loads((out / folder.REPORT).read_text())
-    }
+    return {record["video_id"]: record for record in records} | {"": json.loads((out / LEFT_OUT).read_text())}
 
 
 def rows(tmp_path: Path) -> pd.DataFrame:
@@ -199,7 +198,7 @@ def test_a_variable_rate_is_sampled_by_time_in_a_folder_alone(tmp_path: Path) ->
     found = merged(tmp_path, videos)
     assert found["vary"]["facts"]["vfr"]
     assert {name: found[name]["alignment"] for name in ("even", "vary")} == {"even": "index", "vary": "pts"}
-    key = sample_stage.sample_key(found["vary"], alignment="index", geometry="squash224", decoder="auto")
+    key = sample_key(found["vary"], alignment="index", geometry="squash224", decoder="auto")
     assert key["alignment"] == "pts"
     pd.DataFrame({"video_id": ["vary"], "video_path": ["videos/vary.mkv"], "fps": [10]}).to_csv(
         tmp_path / "v.csv", index=False

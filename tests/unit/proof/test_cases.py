@@ -3,13 +3,13 @@ it is not."""
 
 import re
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 from framefeat.errors import UserError
-from framefeat.proof import run as proof_run
-from framefeat.proof.run import Truth, wrong_rows
+from framefeat.proof.truth import Truth, decoded_truth, wrong_rows
 from framefeat.video.container import read_container
 
 from tests import clips, folder
@@ -85,7 +85,7 @@ def test_a_given_case(tmp_path: Path, records: dict[str, folder.Record], file: s
     path = clips.CASES / file
     if not path.is_file():
         pytest.skip("no such file is given")
-    truth = replace(proof_run.decoded_truth(path, tmp_path), crop_may_stay=file in CROPPED)
+    truth = replace(decoded_truth(path, tmp_path), crop_may_stay=file in CROPPED)
     check(file, records[_name(file)], truth, tmp_path, decoder)
 
 
@@ -139,7 +139,6 @@ def test_the_proof_tells_a_neighbour_from_the_frame() -> None:
     """Two pictures that differ by less than two conversions do are still two pictures."""
     quiet = np.full((3, 96, 96, 3), 100, dtype=np.uint8)
     quiet[1], quiet[2] = 101, 102
-    truth = Truth(25.0, [], None, quiet)
-    truth.times = [truth.lone_interval * k for k in range(3)]
+    truth = Truth(25.0, [Fraction(k, 25) for k in range(3)], None, quiet)
     assert not truth.differs(quiet[1], 1)
     assert truth.differs(quiet[2], 1)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from framefeat.errors import UserError
-from framefeat.report import build, gather, numbers, stages, thumbs
+from framefeat.report import build, frame_map, gather, numbers, section, stages, thumbs
+from framefeat.vectors import unit_rows
 
 from tests.unit.report.report_fixture import colour_features, drawn, leave_out, write_many, write_run
 
@@ -98,10 +99,10 @@ def test_no_picture_above_rows_without_a_frame(tmp_path: Path) -> None:
 def test_stretches_without_a_frame_are_bounded() -> None:
     places = np.arange(20_000)
     status = np.where(places % 2, "bad", "ok")
-    video = gather.Video("a", "a", {}, places, places / 2, np.zeros(len(places)), places, status)
-    assert build._without_frame(video) == [[0.25, None]]
+    video = gather.ReportVideo("a", "a", {}, places, places / 2, np.zeros(len(places)), places, status)
+    assert section._without_frame(video) == [[0.25, None]]
     video.status = np.where(places % 200 == 7, "bad", "ok")
-    assert len(build._without_frame(video)) == 100
+    assert len(section._without_frame(video)) == 100
 
 
 def test_ids_are_data(page: str) -> None:
@@ -144,7 +145,7 @@ def test_bad_rows_have_no_similarity_and_no_point(page: str) -> None:
 def test_neighbours_and_pictures_of_the_map(page: str, run: Path) -> None:
     data = page_data(page)
     shown = data["backbones"][0]["map"]
-    unit, _ = numbers.unit_rows(np.load(run / "one" / "demo_features.npy")[shown["row"]])
+    unit, _ = unit_rows(np.load(run / "one" / "demo_features.npy")[shown["row"]])
     video = np.array(shown["video"])
     for point in (0, len(video) // 2):
         other = np.where(video != video[point], unit @ unit[point], -2)
@@ -193,8 +194,8 @@ def test_many_videos_stay_bounded(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     data = page_data(page)
     assert facts["details"] == build.DETAILS
-    assert len(data["backbones"][0]["map"]["row"]) <= build.MAP_POINTS
-    assert body(page).count('<tr><th scope="row">') <= build.TABLE_ROWS + 10
+    assert len(data["backbones"][0]["map"]["row"]) <= frame_map.POINTS
+    assert body(page).count('<tr><th scope="row">') <= section.TABLE_ROWS + 10
     flagged = [
         video["id"] for video in data["backbones"][0]["details"] if int(video["id"].split()[1]) % 10 == 0
     ]
@@ -218,7 +219,7 @@ def test_mismatched_results_are_refused(run: Path, tmp_path: Path) -> None:
 
 def test_changes_and_cuts() -> None:
     scenes = np.repeat(np.eye(3, 8), [5, 4, 6], axis=0) + 0.01 * np.random.default_rng(0).random((15, 8))
-    unit, norms = numbers.unit_rows(scenes)
+    unit, norms = unit_rows(scenes)
     assert norms == pytest.approx(np.linalg.norm(scenes, axis=1), rel=1e-6)
     change = numbers.changes(unit)
     assert np.isnan(change[0])
@@ -229,7 +230,7 @@ def test_changes_and_cuts() -> None:
 
 def test_short_scenes_are_cuts_too() -> None:
     """Where nearly every row begins a scene, the usual change is itself that of a cut."""
-    unit, _ = numbers.unit_rows(np.repeat(np.eye(6, 8), [2, 2, 2, 2, 2, 2], axis=0).astype(float))
+    unit, _ = unit_rows(np.repeat(np.eye(6, 8), [2, 2, 2, 2, 2, 2], axis=0).astype(float))
     change = numbers.changes(unit)
     assert numbers.likely_cuts(change, numbers.typical_change(unit)).tolist() == [2, 4, 6, 8, 10]
 
@@ -272,10 +273,10 @@ def test_long_video_is_measured_in_pieces(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_reasons() -> None:
-    def video(number: int, **entry: object) -> gather.Video:
+    def video(number: int, **entry: object) -> gather.ReportVideo:
         places = np.arange(4)
         given = {"verified": True, "fps": 25.0, "features_sha256": str(number), **entry}
-        return gather.Video(
+        return gather.ReportVideo(
             str(number), str(number), given, places, places / 2, np.zeros(4), places, np.full(4, "ok")
         )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from framefeat import terminal
 from framefeat.errors import UserError
 from framefeat.report import show
 
@@ -55,9 +56,9 @@ def test_doubtful_videos_and_files_left_out(tmp_path: Path) -> None:
 
 def test_columns_stand_under_each_other(results: Path) -> None:
     lines = shown(results / "a").splitlines()[3:]
-    place = show.width(lines[0][: lines[0].index(" rows") + 5])
+    place = terminal.width(lines[0][: lines[0].index(" rows") + 5])
     for line, count in zip(lines[1:], ("6", "8", "3"), strict=True):
-        end = next(number for number in range(len(line) + 1) if show.width(line[:number]) == place)
+        end = next(number for number in range(len(line) + 1) if terminal.width(line[:number]) == place)
         assert line[:end].split()[-1] == count
 
 
@@ -90,17 +91,11 @@ def test_terminal(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Terminal()
     show.run(results / "a", stream=stream)
     assert "\x1b[31mnot verified\x1b[0m" in stream.getvalue()
-    assert max(show.width(line) for line in stream.getvalue().splitlines()[3:]) < 110
+    assert max(terminal.width(line) for line in stream.getvalue().splitlines()[3:]) < 110
     monkeypatch.setenv("NO_COLOR", "1")
     stream = Terminal()
     show.run(results / "a", stream=stream)
     assert "\x1b" not in stream.getvalue()
-
-
-def test_width() -> None:
-    assert show.width("名前") == 4
-    assert show.width("e\u0301") == 1
-    assert show.width("") == 0
 
 
 def test_matrix_is_not_read_for_the_list(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

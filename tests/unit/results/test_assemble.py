@@ -12,12 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from framefeat.errors import UserError
-from framefeat.extract import stage as extract_stage
 from framefeat.files import read_json, write_json
-from framefeat.index.collection import times_digest
+from framefeat.identity import features_key, identifying, request_key, sample_key, times_digest
 from framefeat.index.merge import COLUMNS, KEY, SLICE_ROW
 from framefeat.results import assemble
-from framefeat.sample import stage as sample_stage
 
 DIM = 5
 SPEC = {
@@ -57,7 +55,7 @@ class Parts:
             )
             evidence = {
                 "video_id": video,
-                "key": sample_stage.sample_key(wanted, geometry="squash224", **HOW),
+                "key": sample_key(wanted, geometry="squash224", **HOW),
                 "versions": {"av": "1"},
                 "video": None,
                 "decoder": "decord",
@@ -108,11 +106,10 @@ class Parts:
         self, video: str, features: np.ndarray, precision: str = "float32", weights: str = "w1"
     ) -> None:
         """What an extraction would leave of these features."""
-        asked = extract_stage.request_key(json.dumps(extract_stage.identifying(SPEC)), weights, precision)
+        asked = request_key(json.dumps(identifying(SPEC)), weights, precision)
         self.features[video] = features
         record = {
-            "key": asked
-            | {"evidence_sha256": extract_stage.evidence_digest(read_json(self.evidence(video)))},
+            "key": features_key(asked, read_json(self.evidence(video))),
             "weights_sha256": "0" * 64,
             "features_sha256": hashlib.sha256(features.tobytes()).hexdigest(),
             "recheck": {"rows": [0], "agrees": True},

@@ -9,8 +9,8 @@ import framefeat
 import numpy as np
 import pandas as pd
 import pytest
+from framefeat import pad_collate
 from framefeat.errors import UserError
-from framefeat.results.dataset import pad_collate
 
 from tests.unit.results.tiny_results import TVSUM, Clip, tvsum_standin, write_results
 
@@ -247,7 +247,7 @@ def test_torchs_own_collate(folder: Path, targets: pd.DataFrame) -> None:
     from torch.utils.data import DataLoader
 
     features = framefeat.load(folder)
-    with pytest.raises(UserError, match=r"no targets.*collate_fn=framefeat\.dataset\.pad_collate"):
+    with pytest.raises(UserError, match=r"no targets.*collate_fn=framefeat\.pad_collate"):
         next(iter(DataLoader(features.sequences())))
     data = features.sequences(targets=targets)
     with pytest.raises(UserError, match=r"different lengths \(20, 30 rows\).*pad_collate"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from framefeat.errors import UserError
 from framefeat.results import verify
-from framefeat.video import choice
+from framefeat.video.decord import DecordReader
 
 from tests.clips import made, quiet
 
@@ -43,8 +43,8 @@ def test_frames_that_the_reference_does_not_give_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader that is one frame off, in a scene so quiet that a tolerance would let it pass."""
-    real = choice.DecordReader._take
-    monkeypatch.setattr(choice.DecordReader, "_take", lambda self, number: real(self, number + 1))
+    real = DecordReader._take
+    monkeypatch.setattr(DecordReader, "_take", lambda self, number: real(self, number + 1))
     path = str(quiet(tmp_path / "quiet.mp4"))
     differences, _, unproved = verify._decode_again(path, [10, 40], "decord", "squash224", "packets")
     assert 0 < max(differences.values()) < 2

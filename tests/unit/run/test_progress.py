@@ -69,19 +69,6 @@ def test_command_to_go_on() -> None:
     assert again == "snakemake --cores 4 --config 'videos=my films/*.mp4'"
 
 
-def test_snapshot(tmp_path: Path) -> None:
-    assert "not merged" in progress.snapshot(tmp_path)
-    (tmp_path / "slices").mkdir()
-    for name in "abcdef":
-        (tmp_path / "slices" / f"{name}.json").write_text("{}")
-    (tmp_path / "slices" / ".snakemake_timestamp").write_text("")
-    assert "none sampled" in progress.snapshot(tmp_path)
-    for name in "abcd":
-        evidence(tmp_path, name, 3)
-    text = progress.snapshot(tmp_path)
-    assert "sampled 4 of 6 videos (squash224), about" in text
-
-
 # --- the handler
 
 

@@ -10,12 +10,15 @@ import time
 import numpy as np
 import pytest
 from framefeat.errors import MachineError
+from framefeat.identity import sample_key
 from framefeat.proof import run as proof_run
 from framefeat.proof.numbered import RECIPES, read_number
 from framefeat.sample import attempt, child
 from framefeat.sample import stage as sample_stage
-from framefeat.sample.stage import sample_key, sample_video
-from framefeat.video import choice
+from framefeat.sample.stage import sample_video
+from framefeat.video.decord import DecordReader
+from framefeat.video.pyav import PyavReader
+from framefeat.video.reader import Decoded, ReaderMistake
 from PIL import Image
 
 from tests import clips
@@ -225,7 +228,7 @@ FAULTS = pytest.mark.parametrize(
 
 @FAULTS
 def test_a_decord_that_dies_is_replaced(tmp_path, monkeypatch, capfd, fault, words):
-    monkeypatch.setattr(choice.DecordReader, "frames", fault)
+    monkeypatch.setattr(DecordReader, "frames", fault)
     clip = clips.made("cfr_25.mp4")
     evidence, frames = sample(tmp_path / "out", clip.path, [0.0, 1.0], timeout=1.0)
     assert evidence["decoder"] == "pyav"
@@ -238,7 +241,7 @@ def test_a_decord_that_dies_is_replaced(tmp_path, monkeypatch, capfd, fault, wor
 
 @FAULTS
 def test_a_decoder_that_always_fails_is_a_finding(tmp_path, monkeypatch, capfd, fault, words):
-    for reader in (choice.DecordReader, choice.PyavReader):
+    for reader in (DecordReader, PyavReader):
         monkeypatch.setattr(reader, "frames", fault)
     clip = clips.made("cfr_25.mp4")
     evidence, frames = sample(tmp_path / "out", clip.path, [0.0, 1.0], timeout=1.0)
@@ -251,10 +254,10 @@ def test_a_decoder_that_always_fails_is_a_finding(tmp_path, monkeypatch, capfd, 
 
 def test_a_misread_file_is_a_finding_where_decord_is_asked_for(tmp_path, monkeypatch):
     def mistaken(self, wanted):
-        raise choice.ReaderMistake("it counts other frames")
+        raise ReaderMistake("it counts other frames")
         yield
 
-    monkeypatch.setattr(choice.DecordReader, "frames", mistaken)
+    monkeypatch.setattr(DecordReader, "frames", mistaken)
     clip = clips.made("cfr_25.mp4")
     evidence, frames = sample(tmp_path / "out", clip.path, [0.0, 1.0], decoder="decord")
     assert_nothing_came(
@@ -298,7 +301,7 @@ def test_an_output_that_cannot_be_written_is_no_finding(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_does_not_answer_is_no_finding(tmp_path, monkeypatch):
-    monkeypatch.setattr(choice.PyavReader, "frames", _hang)
+    monkeypatch.setattr(PyavReader, "frames", _hang)
     monkeypatch.setattr(sample_stage, "_read_through", lambda path, line: time.sleep(60))
     with pytest.raises(MachineError, match="the disk or the network does not answer"):
         sample(tmp_path / "out", clips.made("cfr_25.mp4").path, [0.0], timeout=0.5, decoder="pyav")
@@ -307,7 +310,7 @@ def test_a_disk_that_does_not_answer_is_no_finding(tmp_path, monkeypatch):
 
 def test_a_decoder_killed_from_outside_proves_nothing(tmp_path, monkeypatch, capfd):
     """The same result as undisturbed if it happens once; never bad rows, and never another decoder."""
-    real = choice.DecordReader.frames
+    real = DecordReader.frames
     once = tmp_path / "once"
 
     def killed(self, wanted):
@@ -318,26 +321,24 @@ def test_a_decoder_killed_from_outside_proves_nothing(tmp_path, monkeypatch, cap
 
     clip = clips.made("cfr_25.mp4")
     undisturbed, _ = sample(tmp_path / "undisturbed", clip.path, [0.0, 1.0])
-    monkeypatch.setattr(choice.DecordReader, "frames", killed)
+    monkeypatch.setattr(DecordReader, "frames", killed)
     evidence, _ = sample(tmp_path / "out", clip.path, [0.0, 1.0])
     assert evidence == undisturbed
     assert "killed by signal 9 (SIGKILL); once more" in capfd.readouterr().err
-    monkeypatch.setattr(
-        choice.DecordReader, "frames", lambda self, wanted: os.kill(os.getpid(), signal.SIGKILL)
-    )
+    monkeypatch.setattr(DecordReader, "frames", lambda self, wanted: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(MachineError, match=r"twice.*memory"):
         sample(tmp_path / "killed", clip.path, [0.0, 1.0])
     assert list((tmp_path / "killed").iterdir()) == []
 
 
 def test_a_decord_with_other_pixels_is_found_by_the_second_decode(tmp_path, monkeypatch):
-    real = choice.DecordReader.frames
+    real = DecordReader.frames
 
     def other_frames(self, wanted):
         for frame in real(self, wanted):
-            yield choice.Decoded(frame.native, frame.pts, frame.rgb if frame.native < 20 else 255 - frame.rgb)
+            yield Decoded(frame.native, frame.pts, frame.rgb if frame.native < 20 else 255 - frame.rgb)
 
-    monkeypatch.setattr(choice.DecordReader, "frames", other_frames)
+    monkeypatch.setattr(DecordReader, "frames", other_frames)
     clip = clips.made("cfr_25.mp4")
     evidence, frames = sample(tmp_path / "out", clip.path, [0.0, 1.0, 2.0])
     assert evidence["decoder"] == "pyav"
@@ -350,8 +351,8 @@ def test_a_decord_with_other_pixels_is_found_by_the_second_decode(tmp_path, monk
 
 
 def test_a_decord_that_is_one_frame_off_in_a_quiet_scene_does_not_serve(tmp_path, monkeypatch):
-    real = choice.DecordReader._take
-    monkeypatch.setattr(choice.DecordReader, "_take", lambda self, number: real(self, number + (number > 60)))
+    real = DecordReader._take
+    monkeypatch.setattr(DecordReader, "_take", lambda self, number: real(self, number + (number > 60)))
     path = clips.quiet(tmp_path / "quiet.mp4")
     evidence, frames = sample(tmp_path / "out", path, [0.0, 1.0, 2.0, 2.6, 3.0])
     assert evidence["decoder"] == "pyav"
@@ -374,13 +375,13 @@ def test_sigterm_ends_the_child_and_leaves_nothing(tmp_path):
     out.mkdir()
     script = f"""
 import time
-from framefeat.video import choice
+from framefeat.video.pyav import PyavReader
 from framefeat.sample import stage
 def hang(self, wanted):
     print("ready", flush=True)
     time.sleep(60)
     yield
-choice.PyavReader.frames = hang
+PyavReader.frames = hang
 from pathlib import Path
 stage.sample_video({record_of(clip.path, [0.0])!r}, geometry="squash96", alignment="index", decoder="pyav",
     **{{k: Path(v) for k, v in { ({k: str(v) for k, v in outputs_of(out).items()})!r}.items()}})
@@ -463,7 +464,7 @@ def test_a_proof_with_a_wrong_reader_fails(tmp_path, monkeypatch):
     real = attempt.Frames.keep
 
     def one_off(self, frame):
-        real(self, choice.Decoded(frame.native, frame.pts, np.roll(frame.rgb, 32, axis=1)))
+        real(self, Decoded(frame.native, frame.pts, np.roll(frame.rgb, 32, axis=1)))
 
     monkeypatch.setattr(attempt.Frames, "keep", one_off)
     monkeypatch.setattr(proof_run, "RATES", (1.0,))

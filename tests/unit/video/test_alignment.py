@@ -4,7 +4,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from framefeat.proof.numbered import nearest_frames
-from framefeat.video.alignment import PAST_END, decode_plan, leading_pictures, plan_samples, start_of
+from framefeat.video.alignment import PAST_END, align
 from framefeat.video.container import Container
 from framefeat.video.packets import Packets
 from hypothesis import given, settings
@@ -64,17 +64,17 @@ sample_times = st.lists(
 @settings(max_examples=200, deadline=None)
 def test_index_is_python_round(frames, start, times, fps):
     container = container_of(np.array(frames) + start)
-    plan = plan_samples(container, times, fps, "index")
+    aligned = align(container, times, fps, "index")
     count = len(frames)
     for row, time in enumerate(times):
         number = round(time * fps)  # half to even
         if number < count:
-            assert (plan.native[row], plan.status[row]) == (number, "ok")
+            assert (aligned.native[row], aligned.status[row]) == (number, "ok")
         elif number == count:
-            assert (plan.native[row], plan.status[row]) == (count - 1, "clamped")
+            assert (aligned.native[row], aligned.status[row]) == (count - 1, "clamped")
         else:
-            assert (plan.native[row], plan.status[row]) == (-1, "bad")
-            assert plan.reasons[row].startswith(PAST_END)
+            assert (aligned.native[row], aligned.status[row]) == (-1, "bad")
+            assert aligned.reasons[row].startswith(PAST_END)
 
 
 @given(
@@ -84,12 +84,12 @@ def test_index_is_python_round(frames, start, times, fps):
 def test_pts_is_the_nearest_frame_by_exact_arithmetic(frames, start, times, clock):
     base = Fraction(1, clock)
     container = container_of(np.array(frames) + start, base)
-    plan = plan_samples(container, times, 25.0, "pts")
+    aligned = align(container, times, 25.0, "pts")
     truth = nearest_frames([value * base for value in frames], 25.0, times, "pts", Fraction(1, 25))
     last = len(frames) - 1
     for row, wanted in enumerate(truth):
         expected = (-1, "bad") if wanted is None else (last, "clamped") if wanted == -1 else (wanted, "ok")
-        assert (plan.native[row], plan.status[row]) == expected
+        assert (aligned.native[row], aligned.status[row]) == expected
 
 
 @given(times_of_frames)
@@ -99,8 +99,8 @@ def test_ties_go_to_the_even_frame(frames):
     container = container_of(doubled, Fraction(1, 2000))
     middles = [(a + b) / 2 / 2000 for a, b in zip(doubled, doubled[1:], strict=False)]
     if middles:
-        plan = plan_samples(container, middles, 25.0, "pts")
-        assert (plan.native % 2 == 0).all()
+        aligned = align(container, middles, 25.0, "pts")
+        assert (aligned.native % 2 == 0).all()
 
 
 @given(times_of_frames, sample_times)
@@ -108,114 +108,52 @@ def test_ties_go_to_the_even_frame(frames):
 def test_later_times_never_mean_earlier_frames(frames, times):
     container = container_of(frames)
     for alignment in ("index", "pts"):
-        plan = plan_samples(container, sorted(times), 25.0, alignment)
-        kept = plan.native[plan.native >= 0]
+        aligned = align(container, sorted(times), 25.0, alignment)
+        kept = aligned.native[aligned.native >= 0]
         assert (np.diff(kept) >= 0).all()
 
 
 def test_the_last_frame_stays_as_long_as_it_says():
     container = dataclasses.replace(container_of([0, 100, 200]), last_duration=3000)
-    plan = plan_samples(container, [0.25, 3.15, 3.1501, 3.25, 3.2501], 25.0, "pts")
-    assert plan.native.tolist() == [2, 2, 2, 2, -1]
-    assert plan.status == ["ok", "ok", "clamped", "clamped", "bad"]
+    aligned = align(container, [0.25, 3.15, 3.1501, 3.25, 3.2501], 25.0, "pts")
+    assert aligned.native.tolist() == [2, 2, 2, 2, -1]
+    assert aligned.status == ["ok", "ok", "clamped", "clamped", "bad"]
 
 
 def test_the_clamping_rule_at_its_borders():
     container = container_of([0, 40, 80], rate=Fraction(25))
-    plan = plan_samples(container, [0.08, 0.1, 0.1001, 0.14, 0.1401], 25.0, "pts")
-    assert plan.status == ["ok", "ok", "clamped", "clamped", "bad"]
-    plan = plan_samples(container, [0.08, 0.12, 0.16], 25.0, "index")
-    assert plan.status == ["ok", "clamped", "bad"]
-    assert "0.16 s means frame 4, the video has 3 frames" in plan.reasons[2]
+    aligned = align(container, [0.08, 0.1, 0.1001, 0.14, 0.1401], 25.0, "pts")
+    assert aligned.status == ["ok", "ok", "clamped", "clamped", "bad"]
+    aligned = align(container, [0.08, 0.12, 0.16], 25.0, "index")
+    assert aligned.status == ["ok", "clamped", "bad"]
+    assert "0.16 s means frame 4, the video has 3 frames" in aligned.reasons[2]
 
 
 @pytest.mark.parametrize("alignment", ["index", "pts"])
 @pytest.mark.parametrize("fps", [25.0, 1e308])
 def test_absurd_times_are_past_the_end(alignment, fps):
     container = container_of([0, 40, 80], rate=Fraction(25))
-    plan = plan_samples(container, [0.0, 1e9, 1e18, 1e300], fps, alignment)
-    assert plan.status == ["ok", "bad", "bad", "bad"]
-    assert [row for row, why in plan.reasons.items() if why.startswith(PAST_END)] == [1, 2, 3]
-    assert all("means frame -" not in reason for reason in plan.reasons.values())
+    aligned = align(container, [0.0, 1e9, 1e18, 1e300], fps, alignment)
+    assert aligned.status == ["ok", "bad", "bad", "bad"]
+    assert [row for row, why in aligned.reasons.items() if why.startswith(PAST_END)] == [1, 2, 3]
+    assert all("means frame -" not in reason for reason in aligned.reasons.values())
 
 
 def test_tvsum_ties_at_25_fps():
     container = container_of(np.arange(0, 4000, 40))
     times = [0.5 * k for k in range(8)]
-    assert plan_samples(container, times, 25.0, "index").native.tolist() == [0, 12, 25, 38, 50, 62, 75, 88]
-    assert plan_samples(container, times, 25.0, "pts").native.tolist() == [0, 12, 25, 38, 50, 62, 75, 88]
+    assert align(container, times, 25.0, "index").native.tolist() == [0, 12, 25, 38, 50, 62, 75, 88]
+    assert align(container, times, 25.0, "pts").native.tolist() == [0, 12, 25, 38, 50, 62, 75, 88]
 
 
 def test_frames_that_a_cut_file_lacks_are_bad_and_never_clamped():
     container = container_of([0, 40, 80], expected=10)
-    plan = plan_samples(container, [0.08, 0.12, 0.36, 0.4, 0.44], 25.0, "index")
-    assert plan.status == ["ok", "bad", "bad", "bad", "bad"]
-    assert "10 frames were expected and 3 found" in plan.reasons[1]
-    assert [row for row, why in plan.reasons.items() if why.startswith(PAST_END)] == [4]
+    aligned = align(container, [0.08, 0.12, 0.36, 0.4, 0.44], 25.0, "index")
+    assert aligned.status == ["ok", "bad", "bad", "bad", "bad"]
+    assert "10 frames were expected and 3 found" in aligned.reasons[1]
+    assert [row for row, why in aligned.reasons.items() if why.startswith(PAST_END)] == [4]
 
 
 def test_an_unknown_alignment_is_refused():
     with pytest.raises(ValueError, match="nearest"):
-        plan_samples(container_of([0]), [0.0], 25.0, "nearest")
-
-
-@st.composite
-def packets_and_wanted(draw):
-    """Groups of pictures in file order: a key frame, then others, some of them shown before it (open groups)."""
-    pts: list[int] = []
-    key: list[bool] = []
-    shown_until = 0
-    for group in range(draw(st.integers(1, 6))):
-        size = draw(st.integers(1, 12))
-        lead = 0 if group == 0 else draw(st.integers(0, min(3, size - 1)))
-        order = list(range(shown_until, shown_until + size))
-        first = order.pop(lead)
-        rest = order[:lead] + draw(st.permutations(order[lead:]))
-        pts += [first, *rest]
-        key += [True, *([False] * (size - 1))]
-        shown_until += size
-    count = len(pts)
-    flags = np.ones(count, dtype=bool)
-    packets = Packets(np.array(pts), np.array(pts), np.array(key), np.array(key), flags, ~flags)
-    wanted = draw(st.lists(st.integers(0, count - 1), unique=True, max_size=count))
-    return packets, sorted(wanted)
-
-
-@given(packets_and_wanted())
-@settings(max_examples=300, deadline=None)
-def test_a_decode_plan_feeds_all_that_is_needed_and_starts_at_keys(case):
-    packets, wanted = case
-    plan = decode_plan(packets, wanted)
-    keys = np.flatnonzero(packets.key)
-    assert plan.wanted.sum() == len(wanted)
-    needed = np.zeros(len(packets), dtype=bool)
-    for position in wanted:
-        start = start_of(packets, keys, position)
-        assert packets.key[start]
-        assert packets.pts[start] <= packets.pts[position]
-        assert plan.start[position] == start
-        assert not any(k for k in keys if start < k <= position and packets.pts[k] <= packets.pts[position])
-        needed[start : position + 1] = True
-    np.testing.assert_array_equal(plan.feed, needed)  # all that is needed and nothing else
-    restarts = np.flatnonzero(plan.restart)
-    assert packets.key[restarts].all()
-    # A break in what is fed is a restart, and nothing else is.
-    before = np.r_[False, plan.feed[:-1]]
-    np.testing.assert_array_equal(plan.restart, plan.feed & ~before)
-    assert not (plan.leading & plan.wanted).any()
-    assert plan.end == (int(np.flatnonzero(plan.feed)[-1]) + 1 if wanted else 0)
-
-
-def test_an_open_groups_first_pictures_come_from_the_group_before():
-    #            I0 P3 B1 B2 | I6 B4 B5 P8 B7
-    pts = np.array([0, 3, 1, 2, 6, 4, 5, 8, 7])
-    key = np.array([1, 0, 0, 0, 1, 0, 0, 0, 0], dtype=bool)
-    packets = Packets(pts, pts, key, key, np.ones(9, dtype=bool), np.zeros(9, dtype=bool))
-    assert leading_pictures(packets) == 2
-    plan = decode_plan(packets, [5])
-    assert plan.start[5] == 0
-    assert plan.feed.tolist() == [True] * 6 + [False] * 3
-    plan = decode_plan(packets, [8])
-    assert plan.start[8] == 4
-    assert plan.feed.tolist() == [False] * 4 + [True] * 5
-    assert plan.leading.tolist() == [False] * 5 + [True] * 2 + [False] * 2
+        align(container_of([0]), [0.0], 25.0, "nearest")

@@ -5,11 +5,11 @@ import pytest
 from framefeat.errors import UserError
 from framefeat.proof.numbered import draw_number, read_number
 from framefeat.video import choice
-from framefeat.video.alignment import SKIPPABLE_CODECS
-from framefeat.video.choice import Contradiction, DecordReader, PyavReader, ReaderMistake, in_order_reader
 from framefeat.video.container import read_container
-from framefeat.video.pyav import displayed, quarter_turn
-from framefeat.video.reader import is_harmless
+from framefeat.video.decord import DecordReader
+from framefeat.video.passes import SKIPPABLE_CODECS
+from framefeat.video.pyav import PyavReader, displayed, in_order_reader, quarter_turn
+from framefeat.video.reader import Contradiction, ReaderMistake, is_harmless, mean_difference
 
 from tests import clips
 
@@ -223,7 +223,7 @@ def test_rotation_is_what_decord_applies():
         for name, kind in (("p", PyavReader), ("d", DecordReader))
     }
     assert frames["p"].shape == (568, 320, 3)
-    assert choice.mean_difference(frames["p"], frames["d"]) < 0.5
+    assert mean_difference(frames["p"], frames["d"]) < 0.5
 
 
 def test_harmless_messages_are_not_damage():

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from framefeat.video.choice import Decoded
 from framefeat.video.geometry import Geometry
+from framefeat.video.reader import Decoded
 from framefeat.video.second_look import fits_best, look_again
 
 GEOMETRY = Geometry("squash", (16, 16))

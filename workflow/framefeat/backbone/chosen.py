@@ -12,9 +12,8 @@ from typing import Any
 from framefeat.backbone.torchvision_table import lookup
 from framefeat.backbone.weights import WeightsRef, weights_for
 from framefeat.errors import UserError
-from framefeat.extract.stage import identifying
-from framefeat.files import read_json, write_json
-from framefeat.index.fingerprints import remembered_sha256
+from framefeat.files import read_json, remembered_sha256, write_json
+from framefeat.identity import identifying
 from framefeat.settings import Settings
 
 CACHE = Path(".cache/framefeat")
@@ -22,8 +21,8 @@ WEIGHTS = Path("resources/weights")
 
 
 @dataclass(frozen=True)
-class BackbonePlan:
-    """One backbone of the run. ``spec`` is JSON-able (see ``backbone.BackboneSpec``).
+class ChosenBackbone:
+    """One backbone of the run. ``spec`` is JSON-able (see ``spec.BackboneSpec``).
 
     ``weights_file`` is the path of the weights; ``weights_identity`` what recomputes the features when it changes: the
     sha256 of a local file, or the name of published weights (whose content never changes).
@@ -51,14 +50,14 @@ def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def backbone_plans(settings: Settings) -> list[BackbonePlan]:
-    """One plan per backbone of ``settings``, in its order.
+def chosen_backbones(settings: Settings) -> list[ChosenBackbone]:
+    """The backbones of ``settings``, in its order.
 
     Raises ``UserError`` for unknown names and weights, for a weights file that is missing or not what its sha256 says.
     """
     references = weights_for(settings.weights, settings.backbones)
     specs = _describe(settings, references)
-    plans = []
+    chosen = []
     for name in settings.backbones:
         spec, reference = specs[name], references[name]
         if reference.kind == "file":
@@ -76,16 +75,16 @@ def backbone_plans(settings: Settings) -> list[BackbonePlan]:
         else:
             path = WEIGHTS / spec["file"]
             identity = f"{spec['source']}:{spec['arch']}:{spec['weights']}"
-        plans.append(
-            BackbonePlan(
+        chosen.append(
+            ChosenBackbone(
                 spec["folder"], spec["geometry"], spec, str(path), identity, reference.kind == "file"
             )
         )
-    folders = [plan.folder for plan in plans]
+    folders = [backbone.folder for backbone in chosen]
     doubled = sorted({folder for folder in folders if folders.count(folder) > 1})
     if doubled:
         raise UserError(f"backbones: two names share the folder {', '.join(doubled)}; keep one of them.")
-    return plans
+    return chosen
 
 
 def _describe(settings: Settings, references: Mapping[str, WeightsRef]) -> dict[str, dict[str, Any]]:

@@ -2,56 +2,22 @@
 
 ``mobilenet_v3_large`` and every other torchvision classification builder; ``timm:name`` or ``timm:name.tag`` for timm, and
 ``timm:name.tag:projected`` for CLIP's image embedding, after its projection.
-``load_model`` (in ``network``) turns the specification and a weights file into pooled features.
+``network.load_model`` turns the specification and a weights file into pooled features.
 """
 
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from framefeat.backbone.weights import DEFAULT, WeightsRef, published_digest, weights_for
+from framefeat.backbone.libraries import timm, torchvision_models
+from framefeat.backbone.spec import PROJECTED, BackboneSpec, folder_name, three_numbers
+from framefeat.backbone.weights import DEFAULT, WeightsRef, published, weights_for
 from framefeat.errors import UserError
 from framefeat.video.geometry import SQUASH224, Geometry, Normalise
 
-if TYPE_CHECKING:
-    from framefeat.backbone.network import Network
-
-#: What a timm name ends in where the features are to be CLIP's image embedding and not what enters the projection.
-PROJECTED = ":projected"
 _DISPLAY = {"mobilenet_v3_large": "MobileNetV3-Large"}
-
-
-@dataclass(frozen=True)
-class BackboneSpec:
-    """All that decides a backbone's features but the weights' bytes. JSON-able."""
-
-    name: str  # as the configuration says it
-    display: str  # as the manifest says it
-    source: str  # "torchvision" | "timm"
-    arch: str  # builder's name; for timm with its tag, and PROJECTED where that is asked for
-    kind: str  # "enum" | "tag" | "file"
-    weights: str  # enum name, tag, or the file's base name
-    file: str  # file: the user's path; else the base name of a file that ``fetch`` can make
-    sha256: str | None  # pinned by the user
-    dim: int
-    geometry: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    folder: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "BackboneSpec":
-        return cls(**{**record, "mean": _three(record["mean"]), "std": _three(record["std"])})
-
-
-def folder_name(name: str) -> str:
-    return name.replace(":", "_").replace("/", "_")
 
 
 def resolve(
@@ -95,7 +61,7 @@ def _dim(name: str, source: str, arch: str, geometry: Geometry) -> int:
     """The number of features, by a forward pass without memory (``meta`` device), or a real one where the model needs values."""
     import torch
 
-    from framefeat.backbone.network import build
+    from framefeat.backbone.library_model import build
 
     shape: tuple[int, ...] = ()
     for device in ("meta", "cpu"):
@@ -121,8 +87,6 @@ def _dim(name: str, source: str, arch: str, geometry: Geometry) -> int:
 
 
 def _torchvision(name: str, weights: WeightsRef) -> tuple[str, str, str, Geometry, Normalise]:
-    from framefeat.backbone.libraries import torchvision_models
-
     models = torchvision_models()
     builders = models.list_models(module=models)
     if name not in builders:
@@ -155,24 +119,11 @@ def _torchvision(name: str, weights: WeightsRef) -> tuple[str, str, str, Geometr
         member.name,
         Path(member.url).name,
         geometry,
-        Normalise(_three(transform.mean), _three(transform.std)),
+        Normalise(three_numbers(transform.mean), three_numbers(transform.std)),
     )
 
 
-def published(builder: str, path: str, sha256: str | None = None) -> Any:
-    """torchvision's own weights that a local file holds (by its name, or its digest if given), or None."""
-    from framefeat.backbone.libraries import torchvision_models
-
-    for member in torchvision_models().get_model_weights(builder):
-        digest = published_digest(member.url)
-        if Path(path).name == Path(member.url).name or (sha256 and digest and sha256.startswith(digest)):
-            return member
-    return None
-
-
 def _timm(name: str, weights: WeightsRef) -> tuple[str, str, str, Geometry, Normalise]:
-    from framefeat.backbone.libraries import timm
-
     library = timm()
     wanted, colon, head = name.removeprefix("timm:").partition(":")
     if colon + head not in ("", PROJECTED):
@@ -202,7 +153,7 @@ def _timm(name: str, weights: WeightsRef) -> tuple[str, str, str, Geometry, Norm
             )
         full += PROJECTED
     normalise = Normalise(
-        _three(record.get("mean", Normalise.mean)), _three(record.get("std", Normalise.std))
+        three_numbers(record.get("mean", Normalise.mean)), three_numbers(record.get("std", Normalise.std))
     )
     return full, tag, folder_name(full) + ".safetensors", timm_geometry(record), normalise
 
@@ -228,22 +179,3 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(lower, names, n=3) or [one for one in names if lower in one][:3]
     hint = f"did you mean {', '.join(map(repr, near))}?" if near else "see docs/backbones.md for the names."
     return f"backbones: no backbone is named {name!r}: {hint}"
-
-
-def _three(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
-
-
-def load_model(
-    spec: BackboneSpec,
-    weights_file: str,
-    *,
-    device: str = "cpu",
-    precision: str = "float32",
-    fold: bool = True,
-) -> "Network":
-    """The backbone with its weights, ready to embed: see ``network.Network``."""
-    from framefeat.backbone.network import load
-
-    return load(spec, weights_file, device=device, precision=precision, fold=fold)

@@ -29,19 +29,17 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from framefeat.environment import EMBEDDER_TIMEOUT, OWNER
 from framefeat.errors import UserError
 from framefeat.extract import devices
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-OWNER = "FRAMEFEAT_OWNER"
 OWNER_FILE = "owner"
 #: How an embedder is started; its arguments follow.
 COMMAND = [sys.executable, "-P", "-m", "framefeat.extract.server"]
 _START_SECONDS = 300.0  # an embedder that lives but does not listen: a very slow file system
-#: Seconds without progress (a model loaded, a batch done) after which an embedder is taken for hung and is ended.
-SILENCE = "FRAMEFEAT_EMBEDDER_TIMEOUT"
 _SILENT_SECONDS = 600.0
 _LONGEST_FOLDER = 60  # a socket's path may have 103 bytes
 _TAKEN = "taken"
@@ -214,13 +212,13 @@ def _ask(connection: "Connection", message: Mapping[str, Any], place: Place) -> 
 
 
 def _silent_seconds() -> float:
-    text = os.environ.get(SILENCE) or str(_SILENT_SECONDS)
+    text = os.environ.get(EMBEDDER_TIMEOUT) or str(_SILENT_SECONDS)
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < 1e6:
-        raise UserError(f"{SILENCE}={text!r} is no number of seconds.")
+        raise UserError(f"{EMBEDDER_TIMEOUT}={text!r} is no number of seconds.")
     return seconds
 
 
@@ -264,7 +262,7 @@ def _end_silent(place: Place, process: str, video: str, log: Path) -> str:
         _tidy(place)
     return (
         f"the embedder made {sentence} while it worked on {video} and was ended: {place.device} or its driver hangs, or the "
-        f"machine is very slow ({SILENCE} sets the limit, in seconds); its log: {log}. Run again: a new one is started."
+        f"machine is very slow ({EMBEDDER_TIMEOUT} sets the limit, in seconds); its log: {log}. Run again: a new one is started."
     )
 
 

@@ -15,30 +15,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from framefeat.errors import UserError
+from framefeat.backbone.driver import present_devices
+from framefeat.environment import DEVICES
+from framefeat.errors import UserError, first_line
 
-#: The devices (comma separated), where it is settled which of them can be used. Names that are no CUDA id stand for a
-#: device in a test and compute on the CPU.
-KNOWN = "FRAMEFEAT_DEVICES"
 CPU = "cpu"
 #: Jobs that one device serves: one reads and writes while the other computes.
 CLIENTS = 2
 
-_DRIVER = Path("/proc/driver/nvidia/gpus")
-_NODES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 _CUDA_NAME = re.compile(r"\d+|(GPU|MIG)-.+")
 _LONGEST = 32  # of a device's name in a file name: a socket's path has little room
 #: Asks torch; prints a list with one reason per device that it sees (empty: usable), or one reason for all.
 _QUESTION = [sys.executable, "-P", "-m", "framefeat.extract.devices"]
 _ANSWER_SECONDS = 180.0  # a first import of torch from a slow disk takes a minute
 
-# What torch says where memory is short. Not all of it is an OutOfMemoryError: cuDNN, cuBLAS and the allocator of pinned
-# memory raise RuntimeError, and cuDNN finds "no engine" where none has room for its workspace.
-_NO_MEMORY = (
-    "out of memory", "can't allocate memory", "ALLOC_FAILED", "ALLOCATION_FAILED", "unable to find an engine",
-    "OS call failed",
-)  # fmt: skip
-_DEVICE_FAILED = ("CUDA error", "CUDA driver error", "cuDNN error", "CUDNN_STATUS_", "CUBLAS_STATUS_")
 _CURES = (
     ("without CUDA", "install torch's build for CUDA"),
     ("too old", "update the NVIDIA driver, or install a torch that is built for an older CUDA"),
@@ -89,13 +79,13 @@ def _start_time(pid: int) -> str:
 
 def cuda_devices() -> list[str]:
     """CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them (numbers, or UUIDs)."""
-    if KNOWN in os.environ:
-        return _listed(os.environ[KNOWN])
+    if DEVICES in os.environ:
+        return _listed(os.environ[DEVICES])
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     named = None if visible is None else _listed(visible)
     if named == []:
         return []
-    present = _present_devices()
+    present = present_devices()
     if named is None:
         return [str(number) for number in range(present)]
     # CUDA itself stops at the first name that names nothing; -1 is the usual way to say "none".
@@ -110,39 +100,6 @@ def cuda_devices() -> list[str]:
 def _listed(text: str) -> list[str]:
     """The names in a comma-separated list, each once."""
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
-def _present_devices() -> int:
-    """How many GPUs the machine (or the container) shows."""
-    if _DRIVER.is_dir():
-        return len(list(_DRIVER.iterdir()))
-    if not any(node.exists() for node in _NODES):
-        return 0
-    return sum(line.startswith("GPU ") for line in _nvidia_smi("-L"))
-
-
-def _nvidia_smi(*options: str) -> list[str]:
-    """The lines that it prints; none where there is no such tool."""
-    import subprocess
-
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", *options], capture_output=True, text=True, timeout=30, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return done.stdout.splitlines()
-
-
-def driver_version() -> str:
-    """The NVIDIA driver's version; empty where it cannot be read."""
-    try:
-        found = re.search(r"\d{3}\.[\d.]+", (_DRIVER.parent / "version").read_text().partition("\n")[0])
-    except OSError:
-        found = re.search(
-            r"\d{3}\.[\d.]+", "\n".join(_nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader"))
-        )
-    return found.group() if found else ""
 
 
 def wanted(device: str) -> list[str]:
@@ -170,7 +127,7 @@ def wanted(device: str) -> list[str]:
 
 def is_stand_in(name: str) -> bool:
     """Whether ``name`` stands for a device in a test: it is exclusive like one, and computes on the CPU."""
-    return KNOWN in os.environ and name in _listed(os.environ[KNOWN]) and not _CUDA_NAME.fullmatch(name)
+    return DEVICES in os.environ and name in _listed(os.environ[DEVICES]) and not _CUDA_NAME.fullmatch(name)
 
 
 def torch_device(name: str) -> str:
@@ -197,13 +154,13 @@ def settle(device: str) -> str:
     goes on without; ``cuda`` raises ``UserError``.
     """
     names = wanted(device)
-    if not names or KNOWN in os.environ:
+    if not names or DEVICES in os.environ:
         return ""
     present = cuda_devices()
     reasons = dict(zip(present, _ask_torch(len(present)), strict=True))
     usable = [name for name in names if not reasons[name]]
     # cuda:N counts among all that are visible
-    os.environ[KNOWN] = ",".join(usable if device in ("auto", "cuda") else present)
+    os.environ[DEVICES] = ",".join(usable if device in ("auto", "cuda") else present)
     if len(usable) == len(names):
         return ""
     unusable = "; ".join(f"device {name}: {reasons[name]}" for name in names if reasons[name])
@@ -215,7 +172,7 @@ def settle(device: str) -> str:
             f"device: auto, and a GPU is here that torch cannot use ({unusable}). The features are computed on the CPU, which "
             f"is much slower. To use the GPU: {cure}; see docs/gpu.md. 'device: cpu' says the same without this warning."
         )
-    del os.environ[KNOWN]
+    del os.environ[DEVICES]
     raise UserError(
         f"device: {device!r} was asked for, but torch cannot use it ({unusable}). {cure[0].upper()}{cure[1:]}, or set "
         "device: auto or cpu; see docs/gpu.md."
@@ -270,38 +227,6 @@ def _try(number: int) -> str:
     except Exception as error:
         return first_line(error).partition(". ")[0]
     return "" if total == 14 * 14 * 8 * 8 * 9 else "it computes wrongly"
-
-
-# ---------------------------------------------------------------------------------------------- what torch complains of
-
-
-class DeviceLost(Exception):
-    """The device cannot be used any more by this process. ``blame``: by the work that this is raised from."""
-
-    def __init__(self, reason: str, blame: bool = True) -> None:
-        super().__init__(reason)
-        self.blame = blame
-
-
-def first_line(error: BaseException) -> str:
-    """What it says, without the advice that torch adds."""
-    return (str(error).strip() or type(error).__name__).partition("\n")[0]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch may help."""
-    if isinstance(error, MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
-
-
-def is_lost(error: BaseException) -> bool:
-    """Whether the device failed. Most such errors leave the process's context unusable for good, and none can be told
-    from those that do not; a new process is sure."""
-    if isinstance(error, DeviceLost):
-        return True
-    failed = isinstance(error, RuntimeError) and any(words in str(error) for words in _DEVICE_FAILED)
-    return failed and not is_out_of_memory(error)
 
 
 # ----------------------------------------------------------------------------------------------------------- locks

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import os
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.metadata import version
@@ -14,30 +13,27 @@ from typing import Any
 
 import numpy as np
 
+from framefeat import tolerances
+from framefeat.backbone.device_errors import is_lost
 from framefeat.errors import UserError
-from framefeat.extract import devices
-from framefeat.files import atomic_path, read_json, write_json
+from framefeat.files import atomic_path, file_sha256, read_json, write_json
+from framefeat.records import Embedded, EmbedRequest, Evidence, ModelRequest
+from framefeat.vectors import cosine
 
 SCHEMA = 1
-#: A row decoded and embedded a second time: cosine at least this, where the second decoder's pixels are the same ...
-SAME_PIXELS = 0.99999
-#: ... or the same and the precision is a half one ...
-SAME_PIXELS_HALF = 0.999
-#: ... and where they differ as decoders do (0.2 to 0.5 of 255 moved a trained network's features to 0.998).
-NEAR_PIXELS = 0.98
 _VERSIONED = ("torch", "torchvision", "timm", "numpy")
 
 
 class Models:
     """Loaded backbones by everything that decides them, so that a changed configuration never meets a stale one."""
 
-    def __init__(self, load: Callable[[Mapping[str, Any], Path], tuple[Any, str]]) -> None:
+    def __init__(self, load: Callable[[ModelRequest, Path], tuple[Any, str]]) -> None:
         """``load``: a network and the sha256 of its weights, from a message and the path in it."""
         self._load = load
         self._models: dict[str, tuple[Any, str]] = {}
         self._guard = threading.Lock()
 
-    def get(self, message: Mapping[str, Any]) -> tuple[Any, str]:
+    def get(self, message: ModelRequest) -> tuple[Any, str]:
         """The network and the sha256 of its weights file. The first to ask loads it; others wait."""
         path = Path(message["weights"])
         try:
@@ -60,12 +56,12 @@ class Models:
             return self._models[key]
 
 
-def load_network(message: Mapping[str, Any], path: Path, device: str) -> tuple[Any, str]:
+def load_network(message: ModelRequest, path: Path, device: str) -> tuple[Any, str]:
     """The network that ``message`` describes, with the weights at ``path``, and their sha256; checked against what the run
     was begun with."""
-    from framefeat.backbone.resolve import BackboneSpec, load_model
+    from framefeat.backbone.network import load_model
+    from framefeat.backbone.spec import BackboneSpec
     from framefeat.backbone.weights import published_digest
-    from framefeat.index.fingerprints import file_sha256
 
     spec = BackboneSpec.from_json(json.loads(message["spec"]))
     sha256 = file_sha256(path)
@@ -83,12 +79,12 @@ def load_network(message: Mapping[str, Any], path: Path, device: str) -> tuple[A
 
 
 def embed_video(
-    message: Mapping[str, Any],
+    message: EmbedRequest,
     network: Any,
     weights_sha256: str,
     turn: Callable[[], AbstractContextManager[None]] = nullcontext,
     beat: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+) -> Embedded:
     """``_embed``; what nobody foresaw is a finding about this video, and ``trace`` in the answer says where it happened.
 
     Trouble of the machine, the device or the weights is raised: it is no video's.
@@ -100,14 +96,14 @@ def embed_video(
             raise
         problem = f"its frames could not be embedded ({type(error).__name__}: {error})"
         trace = traceback.format_exc()
-    return _embed(message, network, weights_sha256, turn, beat, problem) | {"trace": trace}
+    return {**_embed(message, network, weights_sha256, turn, beat, problem), "trace": trace}
 
 
 def _is_the_video_s(error: Exception, network: Any) -> bool:
     """torch tells of a device that is lost in the same words as of frames that it cannot take: other frames decide."""
     from framefeat.backbone.network import embed
 
-    if isinstance(error, UserError | OSError | MemoryError) or devices.is_lost(error):
+    if isinstance(error, UserError | OSError | MemoryError) or is_lost(error):
         return False
     try:
         embed(network, np.zeros((1, *network.size, 3), np.uint8), 1)
@@ -117,13 +113,13 @@ def _is_the_video_s(error: Exception, network: Any) -> bool:
 
 
 def _embed(
-    message: Mapping[str, Any],
+    message: EmbedRequest,
     network: Any,
     weights_sha256: str,
     turn: Callable[[], AbstractContextManager[None]],
     beat: Callable[[], None],
     problem: str = "",
-) -> dict[str, Any]:
+) -> Embedded:
     """Write one video's features (float32 [T, D], NaN in bad rows) and their record; returns the record.
 
     ``message`` names the files (``frames`` uint8 [T, h, w, 3], ``recheck`` uint8 [K, h, w, 3], ``evidence``) and what else
@@ -134,7 +130,7 @@ def _embed(
     """
     from framefeat.backbone.network import AUTO_BATCH
 
-    evidence = read_json(message["evidence"])
+    evidence: Evidence = read_json(message["evidence"])
     frames = np.load(message["frames"], mmap_mode="r")
     again = np.load(message["recheck"])
     kind = network.device.type
@@ -165,20 +161,24 @@ def _embed(
     with atomic_path(message["features"]) as temporary, open(temporary, "wb") as stream:
         np.save(stream, features, allow_pickle=False)
     written = np.load(message["features"])
-    cosines = [_cosine(vector, written[row]) for vector, row in zip(second, rows, strict=True)]
-    same = SAME_PIXELS if message["precision"] == "float32" else SAME_PIXELS_HALF
+    cosines = [cosine(vector, written[row]) for vector, row in zip(second, rows, strict=True)]
+    same = (
+        tolerances.COSINE_OF_SAME_PIXELS
+        if message["precision"] == "float32"
+        else tolerances.COSINE_OF_SAME_PIXELS_HALF
+    )
     alike = [
-        cosine >= (same if difference == 0 else NEAR_PIXELS)
+        cosine >= (same if difference == 0 else tolerances.COSINE_OF_NEAR_PIXELS)
         for cosine, difference in zip(cosines, differences, strict=True)
     ]
     agrees = bool(rows) and all(alike)
-    record = {
+    record: Embedded = {
         "schema": SCHEMA,
         "video_id": evidence["video_id"],
         "key": message["key"],
         "weights_sha256": weights_sha256,
         "features_sha256": hashlib.sha256(written.tobytes()).hexdigest(),
-        "file_sha256": _file_sha256(message["features"]),
+        "file_sha256": file_sha256(message["features"]),
         "rows": len(frames),
         "dim": int(features.shape[1]),
         "device": kind,
@@ -243,19 +243,7 @@ def _features(
     return features, second, used
 
 
-def _file_sha256(path: str | os.PathLike[str]) -> str:
-    from framefeat.index.fingerprints import file_sha256
-
-    return file_sha256(path)
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / norms if norms else float(np.array_equal(a, b))
-
-
-def _warnings(features: np.ndarray, evidence: Mapping[str, Any], bad: np.ndarray) -> list[str]:
+def _warnings(features: np.ndarray, evidence: Evidence, bad: np.ndarray) -> list[str]:
     """What looks odd and need not be wrong: still scenes and black openings exist."""
     native = np.asarray(evidence["rows"]["native_idx"])
     good = features[~bad]

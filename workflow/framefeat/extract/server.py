@@ -20,16 +20,19 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from pathlib import Path
 from typing import Any, Protocol
 
-from framefeat.errors import UserError
+from framefeat.backbone.device_errors import DeviceLost, is_lost
+from framefeat.environment import IDLE_S
+from framefeat.errors import UserError, first_line
 from framefeat.extract import devices
 from framefeat.extract.client import OWNER_FILE, Place, host_name, remove_folder
+from framefeat.records import Embedded, EmbedRequest, ModelRequest
 
 _POLL_SECONDS = 0.5  # where the system cannot tell of a process's end by itself
 _LOST = b"\0"  # no signal's number
@@ -39,13 +42,13 @@ _LEAVE_SECONDS = 10.0  # for those who still wait for an answer when the device 
 class Backend(Protocol):
     """What computes; called from several threads at once. ``beat`` is to be called whenever the work gets on.
 
-    What is raised where the device fails (see ``devices.is_lost``) ends the embedder.
+    What is raised where the device fails (see ``is_lost``) ends the embedder.
     """
 
-    def load(self, message: Mapping[str, Any], beat: Callable[[], None]) -> None:
+    def load(self, message: ModelRequest, beat: Callable[[], None]) -> None:
         """Load the model that ``message`` names."""
 
-    def embed(self, message: Mapping[str, Any], beat: Callable[[], None]) -> dict[str, Any]:
+    def embed(self, message: EmbedRequest, beat: Callable[[], None]) -> Embedded:
         """Write the features and the record that ``message`` names; returns the record."""
 
 
@@ -98,11 +101,11 @@ class TorchBackend:
         self._name = torch_device
         self._lost = ""
 
-    def load(self, message: Mapping[str, Any], beat: Callable[[], None]) -> None:
+    def load(self, message: ModelRequest, beat: Callable[[], None]) -> None:
         self._ready().get(message)
         beat()
 
-    def embed(self, message: Mapping[str, Any], beat: Callable[[], None]) -> dict[str, Any]:
+    def embed(self, message: EmbedRequest, beat: Callable[[], None]) -> Embedded:
         from framefeat.extract.embed import embed_video
 
         network, weights_sha256 = self._ready().get(message)
@@ -117,7 +120,7 @@ class TorchBackend:
                 self._models = Models(self._load_alone)
             return self._models
 
-    def _load_alone(self, message: Mapping[str, Any], path: Path) -> tuple[Any, str]:
+    def _load_alone(self, message: ModelRequest, path: Path) -> tuple[Any, str]:
         from framefeat.extract.embed import load_network
 
         with self._turn(alone=True):
@@ -135,27 +138,27 @@ class TorchBackend:
         cpu = self.torch_device == devices.CPU
         with self._turns.shared() if cpu and not alone else self._turns.alone():
             if self._lost:
-                raise devices.DeviceLost(self._lost, blame=False)
+                raise DeviceLost(self._lost, blame=False)
             try:
                 yield
             except Exception as error:
                 if not cpu and (reason := _failure(error)):
                     self._lost = f"{self._name}: {reason}"
-                    raise devices.DeviceLost(self._lost) from error
+                    raise DeviceLost(self._lost) from error
                 raise
 
 
 def _failure(error: Exception) -> str:
     """What the device says, if ``error`` or any use of the device from now on tells of its failure; else empty."""
-    if devices.is_lost(error):
-        return devices.first_line(error)
+    if is_lost(error):
+        return first_line(error)
     import torch
 
     try:
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
     except Exception as later:
-        return devices.first_line(later)
+        return first_line(later)
     return ""
 
 
@@ -253,13 +256,13 @@ class Embedder:
         self.place.load.unlink(missing_ok=True)
         self._spawn(self._load, message)
 
-    def _load(self, message: Mapping[str, Any]) -> None:
+    def _load(self, message: ModelRequest) -> None:
         try:
             self.backend.load(message, self._beat)
         except UserError as error:  # the extraction will meet it again and say so
             say(f"nothing loaded yet: {error}")
         except BaseException as error:
-            if not devices.is_lost(error):
+            if not is_lost(error):
                 raise
             self._lose(error)
 
@@ -285,7 +288,7 @@ class Embedder:
             finally:
                 self._scratch.discard(scratch)
 
-    def _answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    def _answer(self, message: EmbedRequest) -> dict[str, Any]:
         began = time.monotonic()
         try:
             record = self.backend.embed(message, self._beat)
@@ -295,7 +298,7 @@ class Embedder:
         except BaseException as error:
             trace = traceback.format_exc()
             say(f"{message.get('video')}: {trace}")
-            if devices.is_lost(error):
+            if is_lost(error):
                 return self._lose(error)
             return {"error": f"embedding failed: {type(error).__name__}: {error}", "trace": trace}
         say(f"{message.get('video')}: {record.get('rows')} rows in {time.monotonic() - began:.2f} s")
@@ -311,11 +314,11 @@ class Embedder:
         """The device failed, and with it everything that this process could still do: the answer, and the end. Nobody
         new comes once the socket is gone, and the next request starts another embedder."""
         self._leave_by = self._leave_by or time.monotonic() + _LEAVE_SECONDS
-        self._lost = self._lost or devices.first_line(error)
+        self._lost = self._lost or first_line(error)
         self._remove_files()
         os.write(self._tell, _LOST)
         return {
-            "lost": f"device {self.place.device}, {devices.first_line(error)}",
+            "lost": f"device {self.place.device}, {first_line(error)}",
             "blame": getattr(error, "blame", True),
         }
 
@@ -375,7 +378,7 @@ def main(backend: Backend | None = None) -> None:
     os.set_inheritable(int(alive), False)
     if backend is None:
         backend = TorchBackend(devices.torch_device(device))
-    idle_s = float(os.environ.get("FRAMEFEAT_IDLE_S") or 300)
+    idle_s = float(os.environ.get(IDLE_S) or 300)
     embedder = Embedder(Place(Path(folder), device), owner, log, int(alive), backend, idle_s)
     try:
         sweep(Path(folder))

@@ -4,56 +4,59 @@ Standard library only: the job is a client of the warm embedder and lives for mi
 """
 
 import hashlib
-import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from framefeat.errors import UserError
+from framefeat import layout
+from framefeat.backbone.device_errors import is_lost
+from framefeat.errors import UserError, first_line
 from framefeat.extract import devices
 from framefeat.files import atomic_path, read_json
-
-#: Part of what identifies a result: a change of the numbers that this stage gives must change it.
-ALGORITHM = 1
-#: The same for the half precisions, in which BatchNorm that could not be folded keeps float32 since 2.
-HALF_ALGORITHM = 2
-
-
-def algorithm(precision: str) -> int:
-    return ALGORITHM if precision == "float32" else HALF_ALGORITHM
-
-
-def request_key(spec_json: str, weights_identity: str, precision: str) -> dict[str, Any]:
-    """What decides the features of given frames."""
-    return {
-        "spec": json.loads(spec_json),
-        "weights": weights_identity,
-        "precision": precision,
-        "algorithm": algorithm(precision),
-    }
-
-
-def identifying(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A backbone's description without what does not decide its features: path and name of a weights file."""
-    return {**spec} | ({"weights": "", "file": "", "sha256": None} if spec["kind"] == "file" else {})
-
-
-def evidence_digest(evidence: Mapping[str, Any]) -> str:
-    """Ties features to the frames they were computed from: what was asked of the sampling, and what came out."""
-    kept = [evidence["key"], evidence["rows"], evidence["recheck"], evidence["decoder"]]
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+from framefeat.identity import FeaturesKey, features_key, request_key
+from framefeat.records import Embedded, EmbedRequest, Evidence, FeatureRecord
+from framefeat.signals import polite_end
 
 
 def run(options: Any) -> None:
     """The subcommand: ``options`` are those of ``framefeat extract``."""
-    message = {
+    features, record = (Path(os.path.abspath(path)) for path in (options.features, options.record))
+    evidence: Evidence = read_json(options.evidence)
+    asked = request_key(options.spec, options.weights_identity, options.precision)
+    key = features_key(asked, evidence)
+    store = Store(features)
+    if store.fetch(key, features, record):
+        print(f"{evidence['video_id']}: stored features are still valid", file=sys.stderr)
+        return
+    with polite_end(), _scratch(features) as scratch:
+        made = [scratch / "features.npy", scratch / "record.json"]
+        message = _request(options, evidence["video_id"], key, scratch, made)
+        trace = _compute(message, options).get("trace")
+        # The job alone puts results in place: what an embedder finishes for a job that has ended never appears.
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.unlink(missing_ok=True)
+        for path, target in zip(made, (features, record), strict=True):
+            os.replace(path, target)
+    found: FeatureRecord = read_json(record)
+    if found.get("problems"):
+        # Not for the store: whoever deletes these files wants another try.
+        if trace:
+            print(trace, file=sys.stderr)
+        _tell_finding(found)
+    else:
+        store.keep(features, record)
+
+
+def _request(
+    options: Any, video_id: str, key: FeaturesKey, scratch: Path, made: Sequence[Path]
+) -> EmbedRequest:
+    """``made``: where the features and their record are to be written."""
+    return {
         "kind": "extract",
         "spec": options.spec,
         "weights": os.path.abspath(options.weights),
@@ -61,45 +64,25 @@ def run(options: Any) -> None:
         "precision": options.precision,
         "batch_size": options.batch_size,
         "threads": options.threads,
-        **{name: os.path.abspath(getattr(options, name)) for name in ("frames", "recheck", "evidence")},
+        "frames": os.path.abspath(options.frames),
+        "recheck": os.path.abspath(options.recheck),
+        "evidence": os.path.abspath(options.evidence),
+        "video": video_id,
+        "key": key,
+        "scratch": str(scratch),
+        "features": str(made[0]),
+        "record": str(made[1]),
+        "warnings": [],
     }
-    features, record = (Path(os.path.abspath(path)) for path in (options.features, options.record))
-    evidence = read_json(message["evidence"])
-    message["video"] = evidence["video_id"]
-    message["key"] = request_key(options.spec, options.weights_identity, options.precision) | {
-        "evidence_sha256": evidence_digest(evidence)
-    }
-    store = Store(features)
-    if store.fetch(message["key"], features, record):
-        print(f"{message['video']}: stored features are still valid", file=sys.stderr)
-        return
-    with _ended_by_sigterm(), _scratch(features) as scratch:
-        made = [scratch / "features.npy", scratch / "record.json"]
-        names = ("scratch", "features", "record")
-        message |= {name: str(path) for name, path in zip(names, (scratch, *made), strict=True)}
-        trace = _compute(message, options).get("trace")
-        # The job alone puts results in place: what an embedder finishes for a job that has ended never appears.
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.unlink(missing_ok=True)
-        for path, target in zip(made, (features, record), strict=True):
-            os.replace(path, target)
-    found = read_json(record)
-    if found.get("problems"):
-        # Not for the store: whoever deletes these files wants another try.
-        if trace:
-            print(trace, file=sys.stderr)
-        _tell_finding(message["video"], found)
-    else:
-        store.keep(features, record)
 
 
-def _tell_finding(video_id: str, record: Mapping[str, Any]) -> None:
+def _tell_finding(record: FeatureRecord) -> None:
     from framefeat.sample.stage import tell_finding
 
-    tell_finding(video_id, len(record["bad_rows"]), record["rows"], record["problems"])
+    tell_finding(record["video_id"], len(record["bad_rows"]), record["rows"], record["problems"])
 
 
-def _compute(message: Mapping[str, Any], options: Any) -> dict[str, Any]:
+def _compute(message: EmbedRequest, options: Any) -> Embedded:
     """The record, with a ``trace`` where something happened that nobody foresaw."""
     from framefeat.extract import client
 
@@ -116,11 +99,12 @@ def _compute(message: Mapping[str, Any], options: Any) -> dict[str, Any]:
     with devices.hold(folder, found, clients) if folder else nullcontext((*found, devices.CPU)[0]) as device:
         if owner and served:
             log = Path(options.embedder_logs or "logs") / f"{devices.file_name(device)}.log"
-            return client.request(message, owner, device, log)["record"]
+            record: Embedded = client.request(message, owner, device, log)["record"]
+            return record
         return _compute_here(message, device)
 
 
-def _compute_here(message: Mapping[str, Any], device: str) -> dict[str, Any]:
+def _compute_here(message: EmbedRequest, device: str) -> Embedded:
     """In this process, as by hand and with ``--embedder off``: the same bytes, and torch's import for each video."""
     from framefeat.extract.embed import embed_video, load_network
 
@@ -130,16 +114,16 @@ def _compute_here(message: Mapping[str, Any], device: str) -> dict[str, Any]:
     try:
         return embed_video(message, *load_network(message, Path(message["weights"]), torch_device))
     except Exception as error:
-        if not devices.is_lost(error):
+        if not is_lost(error):
             raise
         raise UserError(
-            f"{message['video']}: the device failed (device {device}, {devices.first_line(error)}). Run again; where it "
+            f"{message['video']}: the device failed (device {device}, {first_line(error)}). Run again; where it "
             "stays so, the device or its driver is at fault: look at 'nvidia-smi -q', or set device: cpu."
         ) from error
 
 
 def prewarm(described: Mapping[str, Any]) -> None:
-    """Let the embedder start and load while the first videos are decoded. ``described``: see the rules' common.smk."""
+    """Let the embedder start and load while the first videos are decoded. ``described``: see the rules' settings.smk."""
     from framefeat.extract import client
 
     owner = client.owner_here()
@@ -166,23 +150,6 @@ def _scratch(features: Path) -> Iterator[Path]:
         shutil.rmtree(mine, ignore_errors=True)
 
 
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM unwinds the block, as Ctrl-C does, so that it can clean up."""
-
-    def leave(number: int, _: Any) -> None:
-        sys.exit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 class Store:
     """A video's last features and what they were computed from, beside the results (hard links: no second copy on the disk).
 
@@ -191,15 +158,14 @@ class Store:
     """
 
     def __init__(self, features: Path) -> None:
-        # Named by the video alone: a job of one video among 100,000 must not look through all files to find its own.
-        self.features = features.parent.parent / "store" / features.name
-        self.record = self.features.with_name(f"{features.stem}.json")
+        self.features = layout.stored(features)
+        self.record = layout.record_of(self.features)
 
-    def fetch(self, key: Mapping[str, Any], features: Path, record: Path) -> bool:
+    def fetch(self, key: FeaturesKey, features: Path, record: Path) -> bool:
         """Put the stored results in place; False where there are none, or of another ``key``, or other versions or a disk
         fault made them useless."""
         try:
-            known = read_json(self.record)
+            known: FeatureRecord = read_json(self.record)
             if known["key"] != key or not _same_versions(known["versions"]):
                 return False
             with open(self.features, "rb") as stream:

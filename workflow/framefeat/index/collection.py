@@ -307,11 +307,6 @@ def sample_times(duration_sec: float, sample_fps: float) -> np.ndarray:
     return np.round(times, 3)
 
 
-def times_digest(times: np.ndarray) -> str:
-    """sha256 of a slice's times: little-endian float64, ascending."""
-    return hashlib.sha256(np.ascontiguousarray(times, dtype="<f8").tobytes()).hexdigest()
-
-
 def past_the_end(times: np.ndarray, fps: float, facts: Mapping[str, Any], alignment: str) -> np.ndarray:
     """Which times (bool [T]) mean a frame more than one past the end, by the container's own account."""
     if alignment == "index":

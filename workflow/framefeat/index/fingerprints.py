@@ -3,7 +3,6 @@
 The fingerprint is the sha256 of the content: the same figure that ``sha256sum`` prints and that an index may carry.
 """
 
-import hashlib
 import json
 import os
 import stat
@@ -18,28 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from framefeat.errors import machine_trouble
-from framefeat.files import read_json, write_json
+from framefeat.files import file_sha256, read_json, write_json
 
 SCHEMA = 3
-_CHUNK = 4 << 20
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """sha256 of a file's content, as lower-case hex digits."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256", _bufsize=_CHUNK).hexdigest()
-
-
-def remembered_sha256(path: str | os.PathLike[str], memory: Path) -> str:
-    """``file_sha256``, computed once: ``memory`` is a small JSON file that remembers it by path, size and time."""
-    found = os.stat(path)
-    stamp = [found.st_size, found.st_mtime_ns]
-    known = _read(memory)
-    entry = known.get(os.path.abspath(path))
-    if entry is None or entry["stamp"] != stamp:
-        entry = {"stamp": stamp, "sha256": file_sha256(path)}
-        _write(memory, _read(memory) | {os.path.abspath(path): entry})
-    return entry["sha256"]
 
 
 def _read(memory: Path) -> dict[str, Any]:

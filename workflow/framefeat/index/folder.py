@@ -16,6 +16,7 @@ from typing import Any
 
 from framefeat.errors import UserError
 from framefeat.files import read_json
+from framefeat.layout import LEFT_OUT, ResultsFolder
 
 #: What has one of these suffixes is taken for a video, also where it is damaged: it is then told as a damaged video.
 VIDEO_SUFFIXES = frozenset(
@@ -59,7 +60,6 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFCHR: "a device",
 }
-REPORT = "left_out.json"
 _REPORT_SCHEMA = 1
 
 
@@ -279,7 +279,7 @@ def _text(path: str) -> str:
 
 def unread_since(results: Path) -> int | None:
     """When (nanoseconds) the last merge met files that could not be read; None where it met none."""
-    path = results / REPORT
+    path = ResultsFolder(results).left_out
     try:
         return path.stat().st_mtime_ns if read_json(path)["unread"] else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -302,4 +302,4 @@ def sentences(report: Mapping[str, Any], most: int = 20) -> Iterator[str]:
 def _named(lines: Sequence[str], most: int) -> Iterator[str]:
     yield from (f"  {line}" for line in lines[:most])
     if len(lines) > most:
-        yield f"  ... and {len(lines) - most} more; {REPORT} has them all"
+        yield f"  ... and {len(lines) - most} more; {LEFT_OUT} has them all"

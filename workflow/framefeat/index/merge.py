@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 
 from framefeat.errors import UserError, complain
 from framefeat.files import atomic_path, write_json
+from framefeat.identity import times_digest
 from framefeat.index import collection, fingerprints, folder, tables
+from framefeat.layout import ResultsFolder
 from framefeat.names import video_key
 from framefeat.settings import Settings
 from framefeat.video.alignment import frame_numbers
@@ -35,9 +37,10 @@ def merge(settings: Settings, out: Path, workers: int = 1) -> None:
 
     Raises ``UserError`` listing all problems of a kind. A damaged file is not one of them: it is told when it is sampled.
     """
+    results = ResultsFolder(out)
     video_table = None
     if settings.from_folder:
-        videos, known, listing, dropped = _read_folder(settings, out, workers)
+        videos, known, listing, dropped = _read_folder(settings, results, workers)
         frame_name = str(settings.videos)
         frame_table, ids, times, videos = _index_of_folder(videos, known, settings.sample_fps)
         positions = collection.join(ids, videos, frame_name, frame_name)
@@ -51,7 +54,7 @@ def merge(settings: Settings, out: Path, workers: int = 1) -> None:
         needed = np.unique(positions).tolist()
         collection.check_files(found, needed, settings)
         local = [videos[number].path for number in needed if not collection.is_remote(videos[number].path)]
-        known = fingerprints.examine_all(local, out / "fingerprints.json", workers, _say)
+        known = fingerprints.examine_all(local, results.fingerprints, workers, _say)
         _check_sha256(videos, known)
 
     slice_rows = np.zeros(len(ids), dtype=np.int64)
@@ -68,10 +71,12 @@ def merge(settings: Settings, out: Path, workers: int = 1) -> None:
         _check_ends(videos, known, slices, settings, ids, times, positions, frame_name)
 
     keys = _keys(videos, slices)
-    _fresh(out / "slices")
-    _fresh(out / "videos")
+    _fresh(results.slices)
+    _fresh(results.videos)
     for number, slice_times in slices.items():
-        _write_video(out, keys[number], videos[number], slice_times, known.get(videos[number].path), settings)
+        _write_video(
+            results, keys[number], videos[number], slice_times, known.get(videos[number].path), settings
+        )
     columns = {name: frame_table.column(name) for name in frame_table.column_names}
     if video_table is not None:
         for name in video_table.column_names:
@@ -82,7 +87,7 @@ def merge(settings: Settings, out: Path, workers: int = 1) -> None:
     merged = pa.table(columns).replace_schema_metadata(
         _plain(frame_table.schema.metadata) | {COLUMNS: json.dumps(frame_table.column_names)}
     )
-    with atomic_path(out / "index.parquet") as temporary:
+    with atomic_path(results.index) as temporary:
         pq.write_table(merged, temporary)
     unread = [
         folder.LeftOut(path, entry["error"])
@@ -90,7 +95,7 @@ def merge(settings: Settings, out: Path, workers: int = 1) -> None:
         if entry["error"] and entry["sha256"] is None
     ]
     left_out = folder.report(listing, dropped, unread)
-    write_json(out / folder.REPORT, left_out)
+    write_json(results.left_out, left_out)
     for line in folder.sentences(left_out):
         _say(line)
     _say(f"{len(ids)} rows of {len(slices)} videos")
@@ -101,7 +106,7 @@ def _say(text: str) -> None:
 
 
 def _read_folder(
-    settings: Settings, out: Path, workers: int
+    settings: Settings, results: ResultsFolder, workers: int
 ) -> tuple[list[collection.Video], dict[str, dict[str, Any]], folder.Listing, dict[str, folder.LeftOut]]:
     """The videos of the folder, what is known of each file by its path, what is left out, and by id what is dropped.
 
@@ -114,7 +119,7 @@ def _read_folder(
     )  # a name that is there twice is told before anything is read
     unsure = frozenset(listing.unsure)
     paths = [*(video.path for video in videos), *sorted(unsure)]
-    known = fingerprints.examine_all(paths, out / "fingerprints.json", workers, _say, unsure)
+    known = fingerprints.examine_all(paths, results.fingerprints, workers, _say, unsure)
     taken = []
     for path in sorted(unsure):
         found = known[path]
@@ -252,7 +257,7 @@ def _fresh(folder: Path) -> None:
 
 
 def _write_video(
-    out: Path,
+    results: ResultsFolder,
     key: str,
     video: collection.Video,
     times: np.ndarray,
@@ -272,7 +277,7 @@ def _write_video(
         "fps": video.fps,
         "alignment": _alignment(settings, facts),
         "rows": len(times),
-        "times_sha256": collection.times_digest(times),
+        "times_sha256": times_digest(times),
     }
     warnings, doubts = [], []
     if settings.from_folder and facts and collection.believable_duration(facts) < facts["duration_sec"]:
@@ -284,9 +289,9 @@ def _write_video(
         warnings.append(
             f"the index says {video.fps:g} fps, the container {facts['fps']:g}; the index is believed"
         )
-    write_json(out / "slices" / f"{key}.json", identity)
+    write_json(results.slice(key), identity)
     write_json(
-        out / "videos" / f"{key}.json",
+        results.video(key),
         identity
         | {
             "path": video.path,

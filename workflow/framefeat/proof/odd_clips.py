@@ -26,7 +26,7 @@ SECOND = 1000
 
 
 @dataclass(frozen=True)
-class Truth:
+class Known:
     """``numbers`` of the presented frames (None: only decoding tells) and their ``times`` in seconds (None: at a
     constant rate, by the file's own account of it)."""
 
@@ -38,16 +38,14 @@ class Truth:
 class OddClip:
     """``build(folder, path)`` writes the clip and tells the truth about it.
 
-    ``doubtful``: order and times contradict each other, and a reader that says so is right as well. ``unusable``: a
-    finding is right as well. ``damaged``: rows may be lost. ``cropped``: a warning that a crop is not applied is
-    right as well.
+    ``unusable``: a finding is right as well. ``damaged``: rows may be lost. ``cropped``: a warning that a crop is not
+    applied is right as well.
     """
 
     name: str
     suffix: str
-    build: Callable[[Path, Path], Truth]
+    build: Callable[[Path, Path], Known]
     rate: Fraction = RATE
-    doubtful: bool = False
     unusable: bool = False
     damaged: bool = False
     cropped: bool = False
@@ -57,7 +55,7 @@ class OddClip:
         return self.name + self.suffix
 
 
-def make(odd: OddClip, folder: Path) -> tuple[Clip, Truth]:
+def make(odd: OddClip, folder: Path) -> tuple[Clip, Known]:
     """Write the clip into ``folder``; ``numbers`` and ``times`` of the clip are empty where the truth does not have
     them."""
     path = folder / odd.file
@@ -172,7 +170,7 @@ MPEG2_B = Recipe(
 
 def pts_is_dts(
     folder: Path, path: Path, base: Recipe = H264_B, since: int = 0, from_zero: bool = True
-) -> Truth:
+) -> Known:
     """Presentation times equal to decoding times, from packet ``since`` on, though the pictures are reordered.
 
     Not ``from_zero``: the first of them are negative, and the container hides their packets.
@@ -187,20 +185,20 @@ def pts_is_dts(
         for place, sample in enumerate(packets.samples)
     ]
     write(path, whole, Samples(packets.time_base, changed))
-    return Truth(range(base.frames) if from_zero else None)
+    return Known(range(base.frames) if from_zero else None)
 
 
-def generated_times(folder: Path, path: Path, base: Recipe) -> Truth:
+def generated_times(folder: Path, path: Path, base: Recipe) -> Known:
     """A copy of a file without presentation times for which FFmpeg made some up (``-fflags +genpts -c copy``)."""
     whole = _base(folder, base)
     packets = read(whole, {"fflags": "+genpts"})
     unknown = _known(None)
     changed = [replace(s, pts=s.dts if s.pts == unknown else s.pts) for s in packets.samples]
     write(path, whole, Samples(packets.time_base, changed))
-    return Truth(range(base.frames))
+    return Known(range(base.frames))
 
 
-def vfw_asp(folder: Path, path: Path) -> Truth:
+def vfw_asp(folder: Path, path: Path) -> Known:
     """MPEG-4 ASP as AVI tools put it into Matroska: the codec is told by a Windows header, a block's time is that
     of decoding."""
     import av
@@ -218,10 +216,10 @@ def vfw_asp(folder: Path, path: Path) -> Truth:
     data = path.read_bytes()
     assert data.count(b"V_MPEG4/ISO/ASP") == 1
     path.write_bytes(data.replace(b"V_MPEG4/ISO/ASP", b"V_MS/VFW/FOURCC"))
-    return Truth(range(ASP_B.frames))
+    return Known(range(ASP_B.frames))
 
 
-def packed_asp(folder: Path, path: Path) -> Truth:
+def packed_asp(folder: Path, path: Path) -> Known:
     """MPEG-4 with "packed" B-frames in AVI: a picture and the B-frame after it in one chunk, then a chunk that says
     "no picture"."""
     base = replace(ASP_B, options={**numbered._MPEG4, "bf": "1", "b_strategy": "0", "b_sensitivity": "1"})
@@ -240,7 +238,7 @@ def packed_asp(folder: Path, path: Path) -> Truth:
     step = int(1 / RATE / packets.time_base)
     laid = [Sample(data, k * step, k * step, k == 0, step) for k, data in enumerate(chunks)]
     write(path, whole, Samples(packets.time_base, laid), time_base=1 / RATE)
-    return Truth(range(base.frames))
+    return Known(range(base.frames))
 
 
 _NO_PICTURE = b"\x00\x00\x01\xb6\x50\x80\x7f"[:6]
@@ -259,7 +257,7 @@ def joined(
     second: Recipe | None = None,
     container_options: Any = None,
     known: bool = True,
-) -> Truth:
+) -> Known:
     """Recordings joined with ``cat``: each begins at its own clock time. ``skip``: bytes left out of the later
     ones' beginning."""
     parts: list[bytes] = []
@@ -277,21 +275,21 @@ def joined(
         parts.append(data[skip:] if place else data)
         numbers += range(SECOND * place, SECOND * place + base.frames)
     path.write_bytes(b"".join(parts))
-    return Truth(numbers if known else None)
+    return Known(numbers if known else None)
 
 
-def wrapping(folder: Path, path: Path) -> Truth:
+def wrapping(folder: Path, path: Path) -> Known:
     """A transport stream whose 33-bit clock starts anew in mid file."""
     base = replace(H264_B, suffix=".ts", offset=Fraction(2**33, 90000) - 2)
     path.write_bytes(_base(folder, base).read_bytes())
-    return Truth(range(base.frames), steady(base.frames, ".ts"))
+    return Known(range(base.frames), steady(base.frames, ".ts"))
 
 
-def same_times(folder: Path, path: Path) -> Truth:
+def same_times(folder: Path, path: Path) -> Known:
     """Five frames of a sample table last no time: they share one time, and each is shown."""
     data = _base(folder, H264_PLAIN).read_bytes()
     path.write_bytes(boxes.edit(data, (*boxes.VIDEO, "stts"), boxes.same_time(20, 5)))
-    return Truth(range(H264_PLAIN.frames))
+    return Known(range(H264_PLAIN.frames))
 
 
 # --- fields and the decoder's delay
@@ -309,7 +307,7 @@ def _raw(path: Path, units: Sequence[bytes], pts: Sequence[int], keys: Iterable[
     write(path, io.BytesIO(b"".join(units)), Samples(1 / rate / step, laid), format="h264")
 
 
-def field_pictures(folder: Path, path: Path, frames: int = 40, group: int = 10) -> Truth:
+def field_pictures(folder: Path, path: Path, frames: int = 40, group: int = 10) -> Known:
     """H.264 coded as fields, each a packet of its own."""
     stream = Stream(64, 64, fields=True)
     units: list[bytes] = []
@@ -318,13 +316,13 @@ def field_pictures(folder: Path, path: Path, frames: int = 40, group: int = 10) 
         first, second = fields_of(stream, draw_number(number, 64, 64), place, place, place == 0)
         units += [(stream.sps() + stream.pps() if place == 0 else b"") + first, second]
     _raw(path, units, range(len(units)), range(0, len(units), 2 * group), 2 * RATE)
-    return Truth(range(frames), steady(frames, path.suffix))
+    return Known(range(frames), steady(frames, path.suffix))
 
 
 _REORDERED = (0, 4, 2, 1, 3)
 
 
-def unannounced_delay(folder: Path, path: Path, calm: int = 40, broken: bool = False) -> Truth:
+def unannounced_delay(folder: Path, path: Path, calm: int = 40, broken: bool = False) -> Known:
     """Pictures that are reordered after ``calm`` frames, announced nowhere, so that the decoder gives out its first
     ones too early. ``broken``: the very first is unreadable."""
     stream = Stream(64, 64)
@@ -346,10 +344,10 @@ def unannounced_delay(folder: Path, path: Path, calm: int = 40, broken: bool = F
         units.append((stream.sps() + stream.pps() if key else b"") + picture)
         coded += needed
     _raw(path, units, places, keys, RATE)
-    return Truth()  # a picture that comes too late to be given out in order is dropped
+    return Known()  # a picture that comes too late to be given out in order is dropped
 
 
-def late_parameter_set(folder: Path, path: Path, at: int = 3, first_use: int = 25) -> Truth:
+def late_parameter_set(folder: Path, path: Path, at: int = 3, first_use: int = 25) -> Known:
     """A picture parameter set that comes once, with a packet that is no key frame, and is used from a later group
     on."""
     stream = Stream(64, 64)
@@ -370,10 +368,10 @@ def late_parameter_set(folder: Path, path: Path, at: int = 3, first_use: int = 2
             )
         )
     _raw(path, units, range(60), range(0, 60, 10), RATE)
-    return Truth(range(60), steady(60, path.suffix))
+    return Known(range(60), steady(60, path.suffix))
 
 
-def new_sets_in_band(folder: Path, path: Path) -> Truth:
+def new_sets_in_band(folder: Path, path: Path) -> Known:
     """Other parameter sets of the same number in mid stream, once, with the first of several key frames.
 
     With every key frame in a transport stream: its muxer would repeat the first ones.
@@ -389,7 +387,7 @@ def new_sets_in_band(folder: Path, path: Path) -> Truth:
             + stream.picture(draw_number(number, 64, 64), display=place, decoding=place, key=place == 0)
         )
     _raw(path, units, range(80), range(0, 80, 10), RATE)
-    return Truth(range(80), steady(80, path.suffix))
+    return Known(range(80), steady(80, path.suffix))
 
 
 # --- what travels with packets
@@ -419,7 +417,7 @@ def _two_encodes(folder: Path, second_size: tuple[int, int]) -> Path:
 _FLV_HEADER = 13
 
 
-def two_descriptions(folder: Path, path: Path, second_size: tuple[int, int] = SMALL) -> Truth:
+def two_descriptions(folder: Path, path: Path, second_size: tuple[int, int] = SMALL) -> Known:
     """A second sample description (MP4) or sequence header (FLV) in mid file: other parameter sets, perhaps another
     size."""
     both = _two_encodes(folder, second_size)
@@ -428,7 +426,7 @@ def two_descriptions(folder: Path, path: Path, second_size: tuple[int, int] = SM
     else:
         write(path, both, read(both))
     numbers = [*range(40), *range(SECOND, SECOND + 40)]
-    return Truth(numbers, steady(80, ".flv"))
+    return Known(numbers, steady(80, ".flv"))
 
 
 def _palette(upwards: bool) -> np.ndarray:
@@ -437,7 +435,7 @@ def _palette(upwards: bool) -> np.ndarray:
     return np.hstack([np.full((256, 1), 255, dtype=np.uint8), np.repeat(greys, 3, axis=1)])
 
 
-def palettes(folder: Path, path: Path, encoder: str = "rawvideo", since: int = 60) -> Truth:
+def palettes(folder: Path, path: Path, encoder: str = "rawvideo", since: int = 60) -> Known:
     """Eight-bit pictures: the palette travels with the first packet, and from frame ``since`` on it is another one."""
     import av
 
@@ -453,10 +451,10 @@ def palettes(folder: Path, path: Path, encoder: str = "rawvideo", since: int = 6
             frame.pts = number
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
-    return Truth(range(60), steady(60, path.suffix))
+    return Known(range(60), steady(60, path.suffix))
 
 
-def exif_pictures(folder: Path, path: Path) -> Truth:
+def exif_pictures(folder: Path, path: Path) -> Known:
     """Motion JPEG whose pictures carry Exif data."""
     base = Recipe(
         "jpeg", ".avi", encoder="mjpeg", frames=40, size=SMALL, options={"q": "3"}, pix_fmt="yuvj420p"
@@ -467,29 +465,29 @@ def exif_pictures(folder: Path, path: Path) -> Truth:
     segment = b"\xff\xe1" + struct.pack(">H", len(tiff) + 2) + tiff
     changed = [replace(s, data=s.data[:2] + segment + s.data[2:]) for s in packets.samples]
     write(path, whole, Samples(packets.time_base, changed))
-    return Truth(range(40), steady(40, ".avi"))
+    return Known(range(40), steady(40, ".avi"))
 
 
 # --- flags, edits and damage
 
 
-def keys_left_out(folder: Path, path: Path, base: Recipe = H264_PLAIN, kept: Sequence[int] = (0, 3)) -> Truth:
+def keys_left_out(folder: Path, path: Path, base: Recipe = H264_PLAIN, kept: Sequence[int] = (0, 3)) -> Known:
     """A sync table that does not have all key frames: the packets are flagged key, and a seek to them lands
     elsewhere."""
     data = _base(folder, base).read_bytes()
     path.write_bytes(boxes.edit(data, (*boxes.VIDEO, "stss"), boxes.forget_keys(kept)))
-    return Truth(range(base.frames), steady(base.frames, path.suffix))
+    return Known(range(base.frames), steady(base.frames, path.suffix))
 
 
 def other_keys(
     folder: Path, path: Path, flags: Callable[[int, bool], bool], base: Recipe = H264_PLAIN
-) -> Truth:
+) -> Known:
     """Packets whose key flags are not those of their pictures."""
     whole = _base(folder, base)
     packets = read(whole)
     changed = [replace(s, key=flags(place, s.key)) for place, s in enumerate(packets.samples)]
     write(path, whole, Samples(packets.time_base, changed))
-    return Truth(range(base.frames), steady(base.frames, path.suffix))
+    return Known(range(base.frames), steady(base.frames, path.suffix))
 
 
 def _some_flags(place: int, key: bool) -> bool:
@@ -500,7 +498,7 @@ def _false_flags(place: int, key: bool) -> bool:
     return key or place % 7 == 0
 
 
-def edited(folder: Path, path: Path, edits: Sequence[tuple[int, int]], base: Recipe = H264_B) -> Truth:
+def edited(folder: Path, path: Path, edits: Sequence[tuple[int, int]], base: Recipe = H264_B) -> Known:
     """An edit list of ``(frames, first frame or -1 for a gap)``: parts left out, shown twice, with gaps between."""
     data = _base(folder, base).read_bytes()
     clock = 1000
@@ -512,7 +510,7 @@ def edited(folder: Path, path: Path, edits: Sequence[tuple[int, int]], base: Rec
     ]
     # A constant frame duration needs no rounding at 25 fps by either clock.
     path.write_bytes(boxes.edit(data, ("moov", "trak", "edts", "elst"), boxes.edit_list(entries)))
-    return Truth(None)
+    return Known(None)
 
 
 def _media_clock(data: bytes) -> int:
@@ -524,16 +522,16 @@ def _first_offset(data: bytes) -> int:
     return struct.unpack_from(">i", boxes.find(data, ("moov", "trak", "edts", "elst")), 12)[0]
 
 
-def without_packets(folder: Path, path: Path, base: Recipe, lost: Sequence[int]) -> Truth:
+def without_packets(folder: Path, path: Path, base: Recipe, lost: Sequence[int]) -> Known:
     """Packets that are missing."""
     whole = _base(folder, base)
     packets = read(whole)
     left = [sample for place, sample in enumerate(packets.samples) if place not in set(lost)]
     write(path, whole, Samples(packets.time_base, left))
-    return Truth()
+    return Known()
 
 
-def spoilt_packet(folder: Path, path: Path, base: Recipe, at: int = 0) -> Truth:
+def spoilt_packet(folder: Path, path: Path, base: Recipe, at: int = 0) -> Known:
     """A packet whose end is noise."""
     whole = _base(folder, base)
     packets = read(whole)
@@ -543,30 +541,30 @@ def spoilt_packet(folder: Path, path: Path, base: Recipe, at: int = 0) -> Truth:
     tail = 12
     samples[at] = replace(samples[at], data=data[:-tail] + random.bytes(tail))
     write(path, whole, Samples(packets.time_base, samples))
-    return Truth()
+    return Known()
 
 
 def holes(
     folder: Path, path: Path, base: Recipe, piece: int = 188, lost: Sequence[int] = (40, 41, 90)
-) -> Truth:
+) -> Known:
     """A file that lacks pieces, as a transport stream received with losses."""
     data = _base(folder, replace(base, suffix=path.suffix)).read_bytes()
     pieces = [data[at : at + piece] for at in range(0, len(data), piece)]
     path.write_bytes(b"".join(part for place, part in enumerate(pieces) if place not in set(lost)))
-    return Truth()
+    return Known()
 
 
-def begun_late(folder: Path, path: Path, base: Recipe, part: Fraction = Fraction(1, 5)) -> Truth:
+def begun_late(folder: Path, path: Path, base: Recipe, part: Fraction = Fraction(1, 5)) -> Known:
     """A stream whose beginning is lost: it starts within a group of pictures."""
     data = _base(folder, replace(base, suffix=path.suffix)).read_bytes()
     path.write_bytes(data[int(len(data) * part) // 188 * 188 :])
-    return Truth()
+    return Known()
 
 
 # --- geometry and colour
 
 
-def filtered(folder: Path, path: Path, filters: str, base: Recipe = H264_PLAIN) -> Truth:
+def filtered(folder: Path, path: Path, filters: str, base: Recipe = H264_PLAIN) -> Known:
     """A copy through one of FFmpeg's bit stream filters."""
     import av
 
@@ -579,44 +577,44 @@ def filtered(folder: Path, path: Path, filters: str, base: Recipe = H264_PLAIN) 
             for changed in filter_context.filter(packet if packet.size else None):
                 changed.stream = copy
                 output.mux(changed)
-    return Truth(range(base.frames), steady(base.frames, path.suffix))
+    return Known(range(base.frames), steady(base.frames, path.suffix))
 
 
-def clean_aperture(folder: Path, path: Path) -> Truth:
+def clean_aperture(folder: Path, path: Path) -> Known:
     """Only the middle of the stored picture is to be shown; the numbers are drawn there, in a white border."""
     base = replace(H264_PLAIN, size=(SMALL[0] + 64, SMALL[1] + 64), border=32)
     data = _base(folder, base).read_bytes()
     path.write_bytes(boxes.edit(data, (*boxes.VIDEO, "stsd"), boxes.clean_aperture(SMALL[1], SMALL[0])))
-    return Truth(range(H264_PLAIN.frames), steady(H264_PLAIN.frames, path.suffix))
+    return Known(range(H264_PLAIN.frames), steady(H264_PLAIN.frames, path.suffix))
 
 
-def turned(folder: Path, path: Path, matrix: Sequence[int]) -> Truth:
+def turned(folder: Path, path: Path, matrix: Sequence[int]) -> Known:
     """A display matrix of half a turn but for rounding: the picture is stored upside down."""
     base = replace(H264_PLAIN, upside_down=True)
     data = _base(folder, base).read_bytes()
     path.write_bytes(boxes.edit(data, ("moov", "trak", "tkhd"), boxes.track_matrix(matrix)))
-    return Truth(range(base.frames), steady(base.frames, path.suffix))
+    return Known(range(base.frames), steady(base.frames, path.suffix))
 
 
-def long_last_frame(folder: Path, path: Path, hundredths: int = 300) -> Truth:
+def long_last_frame(folder: Path, path: Path, hundredths: int = 300) -> Known:
     """A GIF whose last frame stays long."""
     base = Recipe("short", ".gif", encoder="gif", rate=Fraction(10), frames=38, size=SMALL, pix_fmt="gray")
     data = bytearray(_base(folder, base).read_bytes())
     at = data.rindex(b"\x21\xf9\x04")
     data[at + 4 : at + 6] = struct.pack("<H", hundredths)
     path.write_bytes(data)
-    return Truth(range(38), steady(38, ".gif", Fraction(10)))
+    return Known(range(38), steady(38, ".gif", Fraction(10)))
 
 
-def recorded(folder: Path, path: Path, base: Recipe) -> Truth:
+def recorded(folder: Path, path: Path, base: Recipe) -> Known:
     """A plain recording in a container or codec that is met seldom."""
     made = numbered.make(replace(base, suffix=path.suffix), folder)
     path.write_bytes(made.path.read_bytes())
-    return Truth(made.numbers)
+    return Known(made.numbers)
 
 
 def _odd(
-    name: str, suffixes: str, build: Callable[..., Truth], *, traits: str = "", **settings: Any
+    name: str, suffixes: str, build: Callable[..., Known], *, traits: str = "", **settings: Any
 ) -> list[OddClip]:
     marks = dict.fromkeys(traits.split(), True)
     rate = settings.pop("rate", RATE)
@@ -632,7 +630,7 @@ _KINDS: list[list[OddClip]] = [
     _odd("pts_is_dts_below_zero", ".mp4 .mov", pts_is_dts, from_zero=False),
     _odd("pts_is_dts_pyramid", ".mp4 .mkv .ts", pts_is_dts, base=H264_PYRAMID),
     _odd("pts_is_dts_hevc", ".mp4 .mkv", pts_is_dts, base=HEVC_B),
-    _odd("pts_is_dts_half", ".mp4 .mkv .mov", pts_is_dts, since=36, traits="doubtful"),
+    _odd("pts_is_dts_half", ".mp4 .mkv .mov", pts_is_dts, since=36),
     _odd("pts_is_dts_asp", ".mp4 .mkv", pts_is_dts, base=ASP_B),
     _odd("genpts", ".mp4 .mkv", generated_times, base=replace(H264_B, suffix=".avi")),
     _odd("asp_vfw", ".mkv", vfw_asp),
@@ -643,7 +641,7 @@ _KINDS: list[list[OddClip]] = [
     _odd("joined_same_clock", ".flv", joined, starts=(0, 0), skip=_FLV_HEADER),
     _odd("joined_back", ".flv", joined, base=_LONG, starts=(10, _BETWEEN), skip=_FLV_HEADER),
     _odd("joined_far_lower", ".ts", joined, starts=(500, 0)),
-    _odd("joined_far_higher", ".ts", joined, starts=(0, 5000), traits="doubtful"),
+    _odd("joined_far_higher", ".ts", joined, starts=(0, 5000)),
     _odd("joined_three", ".ts", joined, starts=(0, 20, _BETWEEN)),
     _odd(
         "joined_fragments",
@@ -656,14 +654,14 @@ _KINDS: list[list[OddClip]] = [
     _odd("clock_wraps", ".ts", wrapping),
     _odd("same_times", ".mp4", same_times),
     _odd("fields", ".mp4 .mov .mkv .ts", field_pictures),
-    _odd("unannounced_delay", ".mp4 .mkv .ts", unannounced_delay, traits="doubtful"),
+    _odd("unannounced_delay", ".mp4 .mkv .ts", unannounced_delay),
     _odd(
         "unannounced_delay_broken",
         ".mp4 .mkv .ts",
         unannounced_delay,
         calm=0,
         broken=True,
-        traits="doubtful damaged",
+        traits="damaged",
     ),
     _odd("late_parameter_set", ".mp4 .mkv .ts", late_parameter_set),
     _odd("new_sets_in_band", ".mp4 .mkv .ts", new_sets_in_band),
@@ -722,22 +720,20 @@ _KINDS: list[list[OddClip]] = [
         without_packets,
         base=H264_PYRAMID,
         lost=[0],
-        traits="doubtful damaged",
+        traits="damaged",
     ),
-    _odd(
-        "first_picture_spoilt", ".mp4 .mkv .ts", spoilt_packet, base=H264_PYRAMID, traits="doubtful damaged"
-    ),
+    _odd("first_picture_spoilt", ".mp4 .mkv .ts", spoilt_packet, base=H264_PYRAMID, traits="damaged"),
     _odd(
         "pictures_missing",
         ".mp4 .mkv .ts",
         without_packets,
         base=H264_PYRAMID,
         lost=[20, 31, 47],
-        traits="doubtful damaged",
+        traits="damaged",
     ),
-    _odd("holes", ".ts", holes, base=H264_PYRAMID, traits="doubtful damaged"),
-    _odd("begun_late", ".ts", begun_late, base=H264_PYRAMID, traits="doubtful damaged"),
-    _odd("begun_late", ".mpg", begun_late, base=MPEG2_B, traits="doubtful damaged"),
+    _odd("holes", ".ts", holes, base=H264_PYRAMID, traits="damaged"),
+    _odd("begun_late", ".ts", begun_late, base=H264_PYRAMID, traits="damaged"),
+    _odd("begun_late", ".mpg", begun_late, base=MPEG2_B, traits="damaged"),
     _odd("clean_aperture", ".mp4", clean_aperture, traits="cropped"),
     _odd("half_turn", ".mp4", turned, matrix=_HALF_TURN),
     _odd("half_turn_but_a_bit", ".mp4", turned, matrix=(-65536, 1, 0, 0, -65536, *_HALF_TURN[5:])),

@@ -1,6 +1,6 @@
 """Reads a finished run: manifest, index, matrix (mapped, one pass), evidence of the few videos shown in detail."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -10,18 +10,18 @@ import numpy as np
 
 from framefeat.errors import UserError
 from framefeat.files import read_json
+from framefeat.layout import FRAME_INDEX, MANIFEST, BackboneFolder, ResultsFolder
 from framefeat.names import video_key
 from framefeat.report import numbers
 from framefeat.results import verdict
+from framefeat.vectors import unit_rows
 
-MANIFEST = "feature_manifest.json"
-FRAME_INDEX = "frame_index.parquet"
 _CHUNK_ROWS = 4096
 _UNLIKE_ROWS = 300
 
 
 @dataclass
-class Video:
+class ReportVideo:
     """One video of one backbone. Times in seconds; ``rows``: its rows of the matrix, in time order, one per time."""
 
     video_id: str
@@ -43,6 +43,11 @@ class Video:
     def counts(self) -> dict[str, int]:
         given = self.entry.get("counts") or {}
         return {name: int(given.get(name, (self.status == name).sum())) for name in ("ok", "clamped", "bad")}
+
+    @property
+    def total_rows(self) -> int:
+        """Rows in the matrix, those that ask for the same time again included."""
+        return int(self.entry.get("rows", len(self.rows)))
 
     @property
     def state(self) -> str:
@@ -88,12 +93,12 @@ class Backbone:
     folder: Path
     manifest: Mapping[str, Any]
     matrix: np.ndarray
-    videos: list[Video]
+    videos: list[ReportVideo]
     norms: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     changes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     unlike: float = float("inf")
 
-    def cuts(self, video: "Video") -> tuple[np.ndarray, float]:
+    def cuts(self, video: ReportVideo) -> tuple[np.ndarray, float]:
         """The likely cuts of a video, as places among its rows, and the change that makes one."""
         change = self.changes[video.rows]
         return numbers.likely_cuts(change, self.unlike), numbers.cut_threshold(change, self.unlike)
@@ -123,9 +128,9 @@ class Backbone:
 
 def result_folders(path: Path) -> list[Path]:
     """The backbone folders of ``results/{dataset}``, or ``path`` itself where it is one; by name."""
-    if (path / MANIFEST).is_file():
+    if BackboneFolder(path).manifest.is_file():
         return [path]
-    found = sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))
+    found = [folder.root for folder in ResultsFolder(path).assembled()]
     if not found:
         raise UserError(
             f"{path}: no {MANIFEST} here or one folder below. Give results/DATASET or results/DATASET/BACKBONE of a finished run."
@@ -137,11 +142,12 @@ def read_backbone(folder: Path) -> Backbone:
     """Manifest, index and mapped matrix of one backbone; the matrix itself is not read yet."""
     import pyarrow.parquet as pq
 
-    manifest = read_json(folder / MANIFEST)
+    files = BackboneFolder(folder)
+    manifest = read_json(files.manifest)
     try:
-        matrix = np.load(folder / f"{manifest['dataset']}_features.npy", mmap_mode="r")
+        matrix = np.load(files.matrix(manifest["dataset"]), mmap_mode="r")
         table = pq.read_table(
-            folder / FRAME_INDEX, columns=["timestamp_sec", "native_idx", "offset_sec", "status"]
+            files.frame_index, columns=["timestamp_sec", "native_idx", "offset_sec", "status"]
         )
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: missing; run Snakemake again to assemble the results.") from None
@@ -166,7 +172,7 @@ def read_backbone(folder: Path) -> Backbone:
             _, first = np.unique(times[rows], return_index=True)
             rows = rows[first]
         videos.append(
-            Video(
+            ReportVideo(
                 video_id=str(entry["video_id"]),
                 key=video_key(str(entry["video_id"])),
                 entry=entry,
@@ -209,9 +215,7 @@ def measure(backbone: Backbone) -> None:
 
 def learn_unlike(backbone: Backbone) -> None:
     """What two unrelated frames look like, from a few rows of the whole matrix."""
-    some, _ = numbers.unit_rows(
-        read_rows(backbone.matrix, numbers.evenly(len(backbone.matrix), _UNLIKE_ROWS))
-    )
+    some, _ = unit_rows(read_rows(backbone.matrix, numbers.evenly(len(backbone.matrix), _UNLIKE_ROWS)))
     backbone.unlike = numbers.typical_change(some)
 
 
@@ -220,7 +224,7 @@ def _pieces(matrix: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, 
     for start in range(0, len(rows), _CHUNK_ROWS):
         first = max(0, start - 1)
         piece = rows[first : start + _CHUNK_ROWS]
-        yield piece, start - first, *numbers.unit_rows(read_rows(matrix, piece))
+        yield piece, start - first, *unit_rows(read_rows(matrix, piece))
 
 
 def read_rows(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -247,61 +251,72 @@ def _read_into(stream: FileIO, view: memoryview) -> None:
 
 
 def judge(backbone: Backbone) -> None:
-    """Give each video the reasons why a person should look at it."""
-    norms = np.array([video.norm for video in backbone.videos])
-    known = norms[np.isfinite(norms)]
-    middle = float(np.median(known)) if known.size else float("nan")
-    spread = 1.4826 * float(np.median(np.abs(known - middle))) if known.size else float("nan")
+    """Give each video the reasons why a person should look at it, the gravest first."""
     twins: dict[str, list[str]] = {}
     for video in backbone.videos:
         if video.has_frames and (digest := video.entry.get("features_sha256")):
             twins.setdefault(str(digest), []).append(video.video_id)
+    middle, farthest = _usual_norm(backbone.videos)
     for video in backbone.videos:
-        reasons: list[tuple[int, str]] = []
-        counts, total = video.counts, len(video.rows)
-        if counts["bad"]:
-            rows = int(video.entry.get("rows", total))
-            reasons.append(
-                (3, f"{counts['bad']} of {rows} rows {'has' if counts['bad'] == 1 else 'have'} no frame")
-            )
-        reasons += [(3, str(problem)) for problem in video.entry.get("problems") or []]
-        if video.state == verdict.NOT_VERIFIED and not counts["bad"]:
-            reasons.append((3, "a second decode or embedding did not agree, or is missing"))
-        reasons += [(2, doubt) for doubt in video.doubts]
-        if video.zero_rows:
-            reasons.append((1, f"{many(video.zero_rows, 'row')} of nothing but zeros"))
-        same = twins.get(str(video.entry.get("features_sha256")), [])
-        others = [name for name in same if name != video.video_id] if len(same) > 1 else []
-        if others:
-            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-            reasons.append((1, f"features equal to those of {others[0]}{more}: the same video twice?"))
-        reasons += [(1, str(warning)) for warning in video.entry.get("warnings") or []]
-        if counts["clamped"]:
-            reasons.append((1, f"{many(counts['clamped'], 'row')} past the end: the last frame stands in"))
-        if video.neighbours > 1 and video.equal_neighbours > 0.25 * video.neighbours:
-            reasons.append(
-                (
-                    1,
-                    f"{video.equal_neighbours} of {video.neighbours} neighbours have equal features: still, or repeated frames",
-                )
-            )
-        if len(known) >= 8 and spread > 0 and abs(video.norm - middle) > 8 * spread:
+        others = [
+            name
+            for name in twins.get(str(video.entry.get("features_sha256")), [])
+            if name != video.video_id and video.has_frames
+        ]
+        reasons = [*_state_reasons(video), *_feature_reasons(video, others)]
+        if abs(video.norm - middle) > farthest:
             reasons.append(
                 (1, f"features of unusual length ({video.norm:.3g}; the others about {middle:.3g})")
             )
-        seen: set[str] = set()
-        video.reasons = [
-            (level, text)
-            for level, text in sorted(reasons, key=lambda reason: -reason[0])
-            if not (text in seen or seen.add(text))  # type: ignore[func-returns-value]
-        ]
+        # A text is said once, at its gravest; the sort keeps the order of equals.
+        said: dict[str, int] = {}
+        for level, text in sorted(reasons, key=lambda reason: -reason[0]):
+            said.setdefault(text, level)
+        video.reasons = [(level, text) for text, level in said.items()]
+
+
+def _state_reasons(video: ReportVideo) -> Iterator[tuple[int, str]]:
+    """Levels and words for what makes a video not verified (3) or doubtful (2)."""
+    bad = video.counts["bad"]
+    if bad:
+        yield 3, f"{bad} of {video.total_rows} rows {'has' if bad == 1 else 'have'} no frame"
+    yield from ((3, str(problem)) for problem in video.entry.get("problems") or [])
+    if video.state == verdict.NOT_VERIFIED and not bad:
+        yield 3, "a second decode or embedding did not agree, or is missing"
+    yield from ((2, doubt) for doubt in video.doubts)
+
+
+def _usual_norm(videos: Sequence[ReportVideo]) -> tuple[float, float]:
+    """The median norm of the videos, and how far from it a video may lie; without limit where they are too few."""
+    norms = np.array([video.norm for video in videos])
+    norms = norms[np.isfinite(norms)]
+    if len(norms) < 8:
+        return 0.0, float("inf")
+    middle = float(np.median(norms))
+    spread = 1.4826 * float(np.median(np.abs(norms - middle)))
+    return middle, 8 * spread if spread > 0 else float("inf")
+
+
+def _feature_reasons(video: ReportVideo, others: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Level 1: what stands out. ``others``: the videos whose features are equal to this one's."""
+    if video.zero_rows:
+        yield 1, f"{many(video.zero_rows, 'row')} of nothing but zeros"
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        yield 1, f"features equal to those of {others[0]}{more}: the same video twice?"
+    yield from ((1, str(warning)) for warning in video.entry.get("warnings") or [])
+    if clamped := video.counts["clamped"]:
+        yield 1, f"{many(clamped, 'row')} past the end: the last frame stands in"
+    equal, neighbours = video.equal_neighbours, video.neighbours
+    if neighbours > 1 and equal > 0.25 * neighbours:
+        yield 1, f"{equal} of {neighbours} neighbours have equal features: still, or repeated frames"
 
 
 def many(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def by_concern(videos: Iterable[Video]) -> list[int]:
+def by_concern(videos: Iterable[ReportVideo]) -> list[int]:
     """Places of the videos, those that need a look first, then as they come."""
     listed = list(videos)
     return sorted(
@@ -310,20 +325,16 @@ def by_concern(videos: Iterable[Video]) -> list[int]:
     )
 
 
-def evidence_of(results: Path, backbone: Backbone, key: str) -> dict[str, Any] | None:
-    """The sampling evidence of one video, whichever frame geometry it was kept for; None where there is none."""
-    for path in _kept(results, backbone, "evidence", f"{key}.json"):
-        return dict(read_json(path))
-    return None
-
-
-def sprite_path(results: Path, backbone: Backbone, key: str) -> Path | None:
-    """The thumbnails of one video."""
-    return next(iter(_kept(results, backbone, "thumbnails", f"{key}.jpg")), None)
-
-
-def _kept(results: Path, backbone: Backbone, kind: str, name: str) -> list[Path]:
-    """Files ``results/kind/GEOMETRY/name``, the backbone's own geometry first."""
+def thumbnail_rows(results: Path, backbone: Backbone, key: str) -> tuple[Path | None, list[int]]:
+    """The file with a video's thumbnails, and the rows of the video that they show; None and no rows without it."""
+    files = ResultsFolder(results)
     own = str((backbone.manifest.get("preprocessing") or {}).get("geometry", ""))
-    folders = sorted((results / kind).glob("*/"), key=lambda folder: (folder.name != own, folder.name))
-    return [folder / name for folder in folders if (folder / name).is_file()]
+    geometries = sorted(files.geometries(), key=lambda geometry: (geometry != own, geometry))
+    path = _first(files.thumbnails(geometry, key) for geometry in geometries)
+    evidence = _first(files.evidence(geometry, key) for geometry in geometries) if path else None
+    thumbnails = read_json(evidence).get("thumbnails") if evidence else None
+    return path, [int(row) for row in (thumbnails or {}).get("rows") or []]
+
+
+def _first(paths: Iterable[Path]) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)

@@ -8,13 +8,6 @@ CUT_FLOOR = 0.05  # a change of cosine below this is never called a cut
 CUT_SPREADS = 6.0  # robust standard deviations above the median change
 
 
-def unit_rows(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float ``[T, D]`` -> rows of length one (float32; NaN rows stay NaN, zero rows stay zero), and norms float32 ``[T]``."""
-    values = np.asarray(features, dtype=np.float32)
-    norms = np.sqrt(np.einsum("td,td->t", values, values, dtype=np.float64)).astype(np.float32)
-    return values / np.where(norms > 0, norms, 1)[:, None], norms
-
-
 def changes(unit: np.ndarray) -> np.ndarray:
     """float32 ``[T]``: ``1 - cosine`` to the row before; NaN for the first row and beside rows without a frame."""
     result = np.full(len(unit), np.nan, dtype=np.float32)

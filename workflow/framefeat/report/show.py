@@ -1,10 +1,6 @@
 """``framefeat show``: what came out of a run, as plain text for a terminal."""
 
-import os
-import shutil
 import sys
-import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -14,7 +10,7 @@ from framefeat.errors import UserError
 from framefeat.report import numbers
 from framefeat.report.gather import (
     Backbone,
-    Video,
+    ReportVideo,
     by_concern,
     judge,
     learn_unlike,
@@ -25,8 +21,9 @@ from framefeat.report.gather import (
 )
 from framefeat.results import verdict
 from framefeat.run import outcome
+from framefeat.terminal import coloured, print_table, printable
+from framefeat.vectors import unit_rows
 
-_COLOURS = {3: "31", 2: "33", 1: "36", 0: "32"}
 _LEVELS = {verdict.NOT_VERIFIED: 3, verdict.DOUBTFUL: 2, verdict.VERIFIED: 0}
 _REASONS = {3: verdict.NOT_VERIFIED, 2: verdict.DOUBTFUL, 1: "look"}
 
@@ -54,9 +51,9 @@ def _print_backbone(backbone: Backbone, out: TextIO) -> None:
     size = (
         f"float32 ({len(backbone.matrix)}, {manifest['feature_dim']}), {many(len(backbone.videos), 'video')}"
     )
-    print(f"{size}; alignment {_coloured(backbone.state, _LEVELS[backbone.state], out)}", file=out)
+    print(f"{size}; alignment {coloured(backbone.state, _LEVELS[backbone.state], out)}", file=out)
     for note in manifest.get("notes") or []:
-        print(_printable(str(note)), file=out)
+        print(printable(str(note)), file=out)
     lines, levels = [], []
     for place in by_concern(backbone.videos):
         video = backbone.videos[place]
@@ -66,14 +63,16 @@ def _print_backbone(backbone: Backbone, out: TextIO) -> None:
             video.container.get("height"),
         ]
         lines.append([
-            video.state, video.video_id, str(video.entry.get("rows", len(video.rows))), str(count["clamped"]),
+            video.state, video.video_id, str(video.total_rows), str(count["clamped"]),
             str(count["bad"]), "-" if offset is None else f"{offset * 1000:.1f}", f"{video.fps:.5g}" if video.fps else "-",
             "x".join(str(part) for part in size_text if part) or "-", str(video.container.get("codec") or "-"),
             str(video.entry.get("decoder") or "none"), "; ".join(text for _, text in video.reasons),
         ])  # fmt: skip
         levels.append(video.severity)
     names = ["state", "video", "rows", "clamped", "bad", "ms off", "fps", "size", "codec", "reader", "note"]
-    _print_table(names, lines, {2, 3, 4, 5, 6}, out, levels)
+    print_table(names, lines, out, right={2, 3, 4, 5, 6}, levels=levels)
+    if not lines:
+        print("(none)", file=out)
 
 
 def _print_left_out(results: Path, out: TextIO) -> None:
@@ -81,7 +80,7 @@ def _print_left_out(results: Path, out: TextIO) -> None:
     if left.files:
         print(f"\n{many(len(left.files), 'file')} left out, no row is of them:", file=out)
     for file in left.files:
-        print(_printable(f"  {file['path']}: {file['reason']}"), file=out)
+        print(printable(f"  {file['path']}: {file['reason']}"), file=out)
     if left.counts:
         print(f"left out as no videos: {left.counted}", file=out)
 
@@ -90,21 +89,21 @@ def _print_video(backbone: Backbone, video_id: str, out: TextIO) -> None:
     judge(backbone)
     video = _find(backbone, video_id)
     values = read_rows(backbone.matrix, video.rows)
-    unit, norms = numbers.unit_rows(values)
+    unit, norms = unit_rows(values)
     change = numbers.changes(unit)
     learn_unlike(backbone)
     cuts = set(numbers.likely_cuts(change, backbone.unlike).tolist())
-    print(f"{backbone.folder}: {_printable(video.video_id)}", file=out)
+    print(f"{backbone.folder}: {printable(video.video_id)}", file=out)
     facts = [f"{name} {value}" for name, value in video.container.items() if value not in (None, [], "")]
-    print(_printable("; ".join(facts)), file=out)
+    print(printable("; ".join(facts)), file=out)
     reason = video.entry.get("decoder_reason") or ""
     print(
-        f"{_coloured(video.state, _LEVELS[video.state], out)}; read by {video.entry.get('decoder') or 'none'}{f' ({reason})' if reason else ''}",
+        f"{coloured(video.state, _LEVELS[video.state], out)}; read by {video.entry.get('decoder') or 'none'}{f' ({reason})' if reason else ''}",
         file=out,
     )
     for level, text in video.reasons:
-        print(f"{_REASONS[level]}: {_printable(text)}", file=out)
-    repeated = int(video.entry.get("rows", len(video.rows))) - len(video.rows)
+        print(f"{_REASONS[level]}: {printable(text)}", file=out)
+    repeated = video.total_rows - len(video.rows)
     if repeated > 0:
         print(f"{many(repeated, 'row')} asking for the same times again: not listed", file=out)
     lines = [
@@ -117,10 +116,12 @@ def _print_video(backbone: Backbone, video_id: str, out: TextIO) -> None:
     ]  # fmt: skip
     levels = [{"ok": 0, "clamped": 1}.get(str(status), 3) for status in video.status]
     names = ["row", "asked s", "frame", "shown s", "ms off", "status", "norm", "change", ""]
-    _print_table(names, lines, {0, 1, 2, 3, 4, 6, 7}, out, levels, coloured_column=5)
+    print_table(names, lines, out, right={0, 1, 2, 3, 4, 6, 7}, levels=levels, coloured_column=5)
+    if not lines:
+        print("(none)", file=out)
 
 
-def _find(backbone: Backbone, video_id: str) -> Video:
+def _find(backbone: Backbone, video_id: str) -> ReportVideo:
     for video in backbone.videos:
         if video.video_id == video_id:
             return video
@@ -131,71 +132,6 @@ def _find(backbone: Backbone, video_id: str) -> Video:
     raise UserError(
         f"{backbone.folder}: no video {video_id!r}{hint}. 'framefeat show {backbone.folder}' lists all."
     )
-
-
-def _print_table(
-    names: Sequence[str],
-    lines: Sequence[Sequence[str]],
-    right: set[int],
-    out: TextIO,
-    levels: Sequence[int],
-    coloured_column: int = 0,
-) -> None:
-    """Columns as wide as what they hold; in a terminal the last one is cut where the line would wrap."""
-    cells = [[_printable(cell) for cell in line] for line in lines]
-    widths = [max([width(name), *(width(line[place]) for line in cells)]) for place, name in enumerate(names)]
-    room = (
-        shutil.get_terminal_size((100, 24)).columns - sum(widths[:-1]) - 2 * (len(names) - 1)
-        if out.isatty()
-        else 0
-    )
-    if out.isatty():
-        widths[-1] = max(8, min(widths[-1], room))
-    for number, line in enumerate([list(names), *cells]):
-        parts = []
-        for place, cell in enumerate(line):
-            text = _cut(cell, widths[place])
-            space = " " * (widths[place] - width(text))
-            if number and place == coloured_column:
-                text = _coloured(text, levels[number - 1], out)
-            parts.append(space + text if place in right else text + space)
-        print("  ".join(parts).rstrip(), file=out)
-    if not cells:
-        print("(none)", file=out)
-
-
-def width(text: str) -> int:
-    """Columns that ``text`` takes in a terminal: wide characters take two, combining ones none."""
-    total = 0
-    for letter in text:
-        if unicodedata.combining(letter) or unicodedata.category(letter) in ("Mn", "Me", "Cf"):
-            continue
-        total += 2 if unicodedata.east_asian_width(letter) in ("W", "F") else 1
-    return total
-
-
-def _cut(text: str, columns: int) -> str:
-    if width(text) <= columns:
-        return text
-    kept = ""
-    for letter in text:
-        if width(kept + letter) > columns - 1:
-            break
-        kept += letter
-    return kept + "…"
-
-
-def _printable(text: str) -> str:
-    """An id is data: what a terminal would obey (escape sequences, line ends) is shown as its escape."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
-    )
-
-
-def _coloured(text: str, level: int, out: TextIO) -> str:
-    if not out.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
-        return text
-    return f"\x1b[{_COLOURS[level]}m{text}\x1b[0m"
 
 
 def _number(value: float, digits: int) -> str:

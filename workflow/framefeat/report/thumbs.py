@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,22 @@ class Sheet:
             "w": self.width,
             "h": self.height,
         }
+
+
+@dataclass
+class Sheets:
+    """The pictures of the page, each stored once however many backbones show it.
+
+    ``of_video``: by video key, the number of its sheet and the rows that its cells show.
+    """
+
+    described: list[dict[str, Any]] = field(default_factory=list)
+    of_video: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
+
+    def add(self, sheet: Sheet) -> int:
+        """Keep a sheet: returns its number."""
+        self.described.append(sheet.described())
+        return len(self.described) - 1
 
 
 def data_uri(payload: bytes, kind: str = "image/jpeg") -> str:

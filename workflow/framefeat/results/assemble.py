@@ -6,7 +6,10 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +19,109 @@ import pyarrow.parquet as pq
 from numpy.lib import format as npy
 
 from framefeat.errors import UserError, complain
-from framefeat.extract import stage as extract_stage
-from framefeat.files import atomic_path, read_json
-from framefeat.identity import differences
+from framefeat.files import atomic_path, file_sha256, read_json
+from framefeat.identity import RequestKey, differences, features_key, identifying, request_key, sample_key
 from framefeat.index.merge import COLUMNS, KEY, SLICE_ROW
+from framefeat.layout import BackboneFolder, ResultsFolder
+from framefeat.records import Counts, Evidence, FeatureRecord, ManifestHead, Slice, Span, VideoEntry
 from framefeat.results import verdict
-from framefeat.sample import stage as sample_stage
 
-#: A change of the numbers that this stage gives must change it.
-ALGORITHM = 2
 MANIFEST_SCHEMA = 1
 #: As the notebook says it: row i of the matrix is row i of the frame index.
 ORDER = "sequential_per_frame_index"
 _CHUNK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the stored parts must have been made with, whatever their files' times say. ``spec`` describes the backbone."""
+
+    results: ResultsFolder
+    geometry: str
+    spec: Mapping[str, Any]
+    dataset: str
+    alignment: str
+    decoder: str
+    precision: str
+    weights_identity: str
+    on_bad_frames: str
+
+    @property
+    def folder(self) -> BackboneFolder:
+        return self.results.backbone(str(self.spec["folder"]))
+
+    @property
+    def dim(self) -> int:
+        return int(self.spec["dim"])
+
+    @cached_property
+    def request(self) -> RequestKey:
+        return request_key(json.dumps(identifying(self.spec)), self.weights_identity, self.precision)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is stored of one video, checked. ``features``: float32 [T, D], memory-mapped."""
+
+    evidence: Evidence
+    record: FeatureRecord
+    features: np.ndarray
+
+
+@dataclass
+class Columns:
+    """What the frame index says beside the user's columns: int64, float64 (NaN: no frame) and status, one for each row."""
+
+    native: np.ndarray
+    pts: np.ndarray
+    status: np.ndarray
+
+    @property
+    def counts(self) -> Counts:
+        found = Counter(self.status.tolist())
+        return {"ok": found["ok"], "clamped": found["clamped"], "bad": found["bad"]}
+
+    def take(self, places: np.ndarray) -> "Columns":
+        return Columns(self.native[places], self.pts[places], self.status[places])
+
+    def put(self, rows: np.ndarray, some: "Columns") -> None:
+        self.native[rows], self.pts[rows], self.status[rows] = some.native, some.pts, some.status
+
+
+@dataclass
+class Summary:
+    """What the manifest says of all videos, gathered one by one.
+
+    ``videos``: their entries as JSON, a tenth of the memory of what it describes. ``doubtful``: of each video with doubts, how
+    far in seconds its farthest row is. ``bad``: a sentence for each video with bad rows.
+    """
+
+    videos: list[str] = field(default_factory=list)
+    verified: bool = True
+    states: Counter[str] = field(default_factory=Counter)
+    doubtful: list[float | None] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+    weights_sha256: set[str] = field(default_factory=set)
+    networks: set[str] = field(default_factory=set)
+    versions: dict[str, set[str]] = field(default_factory=dict)
+
+    def add(self, entry: VideoEntry, part: Part) -> None:
+        self.videos.append(_json(entry))
+        self.verified = self.verified and entry["verified"]
+        self.states[entry["verdict"]] += 1
+        if entry["doubts"]:
+            self.doubtful.append(entry["max_abs_offset_sec"])
+        if entry["counts"]["bad"]:
+            self.bad.append(finding(entry))
+        self.weights_sha256.add(part.record["weights_sha256"])
+        if "network" in part.record:  # of earlier editions' records it is not known
+            self.networks.add(json.dumps(part.record["network"], sort_keys=True))
+        for name, number in (part.evidence["versions"] | part.record["versions"]).items():
+            self.versions.setdefault(name, set()).add(number)
+
+    @property
+    def farthest(self) -> float | None:
+        return max((far for far in self.doubtful if far is not None), default=None)
 
 
 def assemble(
@@ -45,161 +138,151 @@ def assemble(
 ) -> None:
     """Write ``{dataset}_features.npy``, ``frame_index.parquet`` and ``feature_manifest.json`` of one backbone.
 
-    ``results`` is ``results/{dataset}``; ``spec`` describes the backbone. One video's features are in memory at a time; of
-    each row stay its few columns of the index, of each video its line of the manifest.
+    ``results`` is ``results/{dataset}``. One video's features are in memory at a time; of each row stay its few columns of
+    the index, of each video its line of the manifest.
 
-    What else is given says what the stored parts must have been made with, whatever their files' times say. Raises
-    ``UserError`` listing every part that was not, or that is not what it was when it was made; and, where
-    ``on_bad_frames`` is ``fail``, listing every video that has bad rows. Nothing is written then.
+    Raises ``UserError`` listing every stored part that was not made with what is asked for, or that is not what it was when
+    it was made; and, where ``on_bad_frames`` is ``fail``, listing every video that has bad rows. Nothing is written then.
     """
-    asked = extract_stage.request_key(
-        json.dumps(extract_stage.identifying(spec)), weights_identity, precision
+    asked = Asked(
+        ResultsFolder(results),
+        geometry,
+        spec,
+        dataset,
+        alignment,
+        decoder,
+        precision,
+        weights_identity,
+        on_bad_frames,
     )
-    folder = results / str(spec["folder"])
-    index = pq.read_table(results / "index.parquet")
-    keys = index.column(KEY).combine_chunks()
+    index = pq.read_table(asked.results.index)
+    matrix_path = asked.folder.matrix(dataset)
+    with atomic_path(matrix_path) as temporary:
+        with open(temporary, "wb", buffering=0) as stream:
+            columns, summary = _gather(asked, index, Matrix(stream, index.num_rows, asked.dim))
+        _refuse(asked, summary)
+        matrix_sha256 = file_sha256(temporary)
+    _write_frame_index(asked.folder.frame_index, index, columns)
+    head = _manifest(asked, columns, summary, matrix_sha256, file_sha256(asked.folder.frame_index))
+    _write_manifest(asked.folder.manifest, head, summary.videos)
+    print(f"{matrix_path}: float32 ({index.num_rows}, {asked.dim})", file=sys.stderr)
+
+
+def _gather(asked: Asked, index: pa.Table, matrix: "Matrix") -> tuple[Columns, Summary]:
+    """Write every video's rows of the matrix; what there is to say of its rows and of itself."""
+    count = index.num_rows
+    columns = Columns(
+        np.full(count, -1, dtype=np.int64), np.full(count, np.nan), np.empty(count, dtype=object)
+    )
+    summary = Summary()
+    unfit: list[str] = []
+    for key, rows, places in _rows_by_video(index):
+        try:
+            part = _part(asked, key)
+        except _Unfit as reason:
+            unfit.append(str(reason))
+        if unfit:
+            continue
+        matrix.write(rows, part.features, places)
+        mine = _seen(part).take(places)
+        columns.put(rows, mine)
+        summary.add(_video_entry(rows, places, part, mine), part)
+    if unfit:
+        raise complain(
+            "Stored parts do not fit what the index and the configuration ask for:",
+            unfit,
+            "Delete these files and run again: they are made anew.",
+        )
+    return columns, summary
+
+
+def _rows_by_video(index: pa.Table) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Each video's key, its rows (int64, ascending), and the row of its slice that each of them means."""
+    encoded = index.column(KEY).combine_chunks().dictionary_encode()
     slice_rows = index.column(SLICE_ROW).to_numpy()
-    encoded = keys.dictionary_encode()
     codes = encoded.indices.to_numpy(zero_copy_only=False)
     order = np.argsort(codes, kind="stable")
     starts = np.searchsorted(codes[order], np.arange(len(encoded.dictionary) + 1))
+    for code, key in enumerate(encoded.dictionary.to_pylist()):
+        rows = order[starts[code] : starts[code + 1]]
+        yield key, rows, slice_rows[rows]
 
-    count = len(codes)
-    native = np.full(count, -1, dtype=np.int64)
-    pts = np.full(count, np.nan)
-    status = np.empty(count, dtype=object)
-    videos: list[str] = []
-    verified = True
-    states: Counter[str] = Counter()
-    doubtful: list[float | None] = []  # of each video with doubts, how far its farthest row is
-    bad_videos: list[str] = []
-    unfit: list[str] = []
-    weights_sha256: set[str] = set()
-    versions: dict[str, set[str]] = {}
-    networks: set[str] = set()
-    matrix_path = folder / f"{dataset}_features.npy"
-    with atomic_path(matrix_path) as temporary:
-        with open(temporary, "wb", buffering=0) as stream:
-            npy.write_array_header_1_0(
-                stream, {"descr": "<f4", "fortran_order": False, "shape": (count, int(spec["dim"]))}
-            )
-            start = stream.tell()
-            row_bytes = 4 * int(spec["dim"])
-            stream.truncate(start + count * row_bytes)
-            for code, key in enumerate(encoded.dictionary.to_pylist()):
-                rows = order[starts[code] : starts[code + 1]]
-                places = slice_rows[rows]
-                slice_path = results / "slices" / f"{key}.json"
-                if not slice_path.is_file():
-                    raise UserError(
-                        f"{str(slice_path)!r} is gone; run Snakemake with --forcerun merge_index."
-                    )
-                wanted = read_json(slice_path)
-                sampled = sample_stage.sample_key(
-                    wanted, alignment=alignment, geometry=geometry, decoder=decoder
-                )
-                try:
-                    evidence = _evidence(
-                        results / "evidence" / geometry / f"{key}.json", sampled, wanted["rows"]
-                    )
-                    record, features = _features(
-                        folder / "features" / f"{key}.npy", asked, evidence, int(spec["dim"])
-                    )
-                except _Unfit as reason:
-                    unfit.append(str(reason))
-                if unfit:
-                    continue
-                _write_rows(stream, start, row_bytes, rows, places, features)
-                seen = _seen(evidence, record)
-                native[rows], pts[rows], status[rows] = (column[places] for column in seen)
-                entry = _video_entry(rows, places, evidence, record, features, pts, status)
-                videos.append(_json(entry))  # a tenth of the memory of what it describes
-                verified = verified and entry["verified"]
-                states[entry["verdict"]] += 1
-                if entry["doubts"]:
-                    doubtful.append(entry["max_abs_offset_sec"])
-                weights_sha256.add(record["weights_sha256"])
-                if "network" in record:  # of earlier editions' records it is not known
-                    networks.add(json.dumps(record["network"], sort_keys=True))
-                for name, number in (evidence["versions"] | record["versions"]).items():
-                    versions.setdefault(name, set()).add(number)
-                if entry["counts"]["bad"]:
-                    bad_videos.append(finding(entry))
-        if unfit:
-            raise complain(
-                "Stored parts do not fit what the index and the configuration ask for:",
-                unfit,
-                "Delete these files and run again: they are made anew.",
-            )
-        if bad_videos and on_bad_frames == "fail":
-            raise complain(
-                f"{len(bad_videos)} of {len(videos)} videos have bad rows, and on_bad_frames is 'fail':",
-                bad_videos,
-                "Replace these files (or correct their rows in the index) and run again: nothing else is computed anew. Or set "
-                "on_bad_frames: mask, and run again: these rows are NaN then, marked 'bad'.",
-                most=len(bad_videos),
-            )
-        if len(weights_sha256) > 1:
-            raise UserError(
-                f"{folder}: the stored features come from different weights ({', '.join(sorted(weights_sha256))}); run "
-                "Snakemake with --forcerun extract_features."
-            )
-        matrix_sha256 = _file_sha256(temporary)
-    frame_index_path = folder / "frame_index.parquet"
-    _write_frame_index(frame_index_path, index, native, pts, status)
-    counts = {name: int((status == name).sum()) for name in ("ok", "clamped", "bad")}
-    notes = [f"{counts['bad']} rows are bad (NaN in the matrix)"] if counts["bad"] else []
-    if counts["clamped"]:
-        notes.append(f"{counts['clamped']} rows are clamped (the video's last frame stands in)")
-    if unproven := states[verdict.NOT_VERIFIED]:
-        notes.append(
-            f"{unproven} video(s) not verified (rows are bad, or a second decode or embedding did not agree)"
+
+def _refuse(asked: Asked, summary: Summary) -> None:
+    """Raise ``UserError`` where these parts may not become one matrix."""
+    if summary.bad and asked.on_bad_frames == "fail":
+        raise complain(
+            f"{len(summary.bad)} of {len(summary.videos)} videos have bad rows, and on_bad_frames is 'fail':",
+            summary.bad,
+            "Replace these files (or correct their rows in the index) and run again: nothing else is computed anew. Or set "
+            "on_bad_frames: mask, and run again: these rows are NaN then, marked 'bad'.",
+            most=len(summary.bad),
         )
-    farthest = max((far for far in doubtful if far is not None), default=None)
-    if doubtful:
-        distance = "" if farthest is None else f", rows up to {farthest:.3f} s from their frames"
-        notes.append(f"{len(doubtful)} video(s) doubtful{distance}: 'doubts' says why")
-    computed_by = [json.loads(network) for network in sorted(networks)]
-    notes += sorted({warning for network in computed_by for warning in network["warnings"]})
-    manifest = {
+    if len(summary.weights_sha256) > 1:
+        raise UserError(
+            f"{asked.folder.root}: the stored features come from different weights "
+            f"({', '.join(sorted(summary.weights_sha256))}); run Snakemake with --forcerun extract_features."
+        )
+
+
+def _manifest(
+    asked: Asked, columns: Columns, summary: Summary, matrix_sha256: str, frame_index_sha256: str
+) -> ManifestHead:
+    spec, counts = asked.spec, columns.counts
+    computed_by = [json.loads(network) for network in sorted(summary.networks)]
+    return {
         "backbone": spec["display"],
         "weights": spec["weights"],
-        "feature_dim": int(spec["dim"]),
-        "total_frames": count,
-        "alignment_verified": bool(videos) and verified and not counts["bad"],
+        "feature_dim": asked.dim,
+        "total_frames": len(columns.status),
+        "alignment_verified": bool(summary.videos) and summary.verified and not counts["bad"],
         "order": ORDER,
-        "verdict": verdict.of_all(states),
-        "doubtful": {"videos": len(doubtful), "max_abs_offset_sec": farthest},
+        "verdict": verdict.of_all(summary.states),
+        "doubtful": {"videos": len(summary.doubtful), "max_abs_offset_sec": summary.farthest},
         "schema_version": MANIFEST_SCHEMA,
-        "dataset": dataset,
+        "dataset": asked.dataset,
         "backbone_name": spec["name"],
         "preprocessing": {name: spec[name] for name in ("geometry", "mean", "std")},
-        "spec": spec,
-        "alignment": alignment,
-        "precision": precision,
-        "decoder": decoder,
-        "on_bad_frames": on_bad_frames,
-        "weights_sha256": weights_sha256.pop(),
+        "spec": dict(spec),
+        "alignment": asked.alignment,
+        "precision": asked.precision,
+        "decoder": asked.decoder,
+        "on_bad_frames": asked.on_bad_frames,
+        "weights_sha256": next(iter(summary.weights_sha256)),
         "matrix_sha256": matrix_sha256,
-        "frame_index_sha256": _file_sha256(frame_index_path),
+        "frame_index_sha256": frame_index_sha256,
         "counts": counts,
-        "notes": notes,
+        "notes": _notes(counts, summary, computed_by),
         # Several, where results of earlier devices or environments stand beside new ones.
         "computed_by": computed_by,
         "versions": {
             "framefeat": importlib.metadata.version("framefeat"),
-            **{name: ", ".join(sorted(numbers)) for name, numbers in sorted(versions.items())},
+            **{name: ", ".join(sorted(numbers)) for name, numbers in sorted(summary.versions.items())},
         },
     }
-    _write_manifest(folder / "feature_manifest.json", manifest, videos)
-    print(f"{matrix_path}: float32 ({count}, {spec['dim']})", file=sys.stderr)
+
+
+def _notes(counts: Counts, summary: Summary, computed_by: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a person must know of the matrix, in sentences."""
+    notes = [f"{counts['bad']} rows are bad (NaN in the matrix)"] if counts["bad"] else []
+    if counts["clamped"]:
+        notes.append(f"{counts['clamped']} rows are clamped (the video's last frame stands in)")
+    if unproven := summary.states[verdict.NOT_VERIFIED]:
+        notes.append(
+            f"{unproven} video(s) not verified (rows are bad, or a second decode or embedding did not agree)"
+        )
+    if summary.doubtful:
+        far = summary.farthest
+        distance = "" if far is None else f", rows up to {far:.3f} s from their frames"
+        notes.append(f"{len(summary.doubtful)} video(s) doubtful{distance}: 'doubts' says why")
+    return notes + sorted({warning for network in computed_by for warning in network["warnings"]})
 
 
 def _json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
 
 
-def _write_manifest(path: Path, manifest: Mapping[str, Any], videos: Iterable[str]) -> None:
+def _write_manifest(path: Path, manifest: ManifestHead, videos: Iterable[str]) -> None:
     """``manifest`` with a last member ``videos``, each of them (JSON already) on a line of its own."""
     # A lone surrogate (out of a file name that is not UTF-8) becomes its JSON escape.
     with (
@@ -216,12 +299,24 @@ class _Unfit(Exception):
     """A stored part that is not what is asked for: its file, and why."""
 
 
-def _evidence(path: Path, asked: Mapping[str, Any], rows: int) -> dict[str, Any]:
+def _part(asked: Asked, key: str) -> Part:
+    """Raises ``_Unfit`` where what is stored of a video cannot be used."""
+    slice_path = asked.results.slice(key)
+    if not slice_path.is_file():
+        raise UserError(f"{str(slice_path)!r} is gone; run Snakemake with --forcerun merge_index.")
+    wanted: Slice = read_json(slice_path)
+    evidence = _evidence(asked, key, wanted)
+    return Part(evidence, *_features(asked, key, evidence))
+
+
+def _evidence(asked: Asked, key: str, wanted: Slice) -> Evidence:
+    path = asked.results.evidence(asked.geometry, key)
+    expected = sample_key(wanted, alignment=asked.alignment, geometry=asked.geometry, decoder=asked.decoder)
     try:
-        evidence = read_json(path)
-        reasons = differences(evidence["key"], asked)
-        if not reasons and len(evidence["rows"]["status"]) != rows:
-            reasons = [f"it has {len(evidence['rows']['status'])} rows for {rows}"]
+        evidence: Evidence = read_json(path)
+        reasons = differences(evidence["key"], expected)
+        if not reasons and len(evidence["rows"]["status"]) != wanted["rows"]:
+            reasons = [f"it has {len(evidence['rows']['status'])} rows for {wanted['rows']}"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _Unfit(f"{str(path)!r} cannot be used: {error!r}") from None
     if reasons:
@@ -229,23 +324,19 @@ def _evidence(path: Path, asked: Mapping[str, Any], rows: int) -> dict[str, Any]
     return evidence
 
 
-def _features(
-    path: Path, asked: Mapping[str, Any], evidence: Mapping[str, Any], dim: int
-) -> tuple[dict[str, Any], np.ndarray]:
+def _features(asked: Asked, key: str, evidence: Evidence) -> tuple[FeatureRecord, np.ndarray]:
     """The record and the features (float32 [T, D], memory-mapped) of one video."""
-    record_path = path.with_name(f"{path.stem}.json")
+    path, record_path = asked.folder.features(key), asked.folder.record(key)
     try:
-        record = read_json(record_path)
-        reasons = differences(
-            record["key"], {**asked, "evidence_sha256": extract_stage.evidence_digest(evidence)}
-        )
+        record: FeatureRecord = read_json(record_path)
+        reasons = differences(record["key"], features_key(asked.request, evidence))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _Unfit(f"{str(record_path)!r} cannot be used: {error!r}") from None
     if reasons:
         raise _Unfit(f"{str(record_path)!r}: {'; '.join(reasons)}")
     try:
         features = np.load(path, mmap_mode="r")
-        shape = (len(evidence["rows"]["status"]), dim)
+        shape = (len(evidence["rows"]["status"]), asked.dim)
         whole = features.dtype == np.float32 and features.shape == shape
         if not whole or _rows_sha256(features, np.arange(shape[0])) != record["features_sha256"]:
             raise _Unfit(
@@ -256,67 +347,62 @@ def _features(
     return record, features
 
 
-def _seen(
-    evidence: Mapping[str, Any], record: Mapping[str, Any]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frame number, presentation time and status of each row, those that could not be embedded among the bad ones."""
-    rows = evidence["rows"]
+def _seen(part: Part) -> Columns:
+    """The rows of the slice, those that could not be embedded among the bad ones."""
+    rows = part.evidence["rows"]
     native = np.asarray(rows["native_idx"], dtype=np.int64)
     pts = np.asarray([np.nan if time is None else time for time in rows["pts_sec"]], dtype=float)
     status = np.asarray(rows["status"], dtype=object)
-    lost = np.asarray(record.get("bad_rows", []), dtype=np.int64)
+    lost = np.asarray(part.record.get("bad_rows", []), dtype=np.int64)
     native[lost], pts[lost], status[lost] = -1, np.nan, "bad"
-    return native, pts, status
+    return Columns(native, pts, status)
 
 
-def finding(entry: Mapping[str, Any]) -> str:
+def finding(entry: VideoEntry) -> str:
     """What is wrong with a video of the manifest, in a line: how many rows are bad, and the first reason."""
     reason = entry["problems"][0] if entry["problems"] else "no reason is on record"
     return f"{entry['video_id']!r}: {entry['counts']['bad']} of {entry['rows']} rows: {reason}"
 
 
-def _write_rows(
-    stream: Any, start: int, row_bytes: int, rows: np.ndarray, places: np.ndarray, features: np.ndarray
-) -> None:
-    """Write ``features[places]`` to matrix rows ``rows`` (ascending), one system call per run of neighbouring rows."""
-    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-    per_chunk = max(1, _CHUNK_BYTES // row_bytes)
-    for run_start, run_end in zip(np.r_[0, breaks], np.r_[breaks, len(rows)], strict=True):
-        for first in range(run_start, run_end, per_chunk):
-            last = min(first + per_chunk, run_end)
-            block = np.ascontiguousarray(features[places[first:last]], dtype="<f4")
-            view = memoryview(block.view(np.uint8).reshape(-1))  # type: ignore[arg-type]
-            offset = start + int(rows[first]) * row_bytes
-            while len(view):
-                written = os.pwrite(stream.fileno(), view, offset)
-                view, offset = view[written:], offset + written
+class Matrix:
+    """A .npy file of float32 [N, D] in C order, whose rows come in any order. ``stream``: open for writing, unbuffered."""
+
+    def __init__(self, stream: FileIO, rows: int, dim: int) -> None:
+        npy.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)})
+        self._stream, self._start, self._row_bytes = stream, stream.tell(), 4 * dim
+        stream.truncate(self._start + rows * self._row_bytes)
+
+    def write(self, rows: np.ndarray, features: np.ndarray, places: np.ndarray) -> None:
+        """``features[places]`` become the rows ``rows`` (ascending): one system call per run of neighbouring rows."""
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        per_chunk = max(1, _CHUNK_BYTES // self._row_bytes)
+        for run_start, run_end in zip(np.r_[0, breaks], np.r_[breaks, len(rows)], strict=True):
+            for first in range(run_start, run_end, per_chunk):
+                last = min(first + per_chunk, run_end)
+                block = np.ascontiguousarray(features[places[first:last]], dtype="<f4")
+                self._put(memoryview(block.view(np.uint8).reshape(-1)), int(rows[first]))  # type: ignore[arg-type]
+
+    def _put(self, view: memoryview, row: int) -> None:
+        offset = self._start + row * self._row_bytes
+        while len(view):
+            written = os.pwrite(self._stream.fileno(), view, offset)
+            view, offset = view[written:], offset + written
 
 
-def _video_entry(
-    rows: np.ndarray,
-    places: np.ndarray,
-    evidence: Mapping[str, Any],
-    record: Mapping[str, Any],
-    features: np.ndarray,
-    pts: np.ndarray,
-    status: np.ndarray,
-) -> dict[str, Any]:
-    mine = status[rows]
-    counts = {name: int((mine == name).sum()) for name in ("ok", "clamped", "bad")}
+def _video_entry(rows: np.ndarray, places: np.ndarray, part: Part, mine: Columns) -> VideoEntry:
+    """``mine``: the columns of ``rows``."""
+    evidence, record = part.evidence, part.record
+    counts = mine.counts
     times = np.asarray(evidence["rows"]["timestamp_sec"], dtype=float)[places]
-    offsets = np.abs(pts[rows] - times)[mine == "ok"]  # a clamped row's frame only stands in
+    # a clamped row's frame only stands in
+    offsets = np.abs(mine.pts - times)[mine.status == "ok"]
     sound = bool(record["verified"]) and not counts["bad"]
     doubts = verdict.doubts(evidence)
-    reordered = not np.array_equal(places, np.arange(len(features)))
-    contiguous = bool(len(rows) == rows[-1] - rows[0] + 1)
+    reordered = not np.array_equal(places, np.arange(len(part.features)))
     return {
         "video_id": evidence["video_id"],
         "rows": len(rows),
-        **(
-            {"first_row": int(rows[0]), "last_row": int(rows[-1])}
-            if contiguous
-            else {"row_numbers": rows.tolist()}
-        ),
+        **_span(rows),
         "fingerprint": evidence["key"]["fingerprint"],
         "fps": evidence["key"]["fps"],
         "alignment": evidence["key"]["alignment"],
@@ -325,7 +411,7 @@ def _video_entry(
         "decoder_reason": evidence["decoder_reason"],
         "max_abs_offset_sec": float(offsets.max()) if len(offsets) else None,
         "counts": counts,
-        "features_sha256": _rows_sha256(features, places) if reordered else record["features_sha256"],
+        "features_sha256": _rows_sha256(part.features, places) if reordered else record["features_sha256"],
         "verified": sound and not verdict.undecided(evidence),
         "verdict": verdict.of_video(sound, doubts),
         "doubts": doubts,
@@ -336,6 +422,12 @@ def _video_entry(
         "warnings": [*evidence["warnings"], *verdict.cautions(evidence), *record["warnings"]],
         "problems": [*evidence["problems"], *record.get("problems", [])],
     }
+
+
+def _span(rows: np.ndarray) -> Span:
+    if len(rows) == rows[-1] - rows[0] + 1:
+        return {"first_row": int(rows[0]), "last_row": int(rows[-1])}
+    return {"row_numbers": rows.tolist()}
 
 
 def _rows_sha256(features: np.ndarray, places: np.ndarray) -> str:
@@ -349,23 +441,15 @@ def _rows_sha256(features: np.ndarray, places: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _write_frame_index(
-    path: Path, index: pa.Table, native: np.ndarray, pts: np.ndarray, status: np.ndarray
-) -> None:
+def _write_frame_index(path: Path, index: pa.Table, columns: Columns) -> None:
     metadata = dict(index.schema.metadata or {})
     names = json.loads(metadata.pop(COLUMNS))
     table = index.select(names)
     times = table.column("timestamp_sec").cast(pa.float64()).to_numpy()
-    table = table.append_column("native_idx", pa.array(native))
-    table = table.append_column("pts_sec", pa.array(pts))
-    table = table.append_column("offset_sec", pa.array(pts - times))
-    table = table.append_column("status", pa.array(status.tolist(), pa.string()))
+    table = table.append_column("native_idx", pa.array(columns.native))
+    table = table.append_column("pts_sec", pa.array(columns.pts))
+    table = table.append_column("offset_sec", pa.array(columns.pts - times))
+    table = table.append_column("status", pa.array(columns.status.tolist(), pa.string()))
     metadata.pop(b"pandas", None)  # written for fewer columns; readers rebuild it
     with atomic_path(path) as temporary:
         pq.write_table(table.replace_schema_metadata(metadata or None), temporary)
-
-
-def _file_sha256(path: Path) -> str:
-    from framefeat.index.fingerprints import file_sha256
-
-    return file_sha256(path)

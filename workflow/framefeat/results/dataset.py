@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from framefeat.errors import UserError, complain
+from framefeat.errors import UserError
 from framefeat.files import read_json
+from framefeat.layout import FRAME_INDEX, MANIFEST, BackboneFolder
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from framefeat.results.sequences import SequenceDataset
 
-MANIFEST = "feature_manifest.json"
-FRAME_INDEX = "frame_index.parquet"
 _NEEDED = ("video_id", "timestamp_sec", "native_idx", "status")
 
 
@@ -116,9 +115,12 @@ class Features:
         ``split``: a text file with one video id per line, or a list of ids; None is every video.
         """
         from framefeat.results.sequences import SequenceDataset
+        from framefeat.results.targets import read_split, read_targets
 
-        ids = self.video_ids if split is None else read_split(split, self)
-        values = None if targets is None else _join_targets(self, targets, target_column, ids)
+        ids = self.video_ids if split is None else read_split(split, self.video_ids, self.index_path)
+        values = None
+        if targets is not None:
+            values = read_targets(targets, target_column, ids, self.index, self.index_path)
         return SequenceDataset(self, ids, values)
 
 
@@ -175,10 +177,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _matrix_in(folder: Path, manifest_path: Path) -> Path:
-    path = folder / f"{_read_manifest(manifest_path).get('dataset', '')}_features.npy"
+    files = BackboneFolder(folder)
+    path = files.matrix(_read_manifest(manifest_path).get("dataset", ""))
     if path.is_file():
         return path
-    found = sorted(folder.glob("*_features.npy"))
+    found = files.matrices()
     if len(found) != 1:
         raise UserError(f"{folder}: {path.name} is missing; run the workflow again to assemble it.")
     return found[0]
@@ -215,180 +218,3 @@ def _load_parts(matrix_path: Path, index_path: Path, manifest_path: Path) -> Fea
             f"float32 {wanted}; the files are of different runs: assemble them again."
         )
     return Features(matrix_path, index_path, manifest_path, matrix, index, manifest)
-
-
-def read_split(split: str | os.PathLike[str] | Sequence[str], features: Features) -> list[str]:
-    """The ids of a split, in its order; every id must be among the videos, and only once."""
-    if isinstance(split, (str, os.PathLike)):
-        path = Path(split)
-        if not path.is_file():
-            why = "is a folder" if path.is_dir() else "does not exist"
-            raise UserError(f"split: {str(path)!r} {why}; give a text file with one video id per line.")
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"split: {str(path)!r} is not text ({error}); give a text file with one video id per line."
-            ) from error
-        source = str(path)
-    else:
-        lines, source = [str(name) for name in split], "split"
-    ids = [line.strip() for line in lines if line.strip()]
-    known = set(features.video_ids)
-    missing = [repr(name) for name in ids if name not in known]
-    if missing:
-        raise complain(
-            f"{source}: these video ids are not in {features.index_path}:",
-            missing,
-            "Remove them from the split, or extract features for them. (A split is text with one video id per line.)",
-        )
-    twice = sorted({name for name in ids if ids.count(name) > 1})
-    if twice:
-        raise complain(
-            f"{source}: these video ids stand there more than once:",
-            [repr(name) for name in twice],
-            "Keep one of each.",
-        )
-    if not ids:
-        raise UserError(f"{source}: there is no video id in it; write one per line.")
-    return ids
-
-
-def _join_targets(features: Features, targets: Any, column: str | None, ids: Sequence[str]) -> np.ndarray:
-    """float32 ``[N]``: the target of each matrix row, NaN for the rows of videos that are not in ``ids``."""
-    import pandas as pd
-
-    keys = ["video_id", "frame_idx"]
-    if isinstance(targets, np.ndarray) and targets.dtype.names is None:
-        return _row_targets(features, targets, ids)
-    if isinstance(targets, (str, os.PathLike)):
-        table, source = _read_targets(Path(targets)), str(targets)
-    else:
-        table, source = _table(targets), "targets"
-    missing = [name for name in keys if name not in table.columns]
-    if missing:
-        raise UserError(
-            f"{source}: column {', '.join(missing)} is missing (it has: {', '.join(map(str, table.columns))}); targets are joined on "
-            "video_id and frame_idx."
-        )
-    if "frame_idx" not in features.index.columns:
-        raise UserError(
-            f"{features.index_path}: there is no column frame_idx to join the targets on; give the frame index that column "
-            "(the ordinal of the sample within its video) and run the workflow again."
-        )
-    others = [str(name) for name in table.columns if name not in keys]
-    if column is None and len(others) != 1:
-        raise UserError(
-            f"{source}: choose the target among the columns {', '.join(others) or '(none)'} with target_column."
-        )
-    column = others[0] if column is None else column
-    if column not in others:
-        raise UserError(f"{source}: there is no column {column!r}; it has {', '.join(others)}.")
-    table = pd.DataFrame(
-        {
-            "video_id": table["video_id"].astype(str),
-            "frame_idx": pd.to_numeric(table["frame_idx"], errors="coerce"),
-            "target": pd.to_numeric(table[column], errors="coerce").astype("float64"),
-        }
-    )
-    doubled = table[table.duplicated(keys)]
-    if len(doubled):
-        raise complain(
-            f"{source}: these rows stand there more than once (video_id, frame_idx):",
-            [
-                f"{video!r}, {frame}"
-                for video, frame in zip(doubled["video_id"], doubled["frame_idx"], strict=True)
-            ],
-            "Keep one target per row.",
-        )
-    wanted = pd.DataFrame(
-        {
-            "video_id": features.index["video_id"].astype(str).to_numpy(),
-            "frame_idx": pd.to_numeric(features.index["frame_idx"]).to_numpy(),
-        }
-    )
-    joined = wanted.merge(table, on=keys, how="left", validate="many_to_one")
-    values = np.array(joined["target"].to_numpy(dtype=np.float32))
-    use = wanted["video_id"].isin(list(ids)).to_numpy()
-    values[~use] = np.nan
-    lost = np.flatnonzero(use & ~np.isfinite(values))
-    if len(lost):
-        by_video = wanted.iloc[lost].groupby("video_id", sort=False)["frame_idx"]
-        raise complain(
-            f"{source}: there is no {column} for these rows of {FRAME_INDEX}:",
-            [
-                f"{video!r}: {len(group)} rows, the first with frame_idx {group.iloc[0]}"
-                for video, group in by_video
-            ],
-            "Add these targets, or leave the videos out with a split.",
-        )
-    return values
-
-
-def _row_targets(features: Features, targets: np.ndarray, ids: Sequence[str]) -> np.ndarray:
-    """Targets that stand in the order of the matrix."""
-    if targets.shape != (len(features),) or targets.dtype.kind not in "fiub":
-        raise UserError(
-            f"targets: the array is {targets.dtype} {list(targets.shape)}, the matrix has {len(features)} rows; give one number for each row, "
-            "or a table with video_id and frame_idx."
-        )
-    values = targets.astype(np.float32)
-    use = features.index["video_id"].astype(str).isin(list(ids)).to_numpy()
-    values[~use] = np.nan
-    lost = np.flatnonzero(use & ~np.isfinite(values))
-    if len(lost):
-        raise UserError(
-            f"targets: {len(lost)} rows have no finite number, the first of them row {lost[0]} ({features.index['video_id'].iloc[lost[0]]!r}). "
-            "Add these targets, or leave the videos out with a split."
-        )
-    return values
-
-
-def _table(targets: Any) -> "pd.DataFrame":
-    """A table of another library as pandas has it; these libraries need not be installed."""
-    import pandas as pd
-
-    if isinstance(targets, pd.DataFrame):
-        return targets
-    if isinstance(targets, np.ndarray):
-        # bytes would be compared with text and never be equal
-        columns = {name: targets[name] for name in targets.dtype.names or ()}
-        return pd.DataFrame(
-            {
-                name: np.char.decode(part, "utf-8") if part.dtype.kind == "S" else part
-                for name, part in columns.items()
-            }
-        )
-    if hasattr(targets, "collect"):
-        targets = targets.collect()  # polars' lazy tables
-    if not hasattr(targets, "to_pandas"):
-        raise UserError(
-            f"targets: {type(targets).__name__} is no table; give a Parquet, CSV or TSV file, a table of pandas, polars or pyarrow with "
-            "video_id and frame_idx, or a numpy array with one number for each row of the matrix."
-        )
-    return targets.to_pandas()
-
-
-def _read_targets(path: Path) -> "pd.DataFrame":
-    import pandas as pd
-
-    if not path.is_file():
-        raise UserError(f"targets: the file {str(path)!r} does not exist.")
-    try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            return pd.read_parquet(path)
-        if path.suffix.lower() in (".csv", ".tsv"):
-            separator = "\t" if path.suffix.lower() == ".tsv" else ","
-            return pd.read_csv(path, sep=separator, dtype={"video_id": str}, keep_default_na=False)
-    except ValueError as error:  # also what pyarrow and the CSV parser raise
-        raise UserError(f"targets: {str(path)!r} is not a whole {path.suffix} file ({error}).") from error
-    raise UserError(
-        f"targets: {str(path)!r} is neither .parquet nor .csv nor .tsv; convert it to one of these."
-    )
-
-
-def pad_collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Pad a list of sequence items to the longest of them; see ``framefeat.results.sequences.pad_collate``."""
-    from framefeat.results.sequences import pad_collate as collate
-
-    return collate(items)

@@ -1,7 +1,7 @@
-"""Videos as sequences for torch: the one module of the reader that imports torch."""
+"""Videos as sequences for torch: of what reads a finished run, the one module that imports torch."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -11,7 +11,19 @@ from torch.utils.data._utils import collate as torch_collate
 from framefeat.errors import UserError
 
 if TYPE_CHECKING:
-    from framefeat.results.dataset import Features
+    import pandas as pd
+
+
+class Source(Protocol):
+    """What a sequence is made of: see ``dataset.Features``."""
+
+    @property
+    def matrix(self) -> np.ndarray: ...
+
+    @property
+    def index(self) -> "pd.DataFrame": ...
+
+    def times_order(self, video_id: str) -> np.ndarray: ...
 
 
 class Item(dict[str, Any]):
@@ -23,13 +35,13 @@ def _collate(items: Sequence[Item], *, collate_fn_map: Any = None) -> dict[str, 
     if any(item["target"] is None for item in items):
         raise UserError(
             "These sequences have no targets, and torch's default collate cannot batch None: give targets to sequences(), or "
-            "collate_fn=framefeat.dataset.pad_collate to the DataLoader."
+            "collate_fn=framefeat.pad_collate to the DataLoader."
         )
     lengths = sorted({len(item["features"]) for item in items})
     if len(lengths) > 1:
         raise UserError(
             f"The sequences of this batch have different lengths ({', '.join(map(str, lengths))} rows), which torch's default collate cannot "
-            "stack: give collate_fn=framefeat.dataset.pad_collate to the DataLoader, or batch_size=1."
+            "stack: give collate_fn=framefeat.pad_collate to the DataLoader, or batch_size=1."
         )
     return {
         name: torch_collate.collate([item[name] for item in items], collate_fn_map=collate_fn_map)
@@ -47,9 +59,7 @@ class SequenceDataset(Dataset[dict[str, Any]]):
     row is bad (its features are set to 0); ``rows`` int64 ``[T]``, the row numbers in the matrix; ``video_id``.
     """
 
-    def __init__(
-        self, features: "Features", video_ids: Sequence[str], targets: np.ndarray | None = None
-    ) -> None:
+    def __init__(self, features: Source, video_ids: Sequence[str], targets: np.ndarray | None = None) -> None:
         self.features = features
         self.video_ids = list(video_ids)
         self.targets = targets

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from framefeat.records import Evidence, Facts, Rows
+
 VERIFIED = "verified"
 DOUBTFUL = "doubtful"
 NOT_VERIFIED = "not verified"
@@ -38,36 +40,37 @@ def of_manifest(entry: Mapping[str, Any]) -> str:
     return str(entry.get("verdict") or (VERIFIED if verified else NOT_VERIFIED))
 
 
-def undecided(evidence: Mapping[str, Any]) -> list[str]:
+def undecided(evidence: Evidence) -> list[str]:
     """Why it cannot be told which frame of the file is which; a video of which this is so is never verified."""
-    video = evidence.get("video") or {}
-    return list(evidence.get("doubts", video.get("doubts")) or [])
+    video = evidence.get("video")
+    earlier = video.get("doubts") if video else None
+    return list(evidence.get("doubts", earlier) or [])
 
 
-def doubts(evidence: Mapping[str, Any]) -> list[str]:
+def doubts(evidence: Evidence) -> list[str]:
     """Everything, in sentences with figures, that speaks against the rule for this file."""
     return [*undecided(evidence), *_misfit(evidence)]
 
 
-def cautions(evidence: Mapping[str, Any]) -> list[str]:
+def cautions(evidence: Evidence) -> list[str]:
     """What might have made the video doubtful and did not."""
-    video = evidence.get("video") or {}
-    if video.get("vfr") and evidence["key"]["alignment"] == "index" and not _misfit(evidence):
+    video = evidence.get("video")
+    if video and video.get("vfr") and evidence["key"]["alignment"] == "index" and not _misfit(evidence):
         return ["the frame rate varies, but every row is within a frame of its time"]
     return []
 
 
-def _are(rows: Mapping[str, Any], status: str) -> np.ndarray:
+def _are(rows: Rows, status: str) -> np.ndarray:
     return np.asarray(rows["status"], dtype=object) == status
 
 
-def _offsets(rows: Mapping[str, Any]) -> np.ndarray:
+def _offsets(rows: Rows) -> np.ndarray:
     """float64 [T]: seconds from each row's time to its frame's, NaN where there is no frame."""
     shown = np.array([np.nan if time is None else time for time in rows["pts_sec"]], dtype=float)
     return shown - np.asarray(rows["timestamp_sec"], dtype=float)
 
 
-def _misfit(evidence: Mapping[str, Any]) -> list[str]:
+def _misfit(evidence: Evidence) -> list[str]:
     """At most one sentence: rows lie farther from their frames than a frame lasts, and why."""
     video = evidence.get("video")
     if not video:
@@ -96,14 +99,12 @@ def _misfit(evidence: Mapping[str, Any]) -> list[str]:
     return [f"{how_far}, and a frame lasts {frame:.3f} s; {remedy}"]
 
 
-def _frame_sec(video: Mapping[str, Any]) -> float:
+def _frame_sec(video: Facts) -> float:
     """How long a frame lasts: the median, or the mean where slow stretches make that the longer one."""
     return float(max(video.get("interval_sec") or 0.0, 1 / video["fps"] if video.get("fps") else 0.0))
 
 
-def _reach(
-    rows: Mapping[str, Any], offsets: np.ndarray, video: Mapping[str, Any], frame: float
-) -> np.ndarray:
+def _reach(rows: Rows, offsets: np.ndarray, video: Facts, frame: float) -> np.ndarray:
     """float64 [T]: how far from its frame each row may be.
 
     The last frame counts for as long as it stands, and a row that is clamped lies up to a frame past that.

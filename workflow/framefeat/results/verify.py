@@ -15,15 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from framefeat import tolerances
 from framefeat.errors import UserError
-from framefeat.files import read_json
-from framefeat.index.fingerprints import file_sha256
+from framefeat.files import file_sha256, read_json
+from framefeat.layout import FRAME_INDEX, MANIFEST, BackboneFolder, ResultsFolder
 from framefeat.names import video_key
+from framefeat.vectors import cosine
 
-#: Features of a frame embedded again: cosine at least this where the pixels are the same ...
-COSINE_TOLERANCE = 0.999
-#: ... and where they are another decoder's.
-OTHER_PIXELS_TOLERANCE = 0.98
 #: A decoder that has not given a video's few frames again by then hangs.
 DECODING_SECONDS = 600
 
@@ -59,12 +57,12 @@ class Verdict:
 
 def result_folders(path: Path) -> list[Path]:
     """The backbone folders of results/{dataset}, or the one that was named."""
-    if (path / "feature_manifest.json").is_file():
+    if BackboneFolder(path).manifest.is_file():
         return [path]
-    found = sorted(folder.parent for folder in path.glob("*/feature_manifest.json"))
+    found = [folder.root for folder in ResultsFolder(path).assembled()]
     if not found:
         raise UserError(
-            f"{str(path)!r} holds no feature_manifest.json; name results/{{dataset}} or a backbone's folder in it."
+            f"{str(path)!r} holds no {MANIFEST}; name results/{{dataset}} or a backbone's folder in it."
         )
     return found
 
@@ -73,10 +71,11 @@ def verify_folder(
     folder: Path, *, rows_per_video: int, weights: Sequence[Path], redecode: bool = True
 ) -> Verdict:
     """Check one backbone's results; ``rows_per_video`` rows of each video are decoded and embedded again (0: all)."""
-    manifest = read_json(folder / "feature_manifest.json")
+    files = BackboneFolder(folder)
+    manifest = read_json(files.manifest)
     failures: list[str] = []
     warnings: list[str] = []
-    matrix_path = folder / f"{manifest['dataset']}_features.npy"
+    matrix_path = files.matrix(manifest["dataset"])
     matrix = np.load(matrix_path, mmap_mode="r")
     shape = (manifest["total_frames"], manifest["feature_dim"])
     if matrix.dtype != np.dtype("<f4") or matrix.shape != shape or not matrix.flags.c_contiguous:
@@ -86,17 +85,16 @@ def verify_folder(
         return Verdict(folder, failures, warnings, [])
     if file_sha256(matrix_path) != manifest["matrix_sha256"]:
         failures.append(f"{matrix_path.name}: its sha256 is not the manifest's matrix_sha256")
-    index_path = folder / "frame_index.parquet"
-    if file_sha256(index_path) != manifest["frame_index_sha256"]:
-        failures.append("frame_index.parquet: its sha256 is not the manifest's frame_index_sha256")
-    index = pq.read_table(index_path)
+    if file_sha256(files.frame_index) != manifest["frame_index_sha256"]:
+        failures.append(f"{FRAME_INDEX}: its sha256 is not the manifest's frame_index_sha256")
+    index = pq.read_table(files.frame_index)
     if index.num_rows != len(matrix):
-        failures.append(f"frame_index.parquet has {index.num_rows} rows, the matrix {len(matrix)}")
+        failures.append(f"{FRAME_INDEX} has {index.num_rows} rows, the matrix {len(matrix)}")
         return Verdict(folder, failures, warnings, [])
     failures += _compare_with_source(folder, index)
     status = np.asarray(index.column("status").to_pylist(), dtype=object)
     if manifest["counts"] != {name: int((status == name).sum()) for name in ("ok", "clamped", "bad")}:
-        failures.append("the manifest's counts are not those of frame_index.parquet")
+        failures.append(f"the manifest's counts are not those of {FRAME_INDEX}")
 
     model = _Model(manifest, weights) if redecode else None
     videos = []
@@ -133,7 +131,7 @@ def rows_of(entry: Mapping[str, Any]) -> np.ndarray:
 
 
 def _compare_with_source(folder: Path, index: pa.Table) -> list[str]:
-    source_path = folder.parent / "index.parquet"
+    source_path = BackboneFolder(folder).results.index
     if not source_path.is_file():
         return [
             f"{source_path}: the merged index is not there, so the order of the rows cannot be compared with it"
@@ -143,7 +141,7 @@ def _compare_with_source(folder: Path, index: pa.Table) -> list[str]:
         if source.num_rows != index.num_rows or not source.column(name).combine_chunks().equals(
             index.column(name).combine_chunks()
         ):
-            return [f"frame_index.parquet: the column {name} is not that of {source_path}, row by row"]
+            return [f"{FRAME_INDEX}: the column {name} is not that of {source_path}, row by row"]
     return []
 
 
@@ -219,9 +217,9 @@ def _redecode(
     rows_per_video: int,
     video: Video,
 ) -> None:
-    from framefeat.video.alignment import plan_samples
+    from framefeat.video.alignment import align
 
-    record = read_json(folder.parent / "videos" / f"{video_key(entry['video_id'])}.json")
+    record = read_json(BackboneFolder(folder).results.video(video_key(entry["video_id"])))
     path = record["path"]
     if not Path(path).is_file():
         raise UserError(f"its file {path!r} is gone, so no frame can be decoded again")
@@ -229,10 +227,10 @@ def _redecode(
         raise UserError(f"its file {path!r} is no longer the one that the features were computed from")
     index_source = entry["container"]["index_source"]
     container = container_of(path, index_source)
-    plan = plan_samples(container, times, entry["fps"], record.get("alignment", manifest["alignment"]))
+    aligned = align(container, times, entry["fps"], record.get("alignment", manifest["alignment"]))
     good = status != "bad"
-    if not np.array_equal(plan.native[good], native[good]):
-        wrong = rows[good][np.flatnonzero(plan.native[good] != native[good])[0]]
+    if not np.array_equal(aligned.native[good], native[good]):
+        wrong = rows[good][np.flatnonzero(aligned.native[good] != native[good])[0]]
         video.failures.append(f"native_idx of row {wrong} is not the frame that its time means")
         return
     expected = container.times()[native[good]]
@@ -252,12 +250,12 @@ def _redecode(
         return
     again = model.embed(np.stack([other[int(native[place])] for place in chosen]))
     for place, vector in zip(chosen, again, strict=True):
-        cosine = _cosine(vector, features[place])
-        video.cosine = min(video.cosine, cosine)
+        found = cosine(vector, features[place])
+        video.cosine = min(video.cosine, found)
         same = differences.get(int(native[place]), 0.0) == 0
-        if cosine < (COSINE_TOLERANCE if same else OTHER_PIXELS_TOLERANCE):
+        if found < (tolerances.COSINE_OF_SAME_PIXELS_LATER if same else tolerances.COSINE_OF_NEAR_PIXELS):
             video.failures.append(
-                f"row {rows[place]}: the frame embedded again has cosine {cosine:.4f} with the stored row"
+                f"row {rows[place]}: the frame embedded again has cosine {found:.4f} with the stored row"
             )
 
 
@@ -270,19 +268,15 @@ def choose_rows(candidates: np.ndarray, count: int, seed: str) -> np.ndarray:
     return np.sort(np.append(drawn, candidates[-1]))
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / norms if norms else float(np.array_equal(a, b))
-
-
 def _decode_again(
     path: str, wanted: Sequence[int], decoder: str, geometry: str, index_source: str
 ) -> tuple[dict[int, float], dict[int, np.ndarray], dict[int, str]]:
     """Frames through the reader that served them and through the reference, a decode of everything in order: mean pixel
     differences, the reference's frames, resized, and why each frame that is not proved is not."""
-    from framefeat.video.choice import Contradiction, ReaderMistake, in_order_reader, own_reader
+    from framefeat.video.choice import own_reader
     from framefeat.video.geometry import Geometry
+    from framefeat.video.pyav import in_order_reader
+    from framefeat.video.reader import Contradiction, ReaderMistake
     from framefeat.video.second_look import look_again
 
     container = container_of(path, index_source)
@@ -313,7 +307,8 @@ def _decode_again(
 
 
 def _strictly(container: Any, wanted: Sequence[int], shape: Any) -> dict[int, np.ndarray]:
-    from framefeat.video.choice import in_order_reader, take
+    from framefeat.video.choice import take
+    from framefeat.video.pyav import in_order_reader
 
     return {number: shape.apply(rgb) for number, rgb in take(in_order_reader(container), wanted)[0].items()}
 
@@ -401,12 +396,12 @@ class _Model:
 
     def embed(self, frames: np.ndarray) -> np.ndarray:
         """Features float32 [K, D] of resized frames uint8 [K, h, w, 3]."""
-        from framefeat.backbone import resolve
-        from framefeat.backbone.network import embed
+        from framefeat.backbone.network import embed, load_model
+        from framefeat.backbone.spec import BackboneSpec
 
         if self._loaded is None:
-            spec = resolve.BackboneSpec.from_json(self.manifest["spec"])
-            self._loaded = resolve.load_model(
+            spec = BackboneSpec.from_json(self.manifest["spec"])
+            self._loaded = load_model(
                 spec, str(self._find_weights()), device="cpu", precision=self.manifest["precision"]
             )
         return embed(self._loaded, frames, 16)[0]

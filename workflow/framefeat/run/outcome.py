@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from framefeat.files import read_json
+from framefeat.layout import ResultsFolder
 from framefeat.results import verdict
 
 _MOST = 20
@@ -14,12 +15,12 @@ _MOST = 20
 def lines(results: Path, backbones: Sequence[str]) -> Iterator[str]:
     """For each backbone its verdict, then the videos that speak against it (the first 20 of a kind); files left out."""
     for folder in backbones:
-        path = results / folder / "feature_manifest.json"
-        if not path.is_file():
+        files = ResultsFolder(results).backbone(folder)
+        if not files.manifest.is_file():
             continue
-        manifest = read_json(path)
+        manifest = read_json(files.manifest)
         yield (
-            f"{path.parent}/{manifest['dataset']}_features.npy: float32 ({manifest['total_frames']}, "
+            f"{files.matrix(manifest['dataset'])}: float32 ({manifest['total_frames']}, "
             f"{manifest['feature_dim']}), {len(manifest['videos'])} videos, alignment {verdict.of_manifest(manifest)}"
         )
         computed_by = manifest.get("computed_by", [])
@@ -46,7 +47,7 @@ class LeftOut:
 
 
 def left_out(results: Path) -> LeftOut:
-    path = results / "left_out.json"
+    path = ResultsFolder(results).left_out
     if not path.is_file():
         return LeftOut([], {})
     found = read_json(path)

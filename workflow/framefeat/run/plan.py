@@ -17,14 +17,13 @@ from typing import Any
 
 import yaml
 
-from framefeat import settings
-from framefeat.backbone.chosen import BackbonePlan, backbone_plans
+from framefeat import layout, settings
+from framefeat.backbone.chosen import ChosenBackbone, chosen_backbones
 from framefeat.errors import UserError
-from framefeat.extract import stage as extract_stage
 from framefeat.files import read_json
-from framefeat.identity import differences
+from framefeat.identity import differences, features_key, request_key, sample_key
 from framefeat.index import merge
-from framefeat.sample import stage as sample_stage
+from framefeat.records import Evidence, FeatureRecord, Slice
 
 
 @dataclass(frozen=True)
@@ -79,30 +78,30 @@ def _lay_over(base: dict[str, Any], top: Mapping[str, Any]) -> None:
 def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Changes:
     """Compare what a run with ``config`` would compute with what lies in ``results_root``."""
     wanted = settings.resolve(config)
-    plans = backbone_plans(wanted)
-    results = results_root / wanted.dataset
+    plans = chosen_backbones(wanted)
+    results = layout.results_of(wanted.dataset, results_root)
     with tempfile.TemporaryDirectory(prefix="framefeat-plan-") as folder:
-        aside = Path(folder)
-        if (results / "fingerprints.json").is_file():
-            shutil.copy(results / "fingerprints.json", aside)
+        aside = layout.ResultsFolder(Path(folder))
+        if results.fingerprints.is_file():
+            shutil.copy(results.fingerprints, aside.fingerprints)
         with contextlib.redirect_stderr(io.StringIO()):
-            merge.merge(wanted, aside, workers=4)
-        records = {path.stem: read_json(path) for path in sorted((aside / "slices").glob("*.json"))}
-        rows_changed = _differs(aside / "index.parquet", results / "index.parquet")
+            merge.merge(wanted, aside.root, workers=4)
+        records: dict[str, Slice] = {key: read_json(aside.slice(key)) for key in aside.video_keys()}
+        rows_changed = _differs(aside.index, results.index)
     sample: dict[str, list[str]] = {}
     extracted: dict[str, dict[str, list[str]]] = {plan.folder: {} for plan in plans}
     refused: dict[str, list[str]] = {}
     for key, record in records.items():
-        valid = {}  # by geometry: the evidence of frames that need no new sampling
+        valid: dict[str, Evidence] = {}  # by geometry: the evidence of frames that need no new sampling
         for geometry in sorted({plan.geometry for plan in plans}):
-            evidence = _read(results / "evidence" / geometry / f"{key}.json")
-            expected = sample_stage.sample_key(
+            evidence: Evidence | None = _read(results.evidence(geometry, key))
+            expected = sample_key(
                 record, alignment=wanted.alignment, geometry=geometry, decoder=wanted.decoder
             )
             reasons = (
                 differences(evidence["key"], expected) if evidence else ["new: no frames were sampled yet"]
             )
-            if reasons:
+            if reasons or evidence is None:
                 sample[record["video_id"]] = reasons
                 continue
             valid[geometry] = evidence
@@ -111,27 +110,29 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
         for plan in plans:
             reasons = _extract_reasons(results, key, plan, wanted.precision, valid.get(plan.geometry))
             if not reasons:
-                found = _read(results / plan.folder / "features" / f"{key}.json").get("problems")
+                found = _read(results.backbone(plan.folder).record(key)).get("problems")
                 if wanted.on_bad_frames == "fail" and found:
                     refused.setdefault(record["video_id"], found)
                 continue
             extracted[plan.folder][record["video_id"]] = reasons
-            kept = (results / folder / plan.geometry / f"{key}.npy" for folder in ("frames", "rechecks"))
+            kept = (results.frames(plan.geometry, key), results.recheck(plan.geometry, key))
             if record["video_id"] not in sample and not all(path.is_file() for path in kept):
                 sample[record["video_id"]] = [f"its frames are needed again for {plan.folder}"]
-    known = {path.stem for path in (results / "slices").glob("*.json")}
+    known = set(results.video_keys())
     refused = {video: problems for video, problems in refused.items() if video not in sample}
     assembled = [
-        plan.folder for plan in plans if not _is_assembled(results / plan.folder, wanted.on_bad_frames)
+        plan.folder
+        for plan in plans
+        if not _is_assembled(results.backbone(plan.folder), wanted.on_bad_frames)
     ]
     removed = sorted(known - set(records))
     return Changes(sample, extracted, removed, len(records), rows_changed, assembled, refused)
 
 
-def _is_assembled(folder: Path, on_bad_frames: str) -> bool:
+def _is_assembled(folder: layout.BackboneFolder, on_bad_frames: str) -> bool:
     """Whether a matrix lies there that was made under this rule. Of the manifest only its beginning is read."""
     try:
-        with open(folder / "feature_manifest.json", encoding="utf-8") as stream:
+        with open(folder.manifest, encoding="utf-8") as stream:
             head = "".join(itertools.takewhile(lambda line: not line.startswith(' "videos"'), stream))
         return json.loads(head.rstrip().removesuffix(",") + "}")["on_bad_frames"] == on_bad_frames
     except (OSError, ValueError, KeyError):
@@ -139,16 +140,16 @@ def _is_assembled(folder: Path, on_bad_frames: str) -> bool:
 
 
 def _extract_reasons(
-    results: Path, key: str, plan: BackbonePlan, precision: str, evidence: Mapping[str, Any] | None
+    results: layout.ResultsFolder, key: str, plan: ChosenBackbone, precision: str, evidence: Evidence | None
 ) -> list[str]:
     """``evidence``: of the frames that lie there; None where they are sampled again."""
-    record = _read(results / plan.folder / "features" / f"{key}.json")
+    record: FeatureRecord | None = _read(results.backbone(plan.folder).record(key))
     if record is None:
         return ["no features yet"]
-    expected = extract_stage.request_key(plan.spec_json, plan.weights_identity, precision)
+    expected = request_key(plan.spec_json, plan.weights_identity, precision)
     if evidence is None:
         return differences(record["key"], expected) or ["its frames are sampled again"]
-    return differences(record["key"], expected | {"evidence_sha256": extract_stage.evidence_digest(evidence)})
+    return differences(record["key"], features_key(expected, evidence))
 
 
 def _read(path: Path) -> Any:

@@ -1,13 +1,13 @@
-"""How far a run is: videos done, frames per second, time left. From Snakemake's events, or from the files it leaves."""
+"""How far a run is: videos done, frames per second, time left, from Snakemake's events."""
 
 import json
 import math
 import shlex
-import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+
+from framefeat.layout import is_evidence
 
 SAMPLE, EXTRACT = "sample_frames", "extract_features"
 _WINDOW = 120.0  # seconds over which the pace is measured
@@ -18,7 +18,6 @@ _FEWEST = 4  # steps before a time left is said
 class _Job:
     rule: str
     evidence: str | None
-    slices: str | None
 
 
 @dataclass
@@ -47,11 +46,7 @@ class Tally:
         self, number: int, rule: str, inputs: Iterable[str], outputs: Iterable[str], now: float
     ) -> None:
         paths = [str(path) for path in (*inputs, *outputs)]
-        self._jobs[number] = _Job(
-            rule,
-            next((path for path in paths if "/evidence/" in path and path.endswith(".json")), None),
-            next((path for path in paths if path.endswith("/slices")), None),
-        )
+        self._jobs[number] = _Job(rule, next(filter(is_evidence, paths), None))
         if rule in (SAMPLE, EXTRACT) and self._began is None:
             self._began = now
 
@@ -150,27 +145,3 @@ def spell(seconds: float) -> str:
 def command_again(arguments: Sequence[str]) -> str:
     """The command that goes on where a run ended: the same one. ``arguments``: ``sys.argv`` of Snakemake."""
     return shlex.join(["snakemake", *arguments[1:]])
-
-
-def snapshot(results: Path, now: float | None = None) -> str:
-    """The same for a run seen from outside (another terminal, a login node), from what lies in ``results/{dataset}``."""
-    moment = time.time() if now is None else now
-    videos = sum(1 for _ in (results / "slices").glob("*.json")) if (results / "slices").is_dir() else 0
-    if not videos:
-        return f"{results}: the indexes are not merged yet"
-    lines = []
-    for kind, folders in (
-        ("sampled", sorted((results / "evidence").glob("*/"))),
-        ("embedded", sorted(path for path in results.glob("*/features/") if path.is_dir())),
-    ):
-        for folder in folders:
-            files = [path for path in folder.glob("*.json") if not path.name.startswith(".")]
-            times = sorted(path.stat().st_mtime for path in files)
-            late = [when for when in times if moment - when <= _WINDOW]
-            name = folder.name if kind == "sampled" else folder.parent.name
-            text = f"{kind} {len(files):,} of {videos:,} videos ({name})"
-            if len(late) >= _FEWEST and len(files) < videos:
-                pace = (moment - late[0]) / (len(late) - 1)
-                text += f", about {spell((videos - len(files)) * pace)} left"
-            lines.append(text)
-    return "\n".join(lines) or f"{results}: {videos:,} videos, none sampled yet"

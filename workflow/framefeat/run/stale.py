@@ -4,10 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from framefeat.errors import UserError
-
-#: Folders of results/{dataset} whose files are named ``{key}.suffix``, where keys may hold dots of their own; ``*`` stands
-#: for a geometry or a backbone.
-_PER_VIDEO = ("frames/*", "rechecks/*", "evidence/*", "thumbnails/*", "*/features", "*/store")
+from framefeat.layout import ResultsFolder
 
 
 @dataclass(frozen=True)
@@ -21,22 +18,15 @@ class Stale:
 
 def find(results: Path) -> list[Stale]:
     """Every per-video file of ``results`` (results/{dataset}) whose video has no slice, by path."""
-    slices = results / "slices"
-    if not slices.is_dir():
+    folder = ResultsFolder(results)
+    if not folder.slices.is_dir():
         raise UserError(
             f"{str(results)!r} holds no slices: it is no results/{{dataset}} folder, or no run was made yet."
         )
-    keys = {path.stem for path in slices.glob("*.json")}
-    found = []
-    for pattern in _PER_VIDEO:
-        for folder in sorted(results.glob(pattern)):
-            if not folder.is_dir():
-                continue
-            for path in sorted(folder.iterdir()):
-                key = path.stem
-                if path.is_file() and not path.name.startswith(".") and key not in keys:
-                    found.append(Stale(path, key, path.stat().st_size))
-    return found
+    keys = set(folder.video_keys())
+    return [
+        Stale(path, key, path.stat().st_size) for key, path in folder.files_of_videos() if key not in keys
+    ]
 
 
 def run(results: Path, delete: bool) -> None:

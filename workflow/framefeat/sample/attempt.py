@@ -6,20 +6,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from framefeat.errors import MachineError, UserError
+from framefeat.records import Evidence, Findings, PixelCheck, Rows, SampleJob
 from framefeat.sample.child import Line
-from framefeat.sample.rowfile import RowFile, spread, thumbnail, thumbnail_size, write_strip
+from framefeat.sample.rowfile import RowFile, thumbnail, thumbnail_size, write_strip
 from framefeat.video import choice
-from framefeat.video.alignment import Plan, decode_cost, plan_samples
-from framefeat.video.choice import Contradiction, Decoded, Reader, ReaderMistake
+from framefeat.video.alignment import Aligned, align
 from framefeat.video.container import Container, facts, read_container
 from framefeat.video.geometry import Geometry
-from framefeat.video.pyav import SHORT_FRAMES
-from framefeat.video.second_look import SecondLook, look_again
+from framefeat.video.passes import decode_cost, least_pass
+from framefeat.video.pyav import SHORT_FRAMES, in_order_reader, is_read_whole
+from framefeat.video.reader import Contradiction, Decoded, Reader, ReaderMistake
+from framefeat.video.second_look import SecondLook, look_again, spread
 
 EVIDENCE_SCHEMA = 2
 THUMBNAILS = 24
@@ -80,31 +81,31 @@ class Taken:
 
 
 class Sampler:
-    """``job``: what ``sampling.sample_video`` was asked for, its ``key`` and the ``paths`` to write."""
+    """One attempt; ``line`` tells the parent how far it is."""
 
-    def __init__(self, job: Mapping[str, Any], line: Line) -> None:
+    def __init__(self, job: SampleJob, line: Line) -> None:
         self.job, self.line = job, line
-        self.record = job["record"]
-        self.path: str = self.record["path"]
+        self.record = job.record
+        self.path = self.record["path"]
         self.times = np.asarray(self.record["timestamps"], dtype=np.float64)
-        self.geometry = Geometry.from_name(job["geometry"])
-        self.rows = RowFile(job["paths"]["frames"], len(self.times), self.geometry.output)
+        self.geometry = Geometry.from_name(job.geometry)
+        self.rows = RowFile(job.paths["frames"], len(self.times), self.geometry.output)
 
     def close(self) -> None:
         self.rows.close()
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Evidence:
         """Returns the evidence; the frames, the recheck and the thumbnails are written.
 
         What is wrong with the file stands in the evidence: rows that are ``bad``, and ``problems`` that say why.
         """
-        if "hopeless" in self.job:
-            return self._nothing(self.job["hopeless"])
+        if self.job.hopeless:
+            return self._nothing(self.job.hopeless)
         self.line.say(phase="container")
         try:
-            known = self.record.get("facts") or {}
+            known = self.record.get("facts")
             container = read_container(
-                self.path, self.line.tick, trial=known.get("index_source") != "packets"
+                self.path, self.line.tick, trial=not known or known.get("index_source") != "packets"
             )
             try:
                 return self._sample(container)
@@ -118,17 +119,17 @@ class Sampler:
         except UserError as error:
             return self._nothing(str(error))
 
-    def _sample(self, container: Container) -> dict[str, Any]:
-        plan = plan_samples(container, self.times, float(self.record["fps"]), self.job["alignment"])
+    def _sample(self, container: Container) -> Evidence:
+        aligned = align(container, self.times, float(self.record["fps"]), self.job.alignment)
         rows_of: dict[int, list[int]] = {}
-        for row, number in enumerate(plan.native.tolist()):
+        for row, number in enumerate(aligned.native.tolist()):
             if number >= 0:
                 rows_of.setdefault(number, []).append(row)
         wanted = sorted(rows_of)
         taken = self._take(container, rows_of)
         look = self._look_again(container, taken, wanted)
         if not look.agrees and taken.clean(wanted) and taken.reader != "pyav-sequential":
-            if self.job["decoder"] == "decord":
+            if self.job.decoder == "decord":
                 raise UserError(
                     choice.misread(container, ReaderMistake("a second decode gives other frames"))
                 )
@@ -136,7 +137,7 @@ class Sampler:
             other = self._instead_of(container, taken.reader)
             taken = self._judged(container, other, reason, rows_of)
             look = self._look_again(container, taken, wanted, decord_serves=False)
-        return self._evidence(container, plan, taken, look, rows_of)
+        return self._evidence(container, aligned, taken, look, rows_of)
 
     def _clear(self) -> None:
         for row in range(len(self.times)):
@@ -147,10 +148,10 @@ class Sampler:
     def _take(self, container: Container, rows_of: Mapping[int, Sequence[int]]) -> Taken:
         """All wanted frames, by the reader that serves the file."""
         tick = self.line.tick
-        decoder = "pyav" if "not_decord" in self.job else self.job["decoder"]
+        decoder = "pyav" if self.job.not_decord else self.job.decoder
         self.line.say(phase="pyav" if decoder == "pyav" else "decord")
         reader, reason = choice.choose_reader(container, decoder, sorted(rows_of) or [0], tick)
-        reason = self.job.get("not_decord", reason)
+        reason = self.job.not_decord or reason
         try:
             return self._judged(container, reader, reason, rows_of)
         except ReaderMistake as mistake:
@@ -163,7 +164,7 @@ class Sampler:
     def _instead_of(self, container: Container, used: str) -> Reader:
         """decord is replaced by PyAV, and PyAV that leaves packets out by PyAV that does not."""
         other = choice.pyav_reader(container, self.line.tick)
-        return choice.in_order_reader(container, self.line.tick) if other.name == used else other
+        return in_order_reader(container, self.line.tick) if other.name == used else other
 
     def _judged(
         self, container: Container, reader: Reader, reason: str, rows_of: Mapping[int, Sequence[int]]
@@ -176,7 +177,7 @@ class Sampler:
         problems = self._keep(frames, reader, sorted(rows_of), rows_of)
         warnings = []
         if problems and reader.name != "pyav-sequential":
-            strict = choice.in_order_reader(container, self.line.tick)
+            strict = in_order_reader(container, self.line.tick)
             found = len(problems)
             problems = self._keep(frames, strict, sorted(problems), rows_of)
             if found > len(problems):
@@ -203,7 +204,7 @@ class Sampler:
         """Decode frames again through another reader: all of them where it decodes everything anyway, else a few."""
         clean = taken.clean(wanted)
         self.line.say(phase="second decode")
-        decord_serves = decord_serves and (self.job["decoder"] == "pyav" or taken.reader == "decord")
+        decord_serves = decord_serves and (self.job.decoder == "pyav" or taken.reader == "decord")
         if not clean:
             self._write_recheck([], {})
             return _NO_LOOK
@@ -223,9 +224,11 @@ class Sampler:
         other = make()
         if by_decord and other.name != "decord":
             raise ReaderMistake("decord does not serve")
-        whole = other.name == "pyav-sequential" or (other.name == "pyav" and choice.is_read_whole(container))
+        whole = other.name == "pyav-sequential" or (other.name == "pyav" and is_read_whole(container))
         chosen = self._draw(bearable(container, clean, in_order=other.name == "pyav-sequential"))
-        numbers = list(clean) if taken.reader == "decord" and whole else chosen
+        numbers = list(chosen)
+        if taken.reader == "decord":
+            numbers = list(clean) if whole else on_the_way(container, clean, chosen)
         readers_made = iter([other])
         look = look_again(
             lambda: next(readers_made, None) or make(),
@@ -240,7 +243,7 @@ class Sampler:
         return look
 
     def _write_recheck(self, chosen: Sequence[int], pixels: Mapping[int, np.ndarray]) -> None:
-        output = RowFile(self.job["paths"]["recheck"], len(chosen), self.geometry.output)
+        output = RowFile(self.job.paths["recheck"], len(chosen), self.geometry.output)
         for place, number in enumerate(chosen):
             if number in pixels:
                 output.write(place, pixels[number])
@@ -248,7 +251,7 @@ class Sampler:
 
     def _draw(self, numbers: Sequence[int]) -> list[int]:
         """Frames to decode again: the last one, and others drawn by the content's own digest."""
-        count = min(self.job["rechecks"], len(numbers))
+        count = min(self.job.rechecks, len(numbers))
         drawn = {numbers[-1]} if count > 0 else set()
         turn = 0
         while len(drawn) < count:
@@ -259,7 +262,7 @@ class Sampler:
 
     # --- the evidence
 
-    def _nothing(self, problem: str) -> dict[str, Any]:
+    def _nothing(self, problem: str) -> Evidence:
         """Evidence of a video that gives no frame at all: every row is bad."""
         self._write_recheck([], {})
         frames = Frames(self.rows, {}, self.geometry, Fraction(1))
@@ -283,15 +286,15 @@ class Sampler:
     def _evidence(
         self,
         container: Container,
-        plan: Plan,
+        aligned: Aligned,
         taken: Taken,
         look: SecondLook,
         rows_of: Mapping[int, Sequence[int]],
-    ) -> dict[str, Any]:
-        native = plan.native.tolist()
-        status = list(plan.status)
-        problems = [container.damage] if container.damage and plan.reasons else []
-        problems += [f"row {row} is {why}" for row, why in plan.reasons.items()]
+    ) -> Evidence:
+        native = aligned.native.tolist()
+        status = list(aligned.status)
+        problems = [container.damage] if container.damage and aligned.reasons else []
+        problems += [f"row {row} is {why}" for row, why in aligned.reasons.items()]
         for number, why in sorted(taken.problems.items()):
             for row in rows_of[number]:
                 problems.append(f"row {row}: frame {number} at {container.times()[number]:.3f} s: {why}")
@@ -332,7 +335,7 @@ class Sampler:
             "be verified"
         ]
 
-    def _told_rows(self, native: list[int], pts_sec: list[float | None], status: list[str]) -> dict[str, Any]:
+    def _told_rows(self, native: list[int], pts_sec: list[float | None], status: list[str]) -> Rows:
         return {
             "timestamp_sec": self.times.tolist(),
             "native_idx": native,
@@ -340,21 +343,19 @@ class Sampler:
             "status": status,
         }
 
-    def _write(
-        self, frames: Frames, found: Mapping[str, Any], rows_of: Mapping[int, Sequence[int]]
-    ) -> dict[str, Any]:
+    def _write(self, frames: Frames, found: Findings, rows_of: Mapping[int, Sequence[int]]) -> Evidence:
         """The evidence; the strip of thumbnails is written."""
         shown = sorted(frames.thumbnails)
         height, width = frames.thumbnail_size
         write_strip(
-            self.job["paths"]["thumbnails"],
+            self.job.paths["thumbnails"],
             [frames.thumbnails[number] for number in shown],
             frames.thumbnail_size,
         )
         return {
             "schema": EVIDENCE_SCHEMA,
             "video_id": self.record["video_id"],
-            "key": self.job["key"],
+            "key": self.job.key,
             "versions": _versions(),
             "frame_size": None if frames.size is None else list(frames.size),
             "thumbnails": {
@@ -376,8 +377,14 @@ def bearable(container: Container, numbers: Sequence[int], in_order: bool) -> li
     return [number for number, price in zip(numbers, cost.tolist(), strict=True) if price <= most]
 
 
-def _told_look(look: SecondLook, rows_of: Mapping[int, Sequence[int]]) -> dict[str, Any]:
-    """``rows`` and ``mean_abs_diff``: of the frames kept for embedding them again. ``compared``: of all that came again."""
+def on_the_way(container: Container, numbers: Sequence[int], chosen: Sequence[int]) -> list[int]:
+    """Those of ``numbers`` whose packets a pass decodes anyway to reach the frames ``chosen``."""
+    packets = container.packets
+    fed = least_pass(packets, container.packet[np.asarray(chosen, dtype=np.int64)]).feed
+    return [number for number in numbers if fed[container.packet[number]]]
+
+
+def _told_look(look: SecondLook, rows_of: Mapping[int, Sequence[int]]) -> PixelCheck:
     return {
         "reader": look.reader or None,
         "rows": [rows_of[number][0] for number in look.kept],

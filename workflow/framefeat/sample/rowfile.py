@@ -87,10 +87,3 @@ def write_strip(path: str, cells: Sequence["np.ndarray"], size: tuple[int, int])
     # By the ending PIL finds the one plugin that it needs; by a format's name it imports the five commonest.
     with writing(path):
         Image.fromarray(strip).save(path, format=None if path.endswith(".jpg") else "JPEG", quality=80)
-
-
-def spread(items: Sequence[int], most: int) -> list[int]:
-    """At most ``most`` of ``items``, evenly spaced, the first and the last among them."""
-    if len(items) <= most:
-        return list(items)
-    return [items[round(k * (len(items) - 1) / (most - 1))] for k in range(most)]

@@ -11,35 +11,23 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from framefeat.errors import MachineError, UserError, machine_trouble, writing
 from framefeat.files import atomic_path
-from framefeat.sample.child import ChildLost, Line, polite_end, run_in_child
-
-#: A new number makes every earlier sampling stale.
-ALGORITHM = 2
+from framefeat.identity import sample_key
+from framefeat.records import Evidence, SampleJob, VideoRecord
+from framefeat.sample.child import ChildLost, Line, run_in_child
+from framefeat.signals import polite_end
 
 _PROGRESS_SECONDS = 10.0
 
 
-def sample_key(record: Mapping[str, Any], *, alignment: str, geometry: str, decoder: str) -> dict[str, Any]:
-    """Exactly what decides a sampling's result. ``record`` knows the alignment that holds for this video, if any differs."""
-    return {
-        "algorithm": ALGORITHM,
-        "fingerprint": record["fingerprint"],
-        "times_sha256": record["times_sha256"],
-        "fps": record["fps"],
-        "alignment": record.get("alignment", alignment),
-        "geometry": geometry,
-        "decoder": decoder,
-    }
-
-
 def sample_video(
-    record: Mapping[str, Any],
+    record: VideoRecord,
     *,
     geometry: str,
     alignment: str,
@@ -50,11 +38,10 @@ def sample_video(
     evidence_path: str | os.PathLike[str],
     rechecks: int = 2,
     timeout: float = 120.0,
-) -> dict[str, Any]:
+) -> Evidence:
     """Sample one video and return its evidence.
 
-    ``record``: ``video_id, path, timestamps`` (seconds from the first presented frame), ``fps, fingerprint,
-    times_sha256``. Writes, all or none: ``frames_path`` (uint8 [T, h, w, 3] of the geometry's size; bad rows are zeros
+    Writes, all or none: ``frames_path`` (uint8 [T, h, w, 3] of the geometry's size; bad rows are zeros
     and marked in the evidence), ``recheck_path`` (uint8 [K, h, w, 3]: ``rechecks`` rows decoded a second time through
     another reader), ``thumbnails_path`` (one JPEG strip) and ``evidence_path`` (JSON).
 
@@ -62,14 +49,7 @@ def sample_video(
     cleanly have the status ``bad``, and the evidence's ``problems`` say why. Raises ``UserError`` for what is not the
     file's (``MachineError``) and for arguments that make no sense; nothing is stored then.
     """
-    job: dict[str, Any] = {
-        "record": dict(record),
-        "geometry": geometry,
-        "alignment": record.get("alignment", alignment),
-        "decoder": decoder,
-        "rechecks": rechecks,
-        "key": sample_key(record, alignment=alignment, geometry=geometry, decoder=decoder),
-    }
+    key = sample_key(record, alignment=alignment, geometry=geometry, decoder=decoder)
     outputs = {
         "frames": frames_path,
         "recheck": recheck_path,
@@ -77,13 +57,14 @@ def sample_video(
         "evidence": evidence_path,
     }
     with polite_end(), ExitStack() as stack:
-        job["paths"] = {name: str(stack.enter_context(atomic_path(path))) for name, path in outputs.items()}
+        paths = {name: str(stack.enter_context(atomic_path(path))) for name, path in outputs.items()}
+        job = SampleJob(record, geometry, key["alignment"], decoder, rechecks, key, paths)
         evidence = _Attempts(job, timeout, os.fspath(evidence_path)).evidence()
         text = json.dumps(evidence, ensure_ascii=False, allow_nan=False) + "\n"
         # A lone surrogate (out of a file name that is not UTF-8) becomes its JSON escape.
         data = text.encode("utf-8", "backslashreplace")
-        with writing(job["paths"]["evidence"]):
-            Path(job["paths"]["evidence"]).write_bytes(data)
+        with writing(paths["evidence"]):
+            Path(paths["evidence"]).write_bytes(data)
     for warning in evidence["warnings"]:
         print(f"{record['video_id']}: {warning}", file=sys.stderr)
     bad = evidence["rows"]["status"].count("bad")
@@ -107,12 +88,12 @@ def tell_finding(video_id: str, bad: int, rows: int, problems: Sequence[str]) ->
 class _Attempts:
     """Once; where decord dies under ``auto``, once more with PyAV; where all fails, evidence of rows that are all bad."""
 
-    def __init__(self, job: Mapping[str, Any], timeout: float, stored: str) -> None:
+    def __init__(self, job: SampleJob, timeout: float, stored: str) -> None:
         self.job, self.timeout, self.stored = job, timeout, stored
-        self.path: str = job["record"]["path"]
-        self.progress = _Progress(job["record"]["video_id"], len(job["record"]["timestamps"]))
+        self.path = job.record["path"]
+        self.progress = _Progress(job.record["video_id"], len(job.record["timestamps"]))
 
-    def evidence(self) -> dict[str, Any]:
+    def evidence(self) -> Evidence:
         try:
             evidence = self._decoded()
             # Times past the end are the index's doing; for all else the file is looked through.
@@ -120,7 +101,7 @@ class _Attempts:
             if not broken or not (problem := self._unread()):
                 return evidence
             if evidence["decoder"] is not None:
-                return evidence | {"problems": [problem, *evidence["problems"]]}
+                return {**evidence, "problems": [problem, *evidence["problems"]]}
         except MachineError:
             raise
         except UserError as error:
@@ -130,21 +111,21 @@ class _Attempts:
                 f"{self.path!r}: the decoder {lost.how}{_after(lost)}; the file is damaged, or of a kind that was not "
                 "foreseen: fetch it again, or take its rows out of the index."
             )
-        return self._attempt(hopeless=problem)
+        return self._attempt(replace(self.job, hopeless=problem))
 
-    def _decoded(self) -> dict[str, Any]:
-        more = {}
+    def _decoded(self) -> Evidence:
+        job = self.job
         try:
-            return self._attempt()
+            return self._attempt(job)
         except ChildLost as lost:
-            if self.job["decoder"] == "auto" and lost.state.get("phase") in ("decord", "second decode"):
-                more = {"not_decord": f"decord {lost.how}{_after(lost)}"}
-                self._say(f"{more['not_decord']}; trying PyAV")
+            if job.decoder == "auto" and lost.state.get("phase") in ("decord", "second decode"):
+                job = replace(job, not_decord=f"decord {lost.how}{_after(lost)}")
+                self._say(f"{job.not_decord}; trying PyAV")
             elif not lost.silent:
                 raise
-        if more:
+        if job.not_decord:
             try:
-                return self._attempt(**more)
+                return self._attempt(job)
             except ChildLost as lost:
                 if not lost.silent:
                     raise
@@ -152,10 +133,10 @@ class _Attempts:
         if problem := self._unread():
             raise UserError(problem)
         self._say("it hangs, but the file can be read; once more")
-        return self._attempt(**more)
+        return self._attempt(job)
 
-    def _attempt(self, **more: str) -> dict[str, Any]:
-        work = partial(_work, {**self.job, **more})
+    def _attempt(self, job: SampleJob) -> Evidence:
+        work = partial(_work, job)
         try:
             return self._run(work)
         except ChildLost as lost:
@@ -173,9 +154,10 @@ class _Attempts:
                 "somebody; give the job more memory (mem_mb), or run fewer at once, and run again."
             ) from None
 
-    def _run(self, work: Callable[[Line], Any]) -> Any:
+    def _run(self, work: Callable[[Line], Evidence]) -> Evidence:
         try:
-            return run_in_child(work, self.timeout, self.progress)
+            evidence: Evidence = run_in_child(work, self.timeout, self.progress)
+            return evidence
         except ChildLost as lost:
             if lost.trace:
                 print(lost.trace, file=sys.stderr, flush=True)
@@ -220,7 +202,7 @@ def _after(lost: ChildLost) -> str:
     return "" if done is None else f" after the frame at {done:.3f} s"
 
 
-def _work(job: Mapping[str, Any], line: Line) -> dict[str, Any]:
+def _work(job: SampleJob, line: Line) -> Evidence:
     # Nothing here needs linear algebra, and numpy's library would start a thread for each core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from framefeat.sample.attempt import Sampler

@@ -23,8 +23,9 @@ from numpy.lib import format as npy
 
 from framefeat.errors import UserError
 from framefeat.files import atomic_path, read_json, write_json
+from framefeat.layout import FRAME_INDEX, MANIFEST
 from framefeat.results import verdict
-from framefeat.results.dataset import FRAME_INDEX, MANIFEST, Features, load
+from framefeat.results.dataset import Features, load
 
 KINDS = ("zero", "row_shuffled", "cross_video_shuffled")
 _CHUNK_BYTES = 8 << 20

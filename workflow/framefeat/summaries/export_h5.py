@@ -8,7 +8,7 @@ in order of first appearance in the frame index. Within a group the rows stand i
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,15 @@ import numpy as np
 
 from framefeat.errors import UserError, complain
 from framefeat.files import atomic_path
-from framefeat.results.dataset import FRAME_INDEX, MANIFEST, Features, load
+from framefeat.layout import FRAME_INDEX, MANIFEST
+from framefeat.results.dataset import Features, load
 from framefeat.summaries import kts
 from framefeat.summaries.annotations import MOST_FRAMES_APART, Annotations, Labels, open_annotations
 from framefeat.summaries.export_target import WRITER, check_file, is_framefeats
 from framefeat.summaries.knapsack import BUDGET, choice, shot_summary
 from framefeat.summaries.other_h5 import OtherFile, choices
+from framefeat.terminal import print_table
+from framefeat.vectors import unit_rows
 
 FORMAT = "eccv16_dataset"
 _MOST_LINES = 200  # of the printed table; beyond it only what differs is shown
@@ -143,78 +146,120 @@ def _groups(features: Features, options: _Options) -> Mapping[str, str]:
     return {video_id: f"video_{places[video_id]}" for video_id in features.video_ids if video_id in places}
 
 
+class _CannotExport(Exception):
+    """Why one video cannot be exported, in a sentence that begins with its id."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """Of the run: ``status`` and ``native`` of each row; by video id the number of frames and the group."""
+
+    status: np.ndarray
+    native: np.ndarray
+    frames: Mapping[str, int]
+    groups: Mapping[str, str]
+
+
 def _plan(features: Features, options: _Options) -> tuple[list[_Plan], list[str]]:
-    status = features.index["status"].to_numpy()
-    native = features.index["native_idx"].to_numpy()
-    facts: Mapping[str, Any] = {str(video["video_id"]): video for video in features.manifest["videos"]}
-    groups = _groups(features, options)
-    source, labels = options.annotations, options.labels_from
+    """What goes into the file, and what is in the way."""
+    known = _Known(
+        features.index["status"].to_numpy(),
+        features.index["native_idx"].to_numpy(),
+        {
+            str(video["video_id"]): int((video.get("container") or {}).get("frames") or 0)
+            for video in features.manifest["videos"]
+        },
+        _groups(features, options),
+    )
     plans, problems = [], []
     taken: set[str] = set()
     for video_id in features.video_ids:
-        rows = features.times_order(video_id)
-        good = rows[status[rows] != "bad"]
-        dropped = len(rows) - len(good)
-        if dropped and not options.drop_bad:
-            problems.append(
-                f"{video_id!r}: {dropped} of {len(rows)} rows are bad (NaN); mend the video, or export with drop-bad"
-            )
+        try:
+            plan = _plan_of(features, options, known, video_id, taken)
+        except _CannotExport as problem:
+            problems.append(str(problem))
             continue
-        if not len(good):
-            continue  # its number stays free: later videos keep theirs
-        frames = ((facts.get(video_id) or {}).get("container") or {}).get("frames")
-        if not frames:
-            problems.append(
-                f"{video_id!r}: {MANIFEST} does not say how many frames it has (videos[].container.frames); run the workflow again"
-            )
-            continue
-        frames = int(frames)
-        picks = native[good]
-        if picks.min() < 0 or picks.max() >= frames or np.any(np.diff(picks) < 0):
-            problems.append(
-                f"{video_id!r}: native_idx in {FRAME_INDEX} is not ascending in time within 0..{frames - 1}; run the workflow again"
-            )
-            continue
-        if not np.isfinite(features.matrix[good]).all():
-            problems.append(
-                f"{video_id!r}: the matrix holds NaN or infinity in rows that are not marked bad; run the workflow again"
-            )
-            continue
-        group = groups.get(video_id)
-        if group is None:
-            if source is not None:
-                problems.append(
-                    f"{video_id!r}: there are no annotations of it in {str(source.path)!r}; export without annotations"
-                )
-            elif labels is not None:
-                problems.append(
-                    f"{video_id!r}: {str(labels.path)!r} has no video of this name; export without labels-from"
-                )
-            continue
-        if group in taken:
-            problems.append(
-                f"{video_id!r}: another video has its place already ({group}); rename one of the two"
-            )
-            continue
-        problem = annotated = None
-        if options.shots is not None:
-            problem = options.shots.problem_of_shots(video_id, group, frames)
-        if labels is not None:
-            problem = problem or labels.problem_of_labels(video_id, group, frames)
-            annotated = labels.frames(video_id, group) if problem is None else None
-        elif source is not None and problem is None:
-            annotated = source.frames(video_id)
-            if abs(annotated - frames) > MOST_FRAMES_APART:
-                problem = (
-                    f"{video_id!r}: {annotated} frames are annotated but {frames} were decoded (at most {MOST_FRAMES_APART} apart are reconciled); "
-                    "is it the same cut of the video?"
-                )
-        if problem is not None:
-            problems.append(problem)
-            continue
-        taken.add(group)
-        plans.append(_Plan(group, video_id, good, dropped, frames, annotated))
+        if plan is not None:
+            taken.add(plan.group)
+            plans.append(plan)
     return plans, problems
+
+
+def _plan_of(
+    features: Features, options: _Options, known: _Known, video_id: str, taken: Collection[str]
+) -> _Plan | None:
+    """The plan of one video; None where none of its rows is good: its number stays free, later videos keep theirs."""
+    rows = features.times_order(video_id)
+    good = rows[known.status[rows] != "bad"]
+    dropped = len(rows) - len(good)
+    if dropped and not options.drop_bad:
+        raise _CannotExport(
+            f"{video_id!r}: {dropped} of {len(rows)} rows are bad (NaN); mend the video, or export with drop-bad"
+        )
+    if not len(good):
+        return None
+    frames = _frames(features, known, video_id, good)
+    group = known.groups.get(video_id)
+    if group is None:
+        raise _CannotExport(_unknown(video_id, options))
+    if group in taken:
+        raise _CannotExport(
+            f"{video_id!r}: another video has its place already ({group}); rename one of the two"
+        )
+    return _Plan(group, video_id, good, dropped, frames, _annotated(options, video_id, group, frames))
+
+
+def _frames(features: Features, known: _Known, video_id: str, good: np.ndarray) -> int:
+    """How many frames the video has. Its ``good`` rows are checked: their frames lie among these, in order of time, and
+    their features are numbers."""
+    frames = known.frames.get(video_id, 0)
+    if not frames:
+        raise _CannotExport(
+            f"{video_id!r}: {MANIFEST} does not say how many frames it has (videos[].container.frames); run the "
+            "workflow again"
+        )
+    picks = known.native[good]
+    if picks.min() < 0 or picks.max() >= frames or np.any(np.diff(picks) < 0):
+        raise _CannotExport(
+            f"{video_id!r}: native_idx in {FRAME_INDEX} is not ascending in time within 0..{frames - 1}; run the "
+            "workflow again"
+        )
+    if not np.isfinite(features.matrix[good]).all():
+        raise _CannotExport(
+            f"{video_id!r}: the matrix holds NaN or infinity in rows that are not marked bad; run the workflow again"
+        )
+    return frames
+
+
+def _unknown(video_id: str, options: _Options) -> str:
+    """That the source of labels does not have this video."""
+    if options.annotations is not None:
+        path = str(options.annotations.path)
+        return f"{video_id!r}: there are no annotations of it in {path!r}; export without annotations"
+    assert options.labels_from is not None
+    path = str(options.labels_from.path)
+    return f"{video_id!r}: {path!r} has no video of this name; export without labels-from"
+
+
+def _annotated(options: _Options, video_id: str, group: str, frames: int) -> int | None:
+    """How many frames are annotated; None without labels. Shots and labels are checked against ``frames``."""
+    source, labels = options.annotations, options.labels_from
+    problem = options.shots.problem_of_shots(video_id, group, frames) if options.shots else None
+    if labels is not None:
+        problem = problem or labels.problem_of_labels(video_id, group, frames)
+    if problem is not None:
+        raise _CannotExport(problem)
+    if labels is not None:
+        return labels.frames(video_id, group)
+    if source is None:
+        return None
+    annotated = source.frames(video_id)
+    if abs(annotated - frames) > MOST_FRAMES_APART:
+        raise _CannotExport(
+            f"{video_id!r}: {annotated} frames are annotated but {frames} were decoded (at most {MOST_FRAMES_APART} "
+            "apart are reconciled); is it the same cut of the video?"
+        )
+    return annotated
 
 
 def _describe(file: Any, features: Features, options: _Options) -> None:
@@ -253,58 +298,32 @@ def _labels(plan: _Plan, options: _Options) -> Labels | None:
 
 
 def _write(file: Any, features: Features, plan: _Plan, options: _Options) -> dict[str, Any]:
+    """Write one group; returns its line of the table."""
     import h5py
 
     values = np.array(features.matrix[plan.rows], dtype=np.float32)
     picks = features.index["native_idx"].to_numpy()[plan.rows].astype(np.int32)
-    times = features.index["timestamp_sec"].to_numpy(dtype=float)[plan.rows]
-    if options.shots is None:
-        segments = kts.shots_of(values, picks, times, plan.n_frames, options.vmax)
-    else:
-        segments = options.shots.shots(plan.video_id, plan.group, plan.n_frames)
-    left = choice(segments, plan.n_frames)
+    shots = _shots(features, plan, options, values, picks)
+    left = choice(shots, plan.n_frames)
     group = file.create_group(plan.group)
-    group["features"] = kts.unit_rows(values) if options.l2 else values
+    group["features"] = unit_rows(values)[0] if options.l2 else values
     group["picks"] = picks
     group["n_frames"] = np.int32(plan.n_frames)
     group["n_steps"] = np.int32(len(picks))
-    group["change_points"] = segments.astype(np.int32)
-    group["n_frame_per_seg"] = (segments[:, 1] - segments[:, 0] + 1).astype(np.int32)
+    group["change_points"] = shots
+    group["n_frame_per_seg"] = (shots[:, 1] - shots[:, 0] + 1).astype(np.int32)
     group.create_dataset("video_name", data=plan.video_id, dtype=h5py.string_dtype("utf-8"))
     group.attrs["decoded_frames"] = plan.n_frames
     group.attrs["summary_choice"] = left
     if plan.dropped:
         group.attrs["dropped_bad_rows"] = plan.dropped
-    users = empty = 0
-    note = ""
-    labels = _labels(plan, options)
-    if labels is not None and plan.annotated is not None:
-        summaries = labels.user_summaries
-        if summaries is None:
-            assert labels.user_scores is not None
-            summaries = np.stack([shot_summary(user, segments) for user in labels.user_scores])
-        users = len(summaries)
-        empty = int((~summaries.any(axis=1)).sum())
-        group["gtscore"] = labels.importance[picks].astype(np.float32)
-        group["gtsummary"] = shot_summary(labels.importance, segments)[picks].astype(np.float32)
-        group.create_dataset("user_summary", data=summaries, dtype=np.float32)
-        apart = plan.n_frames - plan.annotated
-        note = (
-            "equal"
-            if not apart
-            else f"last score repeated {apart}x"
-            if apart > 0
-            else f"last {-apart} scores cut"
-        )
-        group.attrs["annotated_frames"] = plan.annotated
-        group.attrs["annotation_length"] = note
-        group.attrs["empty_summaries"] = empty
+    users, note, empty = _write_labels(group, plan, options, shots, picks)
     return {
         "group": plan.group,
         "video": plan.video_id,
         "n_steps": len(picks),
         "n_frames": plan.n_frames,
-        "segments": len(segments),
+        "segments": len(shots),
         "choice": left,
         "users": users,
         "annotated": plan.annotated,
@@ -312,6 +331,46 @@ def _write(file: Any, features: Features, plan: _Plan, options: _Options) -> dic
         "empty_summaries": empty,
         "dropped": plan.dropped,
     }
+
+
+def _shots(
+    features: Features, plan: _Plan, options: _Options, values: np.ndarray, picks: np.ndarray
+) -> np.ndarray:
+    """int32 ``[segments, 2]``: taken from another file, or found in the features."""
+    if options.shots is not None:
+        return options.shots.shots(plan.video_id, plan.group, plan.n_frames)
+    times = features.index["timestamp_sec"].to_numpy(dtype=float)[plan.rows]
+    return kts.shots_of(values, picks, times, plan.n_frames, options.vmax)
+
+
+def _write_labels(
+    group: Any, plan: _Plan, options: _Options, shots: np.ndarray, picks: np.ndarray
+) -> tuple[int, str, int]:
+    """Write what people said, if anything: returns the number of users, what was done about a length that differs, and
+    how many of their summaries are empty."""
+    labels = _labels(plan, options)
+    if labels is None or plan.annotated is None:
+        return 0, "", 0
+    summaries = labels.user_summaries
+    if summaries is None:
+        assert labels.user_scores is not None
+        summaries = np.stack([shot_summary(user, shots) for user in labels.user_scores])
+    empty = int((~summaries.any(axis=1)).sum())
+    group["gtscore"] = labels.importance[picks].astype(np.float32)
+    group["gtsummary"] = shot_summary(labels.importance, shots)[picks].astype(np.float32)
+    group.create_dataset("user_summary", data=summaries, dtype=np.float32)
+    apart = plan.n_frames - plan.annotated
+    note = (
+        "equal"
+        if not apart
+        else f"last score repeated {apart}x"
+        if apart > 0
+        else f"last {-apart} scores cut"
+    )
+    group.attrs["annotated_frames"] = plan.annotated
+    group.attrs["annotation_length"] = note
+    group.attrs["empty_summaries"] = empty
+    return len(summaries), note, empty
 
 
 def remarks(path: str | os.PathLike[str]) -> list[str]:
@@ -361,13 +420,8 @@ def _remarkable(row: dict[str, Any]) -> bool:
 def _print(out: Path, features: Features, table: list[dict[str, Any]]) -> None:
     shown = table if len(table) <= _MOST_LINES else [row for row in table if _remarkable(row)]
     columns = [name for name in table[0] if any(row[name] for row in table)]
-    texts = [columns] + [["" if row[name] is None else str(row[name]) for name in columns] for row in shown]
-    widths = [max(len(line[i]) for line in texts) for i in range(len(columns))]
-    for line in texts:
-        print(
-            "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip(),
-            file=sys.stderr,
-        )
+    cells = [["" if row[name] is None else str(row[name]) for name in columns] for row in shown]
+    print_table(columns, cells, sys.stderr)
     if len(shown) < len(table):
         print(f"(and {len(table) - len(shown)} videos with nothing to remark)", file=sys.stderr)
     left_out = len(features.video_ids) - len(table)
@@ -384,20 +438,3 @@ def _print(out: Path, features: Features, table: list[dict[str, Any]]) -> None:
         f"{out}: {len(table)} videos, {sum(row['n_steps'] for row in table)} steps, D = {features.dim}",
         file=sys.stderr,
     )
-
-
-def tree(path: str | os.PathLike[str], group: str = "video_1") -> str:
-    """The keys of one group with dtype and shape, as a Markdown table."""
-    import h5py
-
-    lines = ["| key | dtype | shape |", "|---|---|---|"]
-    with h5py.File(path, "r") as file:
-        for name, data in file[group].items():
-            kind = "text" if h5py.check_string_dtype(data.dtype) else str(data.dtype)
-            shape = (
-                "scalar"
-                if data.shape == ()
-                else "(" + ", ".join(map(str, data.shape)) + ("," if data.ndim == 1 else "") + ")"
-            )
-            lines.append(f"| `{name}` | {kind} | {shape} |")
-    return "\n".join(lines)

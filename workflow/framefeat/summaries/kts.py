@@ -6,6 +6,8 @@ For each number of change points m the segmentation of least within-segment scat
 
 import numpy as np
 
+from framefeat.vectors import unit_rows
+
 #: The weight of the penalty. The original code's users take 1 with features of unit length.
 VMAX = 1.0
 #: At most one change point per this many seconds.
@@ -43,13 +45,6 @@ def change_points(features: np.ndarray, max_changes: int, vmax: float = VMAX) ->
     return best
 
 
-def unit_rows(features: np.ndarray) -> np.ndarray:
-    """Rows scaled to Euclidean length 1, as float32; rows of zeros stay zero."""
-    values = np.asarray(features, dtype=np.float32)
-    norms = np.linalg.norm(values.astype(np.float64), axis=1, keepdims=True)
-    return (values / np.where(norms > 0, norms, 1.0)).astype(np.float32)
-
-
 def shots_of(
     features: np.ndarray, picks: np.ndarray, times: np.ndarray, n_frames: int, vmax: float = VMAX
 ) -> np.ndarray:
@@ -61,7 +56,7 @@ def shots_of(
     """
     seconds = float(times[-1] - times[0]) if len(times) else 0.0
     most = int(np.ceil(seconds / SECONDS_PER_CHANGE))
-    starts = np.asarray(picks)[change_points(unit_rows(features), most, vmax)]
+    starts = np.asarray(picks)[change_points(unit_rows(features)[0], most, vmax)]
     starts = np.unique(np.concatenate([[0], starts])).astype(np.int64)
     ends = np.concatenate([starts[1:], [n_frames]]) - 1
     return np.stack([starts, ends], axis=1).astype(np.int32)

@@ -11,36 +11,7 @@ from framefeat.errors import UserError
 from framefeat.video.container import Container
 from framefeat.video.decord import DecordReader, lost_seek
 from framefeat.video.pyav import CountingReader, PyavReader, in_order_reader, is_read_whole
-from framefeat.video.reader import (
-    TOLERANCE,
-    Contradiction,
-    Decoded,
-    Reader,
-    ReaderMistake,
-    Tick,
-    mean_difference,
-    nothing,
-)
-
-__all__ = [
-    "TOLERANCE",
-    "Contradiction",
-    "CountingReader",
-    "Decoded",
-    "DecordReader",
-    "PyavReader",
-    "Reader",
-    "ReaderMistake",
-    "choose_reader",
-    "in_order_reader",
-    "is_read_whole",
-    "mean_difference",
-    "misread",
-    "other_reader",
-    "own_reader",
-    "pyav_reader",
-    "take",
-]
+from framefeat.video.reader import Contradiction, Decoded, Reader, ReaderMistake, Tick, nothing
 
 
 def choose_reader(

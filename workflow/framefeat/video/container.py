@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from framefeat.errors import UserError
+from framefeat.records import Facts
 from framefeat.video.apertures import asked_crop
 from framefeat.video.packets import (
     NO_PTS,
@@ -32,7 +33,7 @@ from framefeat.video.reference import JUMP_SECONDS, clock_goes_back, decoded_ord
 
 #: Formats that store a presentation time for every packet; the times of others are FFmpeg's guesses.
 _TIMED_FORMATS = {"mov", "mp4", "matroska", "webm", "flv", "ivf", "ogg", "nut", "gif", "apng"}
-_TS_DISCONT = 0x0200  # AVFMT_TS_DISCONT
+_NO_TIMESTAMPS, _TS_DISCONT = 0x0080, 0x0200  # AVFMT_NOTIMESTAMPS, AVFMT_TS_DISCONT
 #: A group of pictures of so many packets, none of them reordered, is a contradiction where the decoder reorders.
 _GROUP = 8
 
@@ -114,7 +115,7 @@ class Container:
         return ticks * self.time_base.numerator / self.time_base.denominator
 
 
-def facts(container: Container) -> dict[str, Any]:
+def facts(container: Container) -> Facts:
     """What is worth keeping of a container, as JSON: frames, sizes in pixels, times in seconds.
 
     ``frames`` and the times are those that a damaged file declares, so that its missing rows are known to be missing.
@@ -215,7 +216,12 @@ def _build(
     demux_logs = [text.strip() for _, module, text in logs if module in source.format.name]
     jump = _jump(source, time_base)
     doubt = contradiction or _doubt(name, source, context, packets, reading, jump, tick)
-    index = _index_of_packets(packets) if doubt is None else _decoded_index(name, packets, jump, doubt, tick)
+    guessed = bool(int(source.format.flags) & _NO_TIMESTAMPS or "avi" in source.format.name)
+    index = (
+        _index_of_packets(packets)
+        if doubt is None
+        else _decoded_index(name, packets, jump, doubt, tick, guessed)
+    )
     if not len(index.pts):
         raise UserError(
             f"{name!r}: {count} packets of {context.codec.canonical_name} video, but no frame of them can be shown; "
@@ -310,8 +316,10 @@ def _index_of_packets(packets: Packets) -> _Index:
     return _Index(packets.pts[order], packets.key[order], order, "packets")
 
 
-def _decoded_index(name: str, packets: Packets, jump: int | None, doubt: str, tick: Tick) -> _Index:
-    order = decoded_order(name, packets, jump, tick)
+def _decoded_index(
+    name: str, packets: Packets, jump: int | None, doubt: str, tick: Tick, guessed: bool
+) -> _Index:
+    order = decoded_order(name, packets, jump, tick, guessed)
     count = len(order.key)
     return _Index(
         np.arange(count, dtype=np.int64) if order.times is None else order.times,

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from framefeat.video.alignment import leading_pictures
+from framefeat import tolerances
 from framefeat.video.container import Container
 from framefeat.video.packets import packets_of
+from framefeat.video.passes import leading_pictures
 from framefeat.video.pyav import PyavReader, open_stream
 from framefeat.video.reader import (
-    TOLERANCE,
     Decoded,
     ReaderMistake,
     Tick,
@@ -90,7 +90,7 @@ class DecordReader:
             raise ReaderMistake(
                 f"decord's frame {reference.native} has shape {own.shape} and not {reference.rgb.shape}"
             )
-        if difference > TOLERANCE:
+        if difference > tolerances.PIXELS:
             raise ReaderMistake(
                 f"decord's frame {reference.native} differs by {difference:.1f}/255 in the mean"
             )
@@ -125,7 +125,7 @@ class DecordReader:
         self._stills += 1
         reader = PyavReader(self.container, self.tick)
         again = list(reader.frames([number]))
-        if not again or reader.problems or mean_difference(rgb, again[0].rgb) > TOLERANCE:
+        if not again or reader.problems or mean_difference(rgb, again[0].rgb) > tolerances.PIXELS:
             raise ReaderMistake(f"decord repeats another frame in place of frame {number}")
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from framefeat.errors import UserError
-from framefeat.video.alignment import SKIPPABLE_CODECS, DecodePlan, decode_plan, start_of, whole_plan
 from framefeat.video.container import Container
 from framefeat.video.packets import NO_PTS, open_source, packets_of
+from framefeat.video.passes import SKIPPABLE_CODECS, Pass, least_pass, start_of, whole_pass
 from framefeat.video.reader import (
     Contradiction,
     Decoded,
@@ -17,7 +17,7 @@ from framefeat.video.reader import (
     is_harmless,
     nothing,
 )
-from framefeat.video.reference import prepare
+from framefeat.video.reference import joints, prepare
 
 _MISSING = "the decoder gives no frame for its packet"
 _DAMAGED_PACKET = "the container marks its packet as damaged"
@@ -68,7 +68,7 @@ class PyavReader:
         numbers = np.asarray(sorted({int(number) for number in wanted}), dtype=np.int64)
         if not len(numbers):
             return
-        plan = (whole_plan if self.whole else decode_plan)(container.packets, container.packet[numbers])
+        this_pass = (whole_pass if self.whole else least_pass)(container.packets, container.packet[numbers])
         number_of = {int(container.pts[number]): int(number) for number in numbers}
         faults: dict[int, str] = {}
         real_keys = RealKeys(container)
@@ -77,52 +77,52 @@ class PyavReader:
             source, stream, context = open_stream(container)
             convert = Converter(container.path)
             with source:
-                for position, frames, failure in self._decode(av, source, stream, context, plan):
+                for position, frames, failure in self._decode(av, source, stream, context, this_pass):
                     failure = failure or complaint(logs)
-                    if failure and not plan.leading[position]:
+                    if failure and not this_pass.leading[position]:
                         faults.setdefault(position, failure)
                     for frame in frames:
                         seen.check(frame.pts)
                         real_keys.see(frame)
                         place = _place(container, frame.pts, position)
-                        if frame.is_corrupt and not plan.leading[place]:
+                        if frame.is_corrupt and not this_pass.leading[place]:
                             faults.setdefault(place, _DAMAGED_FRAME)
                         number = number_of.get(frame.pts)
                         if number is not None:
                             yield Decoded(number, frame.pts, convert(frame))
-        for place in np.flatnonzero(plan.feed & ~plan.leading & container.packets.corrupt).tolist():
+        for place in np.flatnonzero(this_pass.feed & ~this_pass.leading & container.packets.corrupt).tolist():
             faults.setdefault(place, _DAMAGED_PACKET)
-        for place in real_keys.unseen(np.flatnonzero(plan.restart)):
+        for place in real_keys.unseen(np.flatnonzero(this_pass.restart)):
             faults.setdefault(place, _FALSE_KEY)
         if not faults:
-            seen.require(plan)
+            seen.require(this_pass)
         given = {number_of[pts] for pts in seen.times & set(number_of)}
         self.problems = judge(container, numbers, faults, given, real_keys)
 
     def _decode(
-        self, av: Any, source: Any, stream: Any, context: Any, plan: DecodePlan
+        self, av: Any, source: Any, stream: Any, context: Any, this_pass: Pass
     ) -> Iterator[tuple[int, list[Any], str | None]]:
         """``(position, frames that came out, what went wrong)`` for every packet that is fed."""
         skipping = fed = False
         position = -1
         for packet in packets_of(av, source, stream):
             position += 1
-            if position >= plan.end:
+            if position >= this_pass.end:
                 break
             if position % 50 == 0:
                 self.tick()
-            if not plan.feed[position]:
+            if not this_pass.feed[position]:
                 continue
-            if plan.restart[position] and fed:
+            if this_pass.restart[position] and fed:
                 yield position - 1, *feed(av, context, None)
                 context.flush_buffers()
-            if not self.whole and skipping == (plan.wanted[position] or plan.whole[position]):
+            if not self.whole and skipping == (this_pass.wanted[position] or this_pass.whole[position]):
                 skipping = not skipping
                 context.skip_frame = "NONREF" if skipping else "DEFAULT"
             fed = True
             yield position, *feed(av, context, packet)
         if fed:
-            yield min(position, plan.end - 1), *feed(av, context, None)
+            yield min(position, this_pass.end - 1), *feed(av, context, None)
 
 
 class _Seen:
@@ -144,10 +144,10 @@ class _Seen:
         self._last = pts
         self.times.add(pts)
 
-    def require(self, plan: DecodePlan) -> None:
+    def require(self, this_pass: Pass) -> None:
         """All frames around which nothing was left out."""
         packets = self._container.packets
-        due = packets.pts[plan.whole & packets.shown & ~plan.leading]
+        due = packets.pts[this_pass.whole & packets.shown & ~this_pass.leading]
         if missing := len(set(due.tolist()) - self.times):
             raise Contradiction(f"{missing} of {len(due)} packets give no frame of their own")
 
@@ -193,6 +193,8 @@ class CountingReader:
         """For every packet: ``(frames, what went wrong, converter)``."""
         import av
 
+        # Where recordings were joined, a transport stream's packet counters do not go on: FFmpeg marks packets that are whole.
+        excused = {place for joint in joints(self.container.packets) for place in range(joint - 3, joint + 1)}
         with capture() as logs:
             source, stream, context = open_stream(self.container)
             convert = Converter(self.container.path)
@@ -201,7 +203,8 @@ class CountingReader:
                     if position % 20 == 0:
                         self.tick()
                     frames, failure = feed(av, context, packet)
-                    failure = failure or complaint(logs) or (_DAMAGED_PACKET if packet.is_corrupt else None)
+                    marked = packet.is_corrupt and position not in excused
+                    failure = failure or complaint(logs) or (_DAMAGED_PACKET if marked else None)
                     yield frames, failure, convert
                 frames, failure = feed(av, context, None)
                 yield frames, failure or complaint(logs), convert

@@ -7,9 +7,6 @@ from typing import Protocol
 
 import numpy as np
 
-#: Two decodes of one frame agree when the mean absolute difference of their pixels is at most this (of 255).
-TOLERANCE = 2.0
-
 #: What decoders print as errors although the picture is whole.
 _HARMLESS = re.compile(
     r"mmco: unref short failure|number of reference frames .* exceeds max|\bSEI\b|\bVUI\b|Overread"

@@ -15,6 +15,8 @@ from framefeat.video.packets import NO_PTS, Packets, Tick, best_stream, open_sou
 
 #: A step of the clock beyond this many seconds is a restart where the format's clocks restart (FFmpeg's dts_delta_threshold).
 JUMP_SECONDS = 10.0
+#: A step of the clock that is so many times the usual one begins another recording.
+_UNUSUAL = 250
 #: A decoder that waits for as many pictures as the standard allows gives them out in the order of display.
 FULL_DELAY = {"strict": "1"}
 
@@ -33,16 +35,18 @@ class Order:
     doubts: tuple[str, ...] = field(default=())
 
 
-def decoded_order(name: str, packets: Packets, jump: int | None, tick: Tick) -> Order:
-    """Decode everything in order. ``jump``: ticks beyond which a step of the clock is a restart (None: never)."""
+def decoded_order(name: str, packets: Packets, jump: int | None, tick: Tick, guessed: bool = False) -> Order:
+    """Decode everything in order. ``jump``: ticks beyond which a step of the clock is a restart (None: never). ``guessed``: the
+    format stores no presentation times, so that those that FFmpeg gives are no evidence."""
     times, key = _decode(name, tick, full_delay=False)
-    if not len(times) or (times == NO_PTS).any() or (packets.pts[packets.shown] == NO_PTS).any():
-        return Order(key, times if _ascends(times) and len(times) else None)
+    if guessed or not len(times) or (times == NO_PTS).any() or (packets.pts[packets.shown] == NO_PTS).any():
+        usable = len(times) and (times != NO_PTS).all() and _ascends(times)
+        return Order(key, times if usable else None)
     if clock_goes_back(packets):
-        return _joined(times, key, packets)
+        return _joined(times, key, packets, jump)
     if _ascends(times):
         return _continued(times, key, jump)
-    if _ascends(packets.pts[packets.shown]):
+    if _lie_where_they_differ(times, packets):
         # Nothing but the decoder tells the order; the times are a clock that frames were given in the order of decoding.
         sorted_times = np.sort(times)
         return Order(
@@ -81,6 +85,24 @@ def clock_goes_back(packets: Packets) -> int:
     return int((np.diff(known) < 0).sum())
 
 
+def joints(packets: Packets) -> np.ndarray:
+    """Positions (int64) of packets at which another recording begins, by their decoding times."""
+    steps = np.diff(packets.dts)
+    usual = np.median(steps) if len(steps) else 0
+    return np.flatnonzero((steps < 0) | (steps > max(1, _UNUSUAL * usual))) + 1
+
+
+def _lie_where_they_differ(times: np.ndarray, packets: Packets) -> bool:
+    """Whether frames leave the decoder out of the order of their times only in groups of pictures whose packets' times rise in
+    the file: there they are decoding times. Elsewhere times that are reordered speak against the decoder."""
+    shown = np.flatnonzero(packets.shown)
+    group = np.searchsorted(np.flatnonzero(packets.key), shown, side="right")
+    falls = np.flatnonzero((np.diff(packets.pts[shown]) <= 0) & (np.diff(group) == 0))
+    reordered = packets.pts[shown[np.isin(group, group[falls])]]
+    back = np.flatnonzero(np.diff(times) <= 0)
+    return not np.isin(np.concatenate([times[back], times[back + 1]]), reordered).any()
+
+
 def restarts(times: np.ndarray, jump: int | None) -> np.ndarray:
     """Frames (int64) at which the clock begins anew: it steps back, or forward by more than ``jump`` ticks."""
     steps = np.diff(times)
@@ -91,7 +113,7 @@ def _ascends(times: np.ndarray) -> bool:
     return bool((np.diff(times) > 0).all())
 
 
-def _joined(times: np.ndarray, key: np.ndarray, packets: Packets) -> Order:
+def _joined(times: np.ndarray, key: np.ndarray, packets: Packets, jump: int | None) -> Order:
     back = int((np.diff(times) <= 0).sum())
     if back > clock_goes_back(packets):
         return Order(
@@ -99,7 +121,7 @@ def _joined(times: np.ndarray, key: np.ndarray, packets: Packets) -> Order:
             None,
             doubts=("its clock goes back, and within its parts frames are out of the order of their times",),
         )
-    return _continued(times, key, None)
+    return _continued(times, key, jump)
 
 
 def _continued(times: np.ndarray, key: np.ndarray, jump: int | None) -> Order:

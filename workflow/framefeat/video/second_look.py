@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from framefeat.sample.rowfile import spread
-from framefeat.video.choice import TOLERANCE, Reader, mean_difference
+from framefeat import tolerances
 from framefeat.video.geometry import Geometry
+from framefeat.video.reader import Reader, mean_difference
 
 #: Of the frames that do not come again as the same bytes, so many are held against their neighbours.
 _HELD_AGAINST_NEIGHBOURS = 16
@@ -69,7 +69,7 @@ def look_again(
     unproved = {
         number: f"differs by {difference:.1f} of 255" if difference < 255 else "did not come again"
         for number, difference in differences.items()
-        if difference > TOLERANCE
+        if difference > tolerances.PIXELS
     }
     unproved |= {number: why for number, why in reader.problems.items() if number in differences}
     for number in reader.problems:
@@ -109,3 +109,10 @@ def fits_best(picture: np.ndarray, number: int, frames: dict[int, np.ndarray]) -
         for near in (number - 1, number + 1)
         if near in frames
     )
+
+
+def spread(items: Sequence[int], most: int) -> list[int]:
+    """At most ``most`` of ``items``, evenly spaced, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(k * (len(items) - 1) / (most - 1))] for k in range(most)]

@@ -1,0 +1,162 @@
+"""What ``rules/snakemake_internals.smk`` relies on: each internal is still there, is still needed, and is put in place.
+
+A failure after an update of Snakemake says which workaround to look at again.
+"""
+
+import gc
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from snakemake.cli import parse_args
+from snakemake.io import contains_wildcard
+from snakemake.jobs import Job
+from snakemake.scheduling.job_scheduler import JobScheduler
+from snakemake.settings.types import DeploymentMethod, ExecutionSettings, SchedulingSettings
+
+from tests.workflow.project import ROOT, Project, environment
+
+#: A workflow around ours that prints what became of Snakemake once ours was read, and once a run of it is done.
+PROBE = """
+import gc, json
+before = gc.get_threshold()
+include: {snakefile!r}
+limit = lambda: workflow.scheduling_settings and repr(workflow.scheduling_settings.max_jobs_per_timespan)
+print("READ", json.dumps(dict(before=before, after=gc.get_threshold(), pipes=Job.is_pipe_or_service_input(None, "x"),
+    gpu=workflow.global_resources["gpu"].value, cores=given_resource("_cores"), nodes=given_resource("_nodes"),
+    here=RUNS_JOBS_HERE)))
+onsuccess:
+    print("DONE", json.dumps(dict(limit=limit())))
+"""
+#: A conda of a few lines: it answers what Snakemake asks, and activating an environment is told in a file.
+CONDA = """#!/bin/sh
+case "$*" in
+  --version) echo "conda 24.9.0";;
+  info*) echo '{{"conda_prefix": "{prefix}", "platform": "linux-64"}}';;
+  config*) echo '{{"get": {{"channel_priority": "strict"}}}}';;
+  *export*) echo 'name: stub';;
+esac
+"""
+
+
+def test_asking_for_pipes_still_goes_through_all_dependencies() -> None:
+    asked: list[int] = []
+
+    class Files(frozenset[str]):
+        def __contains__(self, name: object) -> bool:
+            asked.append(1)
+            return False
+
+    job: Any = _StandIn()
+    job.dag = SimpleNamespace(dependencies={job: {object(): Files() for _ in range(50)}})
+    assert Job.is_pipe_or_service_input(job, "x") is False
+    assert len(asked) == 50, "no longer a walk through all dependencies: is the replaced method still needed?"
+
+
+class _StandIn:
+    """A job, as far as Snakemake looks at it; unlike a ``SimpleNamespace`` it can be a key."""
+
+
+def test_the_default_rate_limit_still_sets_a_timer_for_each_look() -> None:
+    default = parse_args([])[1].max_jobs_per_timespan
+    assert (default.max_jobs, default.timespan) == (100, 1)
+    assert "max_jobs_per_timespan" in {field.name for field in fields(SchedulingSettings)}
+    scheduler: Any = SimpleNamespace(_open_jobs=threading.Semaphore(0))
+    for _ in range(3):
+        JobScheduler._schedule_reevalutation(scheduler, 1)
+    timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    for timer in timers:
+        timer.cancel()
+    assert len(timers) == 3, "looks share a timer now: is clearing the limit still needed?"
+
+
+def test_what_else_is_reached_for_is_there() -> None:
+    assert "keep_going" in {field.name for field in fields(ExecutionSettings)}
+    assert contains_wildcard("a{b}")
+    assert not contains_wildcard("ab")
+    assert DeploymentMethod.CONDA
+
+
+def test_the_versions_allowed_are_those_looked_at() -> None:
+    import tomllib
+
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    (bounds,) = [line for line in asked if line.startswith("snakemake>")]
+    lowest = re.findall(r'min_version\("(.+)"\)', (ROOT / "Snakefile").read_text())
+    assert bounds == f"snakemake>={lowest[0]},<10"
+
+
+@pytest.fixture(scope="module")
+def project(new_project: Callable[..., Project]) -> Project:
+    return new_project(("a",))
+
+
+def snakemake(project: Project, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    (project.folder / "run.json").write_text(json.dumps(project.config))
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "2", "--nocolor", *arguments, "--configfile", "run.json"],
+        cwd=project.folder, env=environment() | more, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        timeout=200, check=False,
+    )  # fmt: skip
+
+
+def test_each_is_put_in_place(project: Project) -> None:
+    (project.folder / "probe.smk").write_text(PROBE.format(snakefile=str(project.folder / "Snakefile")))
+    done = snakemake(project, "-s", "probe.smk", "results/toy/index.parquet")
+    assert done.returncode == 0, done.stdout
+    read, end = (json.loads(re.findall(rf"^{word} (.+)$", done.stdout, re.M)[0]) for word in ("READ", "DONE"))
+    assert read == {
+        "before": list(gc.get_threshold()),  # Snakemake sets none itself
+        "after": [100_000, 20, 100],
+        "pipes": False,
+        "gpu": 1,
+        "cores": 2,
+        "nodes": None,
+        "here": True,
+    }
+    assert end == {"limit": "None"}
+
+
+def test_with_conda_jobs_run_in_the_environment_of_snakemake(project: Project, tmp_path: Path) -> None:
+    """A stand-in for a conda environment: a folder beside this one's, and a conda that knows what Snakemake asks."""
+    refused = snakemake(project, "--sdm", "conda", "-n")
+    assert refused.returncode != 0
+    assert "which is no conda environment. Leave the option out" in refused.stdout
+
+    prefix = tmp_path / "conda"
+    (prefix / "bin").mkdir(parents=True)
+    (prefix / "bin" / "conda").write_text(CONDA.format(prefix=prefix))
+    (prefix / "bin" / "activate").write_text(f'echo "$1" >> {tmp_path}/activated\n')
+    for file in (prefix / "bin").iterdir():
+        file.chmod(0o755)
+    here = tmp_path / "environment"
+    (here / "conda-meta").mkdir(parents=True)
+    wrapper = f"import sys; sys.prefix = {str(here)!r}\ninclude: {str(project.folder / 'Snakefile')!r}\n"
+    (project.folder / "conda.smk").write_text(wrapper)
+    shutil.rmtree(project.results, ignore_errors=True)
+    done = snakemake(
+        project, "results/toy/index.parquet", "-s", "conda.smk", "--sdm", "conda",
+        PATH=os.pathsep.join([str(prefix / "bin"), environment()["PATH"]]),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "activated").read_text().split() == [str(here)]
+
+
+def test_as_a_module_of_another_workflow(project: Project) -> None:
+    (project.folder / "outer.smk").write_text(
+        f"module frames:\n    snakefile: {str(project.folder / 'Snakefile')!r}\n    config: config\n"
+        "use rule * from frames\n"
+    )
+    done = snakemake(project, "-s", "outer.smk", "-n", "--forceall")
+    assert done.returncode == 0, done.stdout
+    assert "merge_index of toy" in done.stdout

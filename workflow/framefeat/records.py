@@ -1,0 +1,287 @@
+"""What one stage leaves for the next, as types: JSON with these members, in this order.
+
+Members that results of earlier editions lack are read with ``get``. Standard library only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NotRequired, TypedDict
+
+from framefeat.identity import FeaturesKey, Sampled, SampleKey
+
+# --- merge_index
+
+
+class Facts(TypedDict):
+    """A container as it was read: sizes in pixels, times in seconds. ``frames``: as it declares, ``frames_found``: as they come."""
+
+    format: str
+    codec: str
+    pix_fmt: str | None
+    width: int
+    height: int
+    sample_aspect: str
+    rotation: int
+    frames: int
+    frames_found: int
+    key_frames: int
+    fps: float
+    duration_sec: float
+    last_sec: float
+    last_duration_sec: float
+    interval_sec: float
+    start_sec: float
+    vfr: bool
+    index_source: str
+    warnings: list[str]
+    doubts: list[str]
+
+
+class Slice(Sampled):
+    """``slices/{key}.json``: what decides a video's frames. ``rows``: how many distinct times are asked for."""
+
+    schema: int
+    video_id: str
+    rows: int
+
+
+class VideoRecord(Slice):
+    """``videos/{key}.json``: ``timestamps`` in seconds from the first presented frame, ascending; why a file is damaged."""
+
+    path: str
+    timestamps: list[float]
+    facts: Facts | None
+    error: str | None
+    warnings: list[str]
+    doubts: list[str]
+
+
+# --- sample_frames
+
+
+@dataclass(frozen=True)
+class SampleJob:
+    """What the decoding child is asked for. ``paths``: of frames, recheck, thumbnails and evidence, as they are written.
+
+    ``hopeless``: why no frame is to be tried; ``not_decord``: why decord is not. Empty where there is no reason.
+    """
+
+    record: VideoRecord
+    geometry: str
+    alignment: str
+    decoder: str
+    rechecks: int
+    key: SampleKey
+    paths: Mapping[str, str]
+    hopeless: str = ""
+    not_decord: str = ""
+
+
+class Rows(TypedDict):
+    """One entry for each row of a slice. ``status``: ``ok``, ``clamped`` or ``bad``; a bad row is -1 and None."""
+
+    timestamp_sec: list[float]
+    native_idx: list[int]
+    pts_sec: list[float | None]
+    status: list[str]
+
+
+class PixelCheck(TypedDict):
+    """The second decode. ``rows`` and ``mean_abs_diff`` (of 255): frames that are embedded again; ``compared``: all of them."""
+
+    reader: str | None
+    rows: list[int]
+    mean_abs_diff: list[float]
+    compared: int
+    agrees: bool
+
+
+class Thumbnails(TypedDict):
+    """The strip's images: the row of each, and their size in pixels."""
+
+    rows: list[int]
+    height: int
+    width: int
+
+
+class Findings(TypedDict):
+    """What came out of a video. ``problems``: why rows are bad; ``doubts``: why no one can tell which frame is which."""
+
+    video: Facts | None
+    decoder: str | None
+    decoder_reason: str
+    rows: Rows
+    recheck: PixelCheck
+    warnings: list[str]
+    doubts: list[str]
+    problems: list[str]
+
+
+class Evidence(Findings):
+    """``evidence/{geometry}/{key}.json``. ``frame_size``: height and width as decoded."""
+
+    schema: int
+    video_id: str
+    key: SampleKey
+    versions: dict[str, str]
+    frame_size: list[int] | None
+    thumbnails: Thumbnails
+
+
+# --- extract_features
+
+
+class ModelRequest(TypedDict):
+    """What decides which network an embedder loads; ``spec`` is JSON, ``weights`` a path."""
+
+    spec: str
+    weights: str
+    weights_identity: str
+    precision: str
+
+
+class EmbedRequest(ModelRequest):
+    """What an embedder is asked for, as JSON. ``frames``, ``recheck``, ``evidence``: read; ``features``, ``record``: written."""
+
+    kind: str
+    video: str
+    key: FeaturesKey
+    batch_size: int | str
+    threads: int
+    frames: str
+    recheck: str
+    evidence: str
+    scratch: str
+    features: str
+    record: str
+    warnings: list[str]
+
+
+class FeatureCheck(TypedDict):
+    """The second embedding: rows, and the cosine of each with the features that were written."""
+
+    rows: list[int]
+    cosine: list[float]
+    agrees: bool
+
+
+class FeatureRecord(TypedDict):
+    """``{backbone}/features/{key}.json``. ``features_sha256``: of the values, ``file_sha256``: of the file beside it."""
+
+    schema: int
+    video_id: str
+    key: FeaturesKey
+    weights_sha256: str
+    features_sha256: str
+    file_sha256: str
+    rows: int
+    dim: int
+    device: str
+    batch_size: int
+    batch_halved: bool
+    network: NotRequired[dict[str, Any]]
+    recheck: FeatureCheck
+    verified: bool
+    warnings: list[str]
+    versions: dict[str, str]
+    bad_rows: NotRequired[list[int]]
+    problems: NotRequired[list[str]]
+
+
+class Embedded(FeatureRecord):
+    """An embedder's answer. ``trace``: where something happened that nobody foresaw; it is not stored."""
+
+    trace: NotRequired[str]
+
+
+# --- assemble
+
+
+class Counts(TypedDict):
+    """Rows by their status."""
+
+    ok: int
+    clamped: int
+    bad: int
+
+
+class Checks(TypedDict):
+    """What the second look found."""
+
+    pixels: PixelCheck
+    features: FeatureCheck
+
+
+class Span(TypedDict):
+    """A video's rows of the matrix: from ``first_row`` to ``last_row``, or ``row_numbers``, ascending."""
+
+    first_row: NotRequired[int]
+    last_row: NotRequired[int]
+    row_numbers: NotRequired[list[int]]
+
+
+class VideoEntry(Span):
+    """A video of the manifest."""
+
+    video_id: str
+    rows: int
+    fingerprint: str
+    fps: float
+    alignment: str
+    container: Facts | None
+    decoder: str | None
+    decoder_reason: str
+    max_abs_offset_sec: float | None
+    counts: Counts
+    features_sha256: str
+    verified: bool
+    verdict: str
+    doubts: list[str]
+    recheck: Checks
+    batch_size: int
+    batch_halved: bool
+    device: str
+    warnings: list[str]
+    problems: list[str]
+
+
+class Doubtful(TypedDict):
+    """How many videos have doubts, and how far in seconds their farthest row is from its frame."""
+
+    videos: int
+    max_abs_offset_sec: float | None
+
+
+class ManifestHead(TypedDict):
+    """``feature_manifest.json`` but for its videos. The first six members are the notebook's."""
+
+    backbone: str
+    weights: str
+    feature_dim: int
+    total_frames: int
+    alignment_verified: bool
+    order: str
+    verdict: str
+    doubtful: Doubtful
+    schema_version: int
+    dataset: str
+    backbone_name: str
+    preprocessing: dict[str, Any]
+    spec: dict[str, Any]
+    alignment: str
+    precision: str
+    decoder: str
+    on_bad_frames: str
+    weights_sha256: str
+    matrix_sha256: str
+    frame_index_sha256: str
+    counts: Counts
+    notes: list[str]
+    computed_by: list[dict[str, Any]]
+    versions: dict[str, str]
+
+
+class Manifest(ManifestHead):
+    """``feature_manifest.json``."""
+
+    videos: list[VideoEntry]

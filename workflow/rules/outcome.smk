@@ -1,0 +1,46 @@
+# The last lines of a run.
+import sys
+
+from snakemake.logging import logger
+
+from framefeat.run.progress import command_again
+
+
+def remarks_of_exports():
+    """What a person must know of the files that this run exported."""
+    from framefeat.summaries import export_h5
+
+    for result in map(RESULTS.backbone, BACKBONES):
+        path = result.h5(SETTINGS.dataset)
+        if path.is_file() and path.stat().st_mtime >= int(RUN_BEGAN):
+            for remark in export_h5.remarks(path):
+                yield f"{path}: {remark}"
+
+
+def print_outcome():
+    """What a person wants to know at the end of a run, the rows that are bad first of all."""
+    from framefeat.run import outcome
+
+    for line in outcome.lines(RESULTS.root, list(BACKBONES)):
+        logger.info(line)
+    for line in remarks_of_exports():
+        logger.info(line)
+
+
+def print_failures():
+    """What failed, why, and how to go on."""
+    from framefeat.run import outcome
+
+    logs = [JOBS.logs, JOBS_OF_ALL.log("fetch_weights").parent]
+    for line in outcome.failures(logs, RUN_BEGAN, command_again(sys.argv)):
+        logger.error(line)
+
+
+onsuccess:
+    if workflow.is_main_process:
+        print_outcome()
+
+
+onerror:
+    if workflow.is_main_process:
+        print_failures()

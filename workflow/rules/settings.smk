@@ -1,0 +1,98 @@
+# The configuration of this run, and what follows from it and from the machine. rules/inputs.smk has the input functions.
+import json
+import os
+import re
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+
+from framefeat import environment, identity, layout
+from framefeat import settings as configuration
+from framefeat.backbone.chosen import chosen_backbones
+from framefeat.errors import UserError
+from framefeat.extract import devices
+
+
+def checked(function, *arguments):
+    """Call ``function``; what a person can mend ends the workflow with its sentence and no traceback."""
+    try:
+        return function(*arguments)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def options(**values):
+    """Command line options, quoted; those whose value is None are left out."""
+    return " ".join(
+        f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
+        for name, value in values.items()
+        if value is not None
+    )
+
+
+SETTINGS = checked(configuration.resolve, config)
+# Where an input is gone, Snakemake takes the results that were once made from it for source files: nothing to be done.
+if workflow.is_main_process:
+    checked(configuration.check_index_files, SETTINGS)
+BACKBONES = {chosen.folder: chosen for chosen in checked(chosen_backbones, SETTINGS)}
+# Published weights, by their file's name; local files are nobody's output.
+FETCHED = {Path(plan.weights_file).name: plan for plan in BACKBONES.values() if not plan.is_local}
+refuse_braces(
+    SETTINGS.frame_index,
+    SETTINGS.video_index,
+    SETTINGS.annotations,
+    *(plan.weights_file for plan in BACKBONES.values()),
+)
+
+RESULTS = layout.results_of(SETTINGS.dataset)
+# The results of the backbone that the wildcard names.
+RESULT = RESULTS.backbone("{backbone}")
+JOBS = layout.jobs_of(SETTINGS.dataset)
+JOBS_OF_ALL = layout.jobs_of()
+ENVIRONMENT = conda_environment()
+# The environment's own commands come first, however snakemake itself was found.
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+RUN_BEGAN = time.time()
+# --resources gpu=0: no GPU is touched, nor asked for.
+DEVICE = "cpu" if given_resource("gpu") == 0 else SETTINGS.device
+# Where this machine runs the jobs torch is asked once, before the first of them, which devices it can use.
+if RUNS_JOBS_HERE and (warning := checked(devices.settle, DEVICE)):
+    logger.warning(warning)
+# Where this machine runs the jobs and has no CUDA device, extraction is CPU work and must not wait for a GPU.
+HAS_GPU = not RUNS_JOBS_HERE or bool(checked(devices.wanted, DEVICE))
+GPU_PER_JOB = int(DEVICE != "cpu" and HAS_GPU)
+# Videos whose temporary frames may wait on the disk for the device; 0: any number.
+BACKLOG = 4 * (given_resource("_cores") or 8) if RUNS_JOBS_HERE and not SETTINGS.keep_frames else 0
+
+# Embedders that the jobs of this process share end with it. Slurm's plugin runs one Snakemake for each job of a group inside
+# another that lives as long as the Slurm job: there the outer one is the owner, and the group shares one embedder.
+CLUSTER_JOB = "" if workflow.is_main_process else os.environ.get("SLURM_JOB_ID", "")
+if not CLUSTER_JOB or os.environ.get(environment.OWNER_JOB) != CLUSTER_JOB:
+    os.environ[environment.OWNER] = devices.process_identity(os.getpid())
+    os.environ[environment.OWNER_JOB] = CLUSTER_JOB
+
+# Where this process runs the jobs itself, the first of them lets the embedder load while videos are decoded.
+if RUNS_JOBS_HERE and SETTINGS.warm_embedder:
+    first = next(iter(BACKBONES.values()))
+    os.environ[environment.PREWARM] = json.dumps(
+        {
+            "device": DEVICE,
+            "gpus": GPU_PER_JOB,
+            "logs": str(JOBS.embedder_logs),
+            "spec": first.spec_json,
+            "weights": os.path.abspath(first.weights_file),
+            "weights_identity": first.weights_identity,
+            "precision": SETTINGS.precision,
+        }
+    )
+
+
+wildcard_constraints:
+    video="[^/]+",
+    backbone="|".join(map(re.escape, BACKBONES)),
+    geometry="[^/]+",

@@ -87,7 +87,11 @@ def test_unknown_keys_are_named_with_the_nearest_known_one() -> None:
         ({"backbones": ["a", "b", "a"]}, "backbones: a"),
         ({"keep_frames": "maybe"}, "keep_frames: 'maybe' is not true or false"),
         ({"alignment": None, "decoder": "x"}, "(?s)alignment: null .*decoder: 'x' is not one of 'auto', "),
-        ({"dataset": 2024}, """dataset: "2024" in a file, --config 'dataset="2024"' in a shell"""),
+        (
+            {"dataset": 1.5},
+            '(?m)dataset: 1.5 is not text; in a file, quotes make text of it: dataset: "1.5"$',
+        ),
+        ({"videos": 2024}, r'(?m)videos: 2024 is not text .*videos: "2024"; with --config write \./2024$'),
         ({"sample_fps": True}, "sample_fps: true is not a number above 0"),
         ({"export_labels_from": "a", "annotations": "b"}, "export_labels_from"),
         ({"frame_index": "a", "backbones": ["a", "a"]}, "(?s)video_index.*twice"),
@@ -116,6 +120,16 @@ def test_drop_is_for_folders() -> None:
         resolve({"dataset": "a", "frame_index": "f.csv", "video_index": "v.csv", "on_bad_frames": "drop"})
 
 
+def test_every_kth_frame_is_for_folders_instead_of_a_rate() -> None:
+    assert resolve({"sample_every": 15}).alignment == "pts"
+    with pytest.raises(UserError, match="sample_every is for a folder"):
+        resolve({"frame_index": "f.csv", "video_index": "v.csv", "sample_every": 15})
+    with pytest.raises(UserError, match="both sample_fps and sample_every"):
+        resolve({"sample_fps": 1, "sample_every": 15})
+    with pytest.raises(UserError, match="sample_every: 0 is not a whole number from 1 or null"):
+        resolve({"sample_every": 0})
+
+
 def test_home_folders_are_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     paths = ("frame_index", "video_index", "video_root", "videos", "annotations")
@@ -126,6 +140,7 @@ def test_home_folders_are_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch
     assert resolve({"dataset": "a", "weights": "~/b.pth"}).weights == "/home/me/b.pth"
 
 
-def test_switches_and_null_as_the_command_line_gives_them() -> None:
+def test_switches_null_and_numbers_as_the_command_line_gives_them() -> None:
     found = resolve({"keep_frames": "true", "warm_embedder": "False", "videos": "v", "frame_index": "null"})
     assert (found.keep_frames, found.warm_embedder, found.frame_index) == (True, False, None)
+    assert resolve({"dataset": 2024}).dataset == "2024"

@@ -131,14 +131,7 @@ def _embed(
     """
     from framefeat.backbone.network import AUTO_BATCH
 
-    evidence: Evidence = read_json(message["evidence"])
-    frames = np.load(message["frames"], mmap_mode="r")
-    again = np.load(message["recheck"])
-    bad = np.asarray(evidence["rows"]["status"], dtype=object) == "bad"
-    if len(bad) != len(frames):
-        raise UserError(
-            f"{message['video']}: {len(frames)} frames, but evidence for {len(bad)} rows; sample it again."
-        )
+    evidence, frames, again, bad = _opened(message)
     kind = network.device.type
     batch = AUTO_BATCH[kind] if message["batch_size"] == "auto" else int(message["batch_size"])
     unwanted = np.ones_like(bad) if problem else bad
@@ -147,14 +140,9 @@ def _embed(
             network, frames, again, unwanted, batch, int(message["threads"]), beat
         )
     rechecked = evidence["recheck"]["rows"] if len(again) else []
-    lost = ~bad & ~_finite(features)
-    lost[[row for row, well in zip(rechecked, _finite(second), strict=False) if not well]] = True
+    lost = _lost(features, second, rechecked, bad)
     features[lost] = np.nan
-    if lost.any() and not problem:
-        problem = (
-            f"the features of {lost.sum()} rows are not finite, the first of them row {np.argmax(lost)}; with precision: "
-            "fp16 try bf16 or float32, else the weights do not fit the backbone"
-        )
+    problem = problem or _not_finite(lost)
     bad |= lost
     with atomic_path(message["features"]) as temporary, open(temporary, "wb") as stream:
         np.save(stream, features, allow_pickle=False)
@@ -196,6 +184,36 @@ def _embed(
         )
     write_json(message["record"], record)
     return record
+
+
+def _opened(message: EmbedRequest) -> tuple[Evidence, np.ndarray, np.ndarray, np.ndarray]:
+    """Evidence, frames, frames decoded again, and which rows are bad (bool [T])."""
+    evidence: Evidence = read_json(message["evidence"])
+    frames = np.load(message["frames"], mmap_mode="r")
+    again = np.load(message["recheck"])
+    bad = np.asarray(evidence["rows"]["status"], dtype=object) == "bad"
+    if len(bad) != len(frames):
+        raise UserError(
+            f"{message['video']}: {len(frames)} frames, but evidence for {len(bad)} rows; sample it again."
+        )
+    return evidence, frames, again, bad
+
+
+def _lost(features: np.ndarray, second: np.ndarray, rechecked: Sequence[int], bad: np.ndarray) -> np.ndarray:
+    """bool [T]: rows that have a frame and no finite features, the first time or the second."""
+    lost = ~bad & ~_finite(features)
+    lost[[row for row, well in zip(rechecked, _finite(second), strict=False) if not well]] = True
+    return lost
+
+
+def _not_finite(lost: np.ndarray) -> str:
+    """Why ``lost`` rows are bad; empty where there are none."""
+    if not lost.any():
+        return ""
+    return (
+        f"the features of {lost.sum()} rows are not finite, the first of them row {np.argmax(lost)}; with precision: "
+        "fp16 try bf16 or float32, else the weights do not fit the backbone"
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from framefeat.errors import UserError
 from framefeat.files import read_json
 from framefeat.names import video_key
 from framefeat.summaries import export_files, export_target
-from framefeat.summaries.kts import unit_rows
+from framefeat.vectors import unit_rows
 
 from tests.unit.results.tiny_results import Clip, write_results
 

@@ -19,7 +19,7 @@ from framefeat.summaries.annotations import (
     unit_scores,
 )
 from framefeat.summaries.knapsack import shot_summary
-from framefeat.summaries.kts import unit_rows
+from framefeat.vectors import unit_rows
 
 from tests.unit.results.tiny_results import TVSUM, Clip, scene_features, tvsum_standin, write_results
 

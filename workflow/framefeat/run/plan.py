@@ -78,7 +78,7 @@ def _lay_over(base: dict[str, Any], top: Mapping[str, Any]) -> None:
 def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Changes:
     """Compare what a run with ``config`` would compute with what lies in ``results_root``."""
     wanted = settings.resolve(config)
-    plans = chosen_backbones(wanted)
+    backbones = chosen_backbones(wanted)
     results = layout.results_of(wanted.dataset, results_root)
     with tempfile.TemporaryDirectory(prefix="framefeat-plan-") as folder:
         aside = layout.ResultsFolder(Path(folder))
@@ -89,11 +89,11 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
         records: dict[str, Slice] = {key: read_json(aside.slice(key)) for key in aside.video_keys()}
         rows_changed = _differs(aside.index, results.index)
     sample: dict[str, list[str]] = {}
-    extracted: dict[str, dict[str, list[str]]] = {plan.folder: {} for plan in plans}
+    extracted: dict[str, dict[str, list[str]]] = {backbone.folder: {} for backbone in backbones}
     refused: dict[str, list[str]] = {}
     for key, record in records.items():
         valid: dict[str, Evidence] = {}  # by geometry: the evidence of frames that need no new sampling
-        for geometry in sorted({plan.geometry for plan in plans}):
+        for geometry in sorted({backbone.geometry for backbone in backbones}):
             evidence: Evidence | None = _read(results.evidence(geometry, key))
             expected = sample_key(
                 record, alignment=wanted.alignment, geometry=geometry, decoder=wanted.decoder
@@ -107,23 +107,23 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
             valid[geometry] = evidence
             if wanted.on_bad_frames == "fail" and evidence["problems"]:
                 refused[record["video_id"]] = evidence["problems"]
-        for plan in plans:
-            reasons = _extract_reasons(results, key, plan, wanted.precision, valid.get(plan.geometry))
+        for backbone in backbones:
+            reasons = _extract_reasons(results, key, backbone, wanted.precision, valid.get(backbone.geometry))
             if not reasons:
-                found = _read(results.backbone(plan.folder).record(key)).get("problems")
+                found = _read(results.backbone(backbone.folder).record(key)).get("problems")
                 if wanted.on_bad_frames == "fail" and found:
                     refused.setdefault(record["video_id"], found)
                 continue
-            extracted[plan.folder][record["video_id"]] = reasons
-            kept = (results.frames(plan.geometry, key), results.recheck(plan.geometry, key))
+            extracted[backbone.folder][record["video_id"]] = reasons
+            kept = (results.frames(backbone.geometry, key), results.recheck(backbone.geometry, key))
             if record["video_id"] not in sample and not all(path.is_file() for path in kept):
-                sample[record["video_id"]] = [f"its frames are needed again for {plan.folder}"]
+                sample[record["video_id"]] = [f"its frames are needed again for {backbone.folder}"]
     known = set(results.video_keys())
     refused = {video: problems for video, problems in refused.items() if video not in sample}
     assembled = [
-        plan.folder
-        for plan in plans
-        if not _is_assembled(results.backbone(plan.folder), wanted.on_bad_frames)
+        backbone.folder
+        for backbone in backbones
+        if not _is_assembled(results.backbone(backbone.folder), wanted.on_bad_frames)
     ]
     removed = sorted(known - set(records))
     return Changes(sample, extracted, removed, len(records), rows_changed, assembled, refused)
@@ -140,13 +140,17 @@ def _is_assembled(folder: layout.BackboneFolder, on_bad_frames: str) -> bool:
 
 
 def _extract_reasons(
-    results: layout.ResultsFolder, key: str, plan: ChosenBackbone, precision: str, evidence: Evidence | None
+    results: layout.ResultsFolder,
+    key: str,
+    backbone: ChosenBackbone,
+    precision: str,
+    evidence: Evidence | None,
 ) -> list[str]:
     """``evidence``: of the frames that lie there; None where they are sampled again."""
-    record: FeatureRecord | None = _read(results.backbone(plan.folder).record(key))
+    record: FeatureRecord | None = _read(results.backbone(backbone.folder).record(key))
     if record is None:
         return ["no features yet"]
-    expected = request_key(plan.spec_json, plan.weights_identity, precision)
+    expected = request_key(backbone.spec_json, backbone.weights_identity, precision)
     if evidence is None:
         return differences(record["key"], expected) or ["its frames are sampled again"]
     return differences(record["key"], features_key(expected, evidence))

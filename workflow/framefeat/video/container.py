@@ -23,6 +23,7 @@ from framefeat.video.packets import (
     best_stream,
     cause,
     check_file,
+    nothing,
     open_source,
     read_packets,
 )
@@ -151,13 +152,9 @@ def probe(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {"facts": facts(container), "error": container.damage}
 
 
-def _nothing() -> None:
-    return None
-
-
 def read_container(
     path: str | os.PathLike[str],
-    tick: Tick = _nothing,
+    tick: Tick = nothing,
     contradiction: str | None = None,
     trial: bool = True,
 ) -> Container:

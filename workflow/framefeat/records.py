@@ -281,7 +281,16 @@ class ManifestHead(TypedDict):
     versions: dict[str, str]
 
 
+class Control(TypedDict):
+    """How a matrix that is no set of features was made of one that is."""
+
+    kind: str
+    seed: int
+    source_matrix_sha256: str
+
+
 class Manifest(ManifestHead):
-    """``feature_manifest.json``."""
+    """``feature_manifest.json``. ``control``: of a matrix that only stands in for features, in a summariser's test."""
 
     videos: list[VideoEntry]
+    control: NotRequired[Control]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from framefeat.errors import UserError
-from framefeat.results import verify
+from framefeat.results import decode_again
 from framefeat.video.decord import DecordReader
 
 from tests.clips import made, quiet
@@ -19,13 +19,13 @@ def clip() -> str:
 
 
 @pytest.fixture
-def decoding() -> Iterator[verify._Decoding]:
-    process = verify._Decoding()
+def decoding() -> Iterator[decode_again.Decoding]:
+    process = decode_again.Decoding()
     yield process
     process.end()
 
 
-def test_frames_come_again_through_another_reader(decoding: verify._Decoding, clip: str) -> None:
+def test_frames_come_again_through_another_reader(decoding: decode_again.Decoding, clip: str) -> None:
     differences, frames, unproved = decoding(clip, [0, 3], "decord", "squash224", "packets")
     assert sorted(differences) == sorted(frames) == [0, 3]
     assert set(differences.values()) == {0.0}
@@ -33,7 +33,7 @@ def test_frames_come_again_through_another_reader(decoding: verify._Decoding, cl
     assert not (frames[0] == frames[3]).all()
 
 
-def test_a_file_that_cannot_be_read_is_a_sentence(decoding: verify._Decoding, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_a_sentence(decoding: decode_again.Decoding, tmp_path: Path) -> None:
     (tmp_path / "no.mp4").write_bytes(b"no video")
     with pytest.raises(UserError, match=r"no\.mp4"):
         decoding(str(tmp_path / "no.mp4"), [0], "decord", "squash224", "packets")
@@ -46,19 +46,21 @@ def test_frames_that_the_reference_does_not_give_are_told(
     real = DecordReader._take
     monkeypatch.setattr(DecordReader, "_take", lambda self, number: real(self, number + 1))
     path = str(quiet(tmp_path / "quiet.mp4"))
-    differences, _, unproved = verify._decode_again(path, [10, 40], "decord", "squash224", "packets")
+    differences, _, unproved = decode_again.decode_again(path, [10, 40], "decord", "squash224", "packets")
     assert 0 < max(differences.values()) < 2
     assert sorted(unproved) == [10, 40]
 
 
-def test_a_decoder_that_hangs(decoding: verify._Decoding, clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "DECODING_SECONDS", 0.2)
+def test_a_decoder_that_hangs(
+    decoding: decode_again.Decoding, clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode_again, "DECODING_SECONDS", 0.2)
     os.kill(decoding._process.pid or 0, signal.SIGSTOP)
     with pytest.raises(UserError, match="gave nothing"):
         decoding(clip, [0], "decord", "squash224", "packets")
 
 
-def test_a_decoder_that_dies(decoding: verify._Decoding, clip: str) -> None:
+def test_a_decoder_that_dies(decoding: decode_again.Decoding, clip: str) -> None:
     os.kill(decoding._process.pid or 0, signal.SIGKILL)
     decoding._process.join()
     with pytest.raises(UserError, match="killed the decoder"):

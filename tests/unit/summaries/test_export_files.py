@@ -13,7 +13,7 @@ from framefeat.errors import UserError
 from framefeat.files import read_json
 from framefeat.names import video_key
 from framefeat.summaries import export_files, export_target
-from framefeat.summaries.kts import unit_rows
+from framefeat.vectors import unit_rows
 
 from tests.unit.results.tiny_results import Clip, write_results
 
@@ -54,7 +54,7 @@ def test_npz_as_sampled_and_one_row_per_two_seconds(folder: Path, tmp_path: Path
     features = framefeat.load(folder)
     export_files.run("npz", folder, tmp_path / "all", l2=True)
     rows = features.features_of("-esJr")
-    assert np.array_equal(read_like_moment_detr(tmp_path / "all", "-esJr"), unit_rows(rows))
+    assert np.array_equal(read_like_moment_detr(tmp_path / "all", "-esJr"), unit_rows(rows)[0])
     export_files.run("npz", folder, tmp_path / "two", every=2)
     pooled = read_like_moment_detr(tmp_path / "two", "-esJr")
     assert np.allclose(pooled, rows.reshape(5, 4, 6).mean(axis=1))

@@ -4,9 +4,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from framefeat.errors import UserError
-from framefeat.video import container as containers
-from framefeat.video import packets
+from framefeat.video import packets, presented
 from framefeat.video.container import facts, probe, read_container
+from framefeat.video.timing import by_times
 
 from tests import clips
 
@@ -44,7 +44,7 @@ def test_presented_frames_and_their_times_are_the_truth(file):
 
 
 def test_ordinary_files_are_not_decoded(monkeypatch):
-    monkeypatch.setattr(containers, "decoded_order", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(presented, "decoded_order", lambda *_: pytest.fail("decoded"))
     for file in ("h264_pyramid.mp4", "h264_b.mkv", "h264_b.ts", "h264_cut.mp4"):
         assert read_container(clips.made(file).path).index_source == "packets"
 
@@ -147,14 +147,14 @@ def test_the_first_bits_of_vp9_frames_tell_whether_they_are_shown():
 @pytest.mark.parametrize("clock", [1000, 90000, 600])
 def test_a_constant_rate_survives_coarse_clocks(rate, clock):
     pts = np.array([round(k / rate * clock) for k in range(3000)])
-    found, vfr, _ = containers._rate(pts, Fraction(1, clock), rate)
-    assert found == rate
-    assert not vfr
-    found, vfr, _ = containers._rate(pts, Fraction(1, clock), Fraction(90000))  # a container that is off
-    assert float(found) == pytest.approx(float(rate), rel=1e-3)
-    assert not vfr
+    timing = by_times(pts, Fraction(1, clock), rate, 0)
+    assert timing.average_rate == rate
+    assert not timing.is_vfr
+    timing = by_times(pts, Fraction(1, clock), Fraction(90000), 0)  # a container that is off
+    assert float(timing.average_rate) == pytest.approx(float(rate), rel=1e-3)
+    assert not timing.is_vfr
 
 
 def test_a_dropped_slot_makes_the_rate_variable():
     pts = np.r_[np.arange(100), np.arange(101, 200)]
-    assert containers._rate(pts, Fraction(1, 25), Fraction(25))[1]
+    assert by_times(pts, Fraction(1, 25), Fraction(25), 0).is_vfr

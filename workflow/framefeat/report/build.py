@@ -20,11 +20,11 @@ from framefeat.report.gather import (
     judge,
     measure,
     read_backbone,
-    result_folders,
     thumbnail_rows,
 )
 from framefeat.report.section import duration, section
 from framefeat.report.stages import Stage, read_stages
+from framefeat.results.finished import result_folders
 from framefeat.run import outcome
 
 DETAILS = 60  # videos with a filmstrip

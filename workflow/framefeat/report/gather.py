@@ -10,10 +10,12 @@ import numpy as np
 
 from framefeat.errors import UserError
 from framefeat.files import read_json
-from framefeat.layout import FRAME_INDEX, MANIFEST, BackboneFolder, ResultsFolder
+from framefeat.layout import ResultsFolder
 from framefeat.names import video_key
+from framefeat.records import Manifest, VideoEntry
 from framefeat.report import numbers
 from framefeat.results import verdict
+from framefeat.results.finished import FinishedRun, rows_of
 from framefeat.vectors import unit_rows
 
 _CHUNK_ROWS = 4096
@@ -26,7 +28,7 @@ class ReportVideo:
 
     video_id: str
     key: str
-    entry: Mapping[str, Any]
+    entry: VideoEntry
     rows: np.ndarray
     times: np.ndarray
     offsets: np.ndarray
@@ -41,7 +43,7 @@ class ReportVideo:
 
     @property
     def counts(self) -> dict[str, int]:
-        given = self.entry.get("counts") or {}
+        given: Mapping[str, Any] = self.entry.get("counts") or {}
         return {name: int(given.get(name, (self.status == name).sum())) for name in ("ok", "clamped", "bad")}
 
     @property
@@ -91,7 +93,7 @@ class Backbone:
     """
 
     folder: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     matrix: np.ndarray
     videos: list[ReportVideo]
     norms: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -126,36 +128,12 @@ class Backbone:
         return total
 
 
-def result_folders(path: Path) -> list[Path]:
-    """The backbone folders of ``results/{dataset}``, or ``path`` itself where it is one; by name."""
-    if BackboneFolder(path).manifest.is_file():
-        return [path]
-    found = [folder.root for folder in ResultsFolder(path).assembled()]
-    if not found:
-        raise UserError(
-            f"{path}: no {MANIFEST} here or one folder below. Give results/DATASET or results/DATASET/BACKBONE of a finished run."
-        )
-    return found
-
-
 def read_backbone(folder: Path) -> Backbone:
     """Manifest, index and mapped matrix of one backbone; the matrix itself is not read yet."""
-    import pyarrow.parquet as pq
-
-    files = BackboneFolder(folder)
-    manifest = read_json(files.manifest)
-    try:
-        matrix = np.load(files.matrix(manifest["dataset"]), mmap_mode="r")
-        table = pq.read_table(
-            files.frame_index, columns=["timestamp_sec", "native_idx", "offset_sec", "status"]
-        )
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: missing; run Snakemake again to assemble the results.") from None
-    if not len(matrix) == table.num_rows == manifest["total_frames"]:
-        raise UserError(
-            f"{folder}: the matrix has {len(matrix)} rows, {FRAME_INDEX} {table.num_rows} and {MANIFEST} "
-            f"{manifest['total_frames']}: they are not of one run; run Snakemake with --forcerun assemble."
-        )
+    run = FinishedRun.of(folder)
+    matrix = run.map_matrix()
+    table = run.read_index(["timestamp_sec", "native_idx", "offset_sec", "status"])
+    run.check(matrix, table.num_rows)
     times = table.column("timestamp_sec").to_numpy().astype(np.float64)
     native = table.column("native_idx").to_numpy()
     offsets = table.column("offset_sec").to_numpy().astype(np.float64)
@@ -166,8 +144,8 @@ def read_backbone(folder: Path) -> Backbone:
     places = np.array([known.get(name, 2) for name in encoded.dictionary.to_pylist()] or [0], dtype=np.int8)
     status = places[encoded.indices.to_numpy(zero_copy_only=False)]
     videos = []
-    for entry in manifest["videos"]:
-        rows = entry_rows(entry)
+    for entry in run.manifest["videos"]:
+        rows = rows_of(entry)
         if len(rows) > 1 and (np.diff(times[rows]) <= 0).any():
             _, first = np.unique(times[rows], return_index=True)
             rows = rows[first]
@@ -183,14 +161,7 @@ def read_backbone(folder: Path) -> Backbone:
                 status=names[status[rows]],
             )
         )
-    return Backbone(folder, manifest, matrix, videos)
-
-
-def entry_rows(entry: Mapping[str, Any]) -> np.ndarray:
-    """int64: the rows of a video of the manifest, ascending."""
-    if "row_numbers" in entry:
-        return np.asarray(entry["row_numbers"], dtype=np.int64)
-    return np.arange(int(entry["first_row"]), int(entry["last_row"]) + 1)
+    return Backbone(folder, run.manifest, matrix, videos)
 
 
 def measure(backbone: Backbone) -> None:

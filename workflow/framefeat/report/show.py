@@ -17,9 +17,9 @@ from framefeat.report.gather import (
     many,
     read_backbone,
     read_rows,
-    result_folders,
 )
 from framefeat.results import verdict
+from framefeat.results.finished import result_folders
 from framefeat.run import outcome
 from framefeat.terminal import coloured, print_table, printable
 from framefeat.vectors import unit_rows

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from framefeat.errors import UserError
-from framefeat.files import read_json
-from framefeat.layout import FRAME_INDEX, MANIFEST, BackboneFolder
+from framefeat.records import Manifest
+from framefeat.results.finished import FinishedRun, not_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ class Features:
     manifest_path: Path
     matrix: np.ndarray
     index: "pd.DataFrame"
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     def __len__(self) -> int:
         return len(self.matrix)
@@ -146,15 +146,8 @@ def load(
         if part is not None and not Path(part).is_file():
             raise UserError(f"load: {name}: the file {str(part)!r} does not exist.")
     folder = Path() if path is None else _folder(Path(path))
-    index_path = folder / FRAME_INDEX if index is None else Path(index)
-    manifest_path = folder / MANIFEST if manifest is None else Path(manifest)
-    for file in (manifest_path, index_path):
-        if not file.is_file():
-            raise UserError(
-                f"{folder}: there is no {file.name}; give the folder results/DATASET/BACKBONE of a finished run (or finish the run)."
-            )
-    matrix_path = _matrix_in(folder, manifest_path) if matrix is None else Path(matrix)
-    return _load_parts(matrix_path, index_path, manifest_path)
+    named = (None if part is None else Path(part).absolute() for part in (matrix, index, manifest))
+    return _open(FinishedRun.of(folder.absolute(), *named))
 
 
 def _folder(path: Path) -> Path:
@@ -166,55 +159,22 @@ def _folder(path: Path) -> Path:
     return folder
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = read_json(path)
-        if {"total_frames", "feature_dim"} <= manifest.keys():
-            return dict(manifest)
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path}: this is not a whole manifest ({error}); assemble it again.") from error
-    raise UserError(f"{path}: total_frames or feature_dim is missing; this is not a manifest of a run.")
-
-
-def _matrix_in(folder: Path, manifest_path: Path) -> Path:
-    files = BackboneFolder(folder)
-    path = files.matrix(_read_manifest(manifest_path).get("dataset", ""))
-    if path.is_file():
-        return path
-    found = files.matrices()
-    if len(found) != 1:
-        raise UserError(f"{folder}: {path.name} is missing; run the workflow again to assemble it.")
-    return found[0]
-
-
 def _load_parts(matrix_path: Path, index_path: Path, manifest_path: Path) -> Features:
+    return _open(FinishedRun.of(matrix_path.parent, matrix_path, index_path, manifest_path))
+
+
+def _open(run: FinishedRun) -> Features:
     import pandas as pd
 
-    matrix_path, index_path, manifest_path = (
-        path.absolute() for path in (matrix_path, index_path, manifest_path)
-    )
-    manifest = _read_manifest(manifest_path)
+    matrix = run.map_matrix()
     try:
-        matrix = np.load(matrix_path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
-        raise UserError(
-            f"{matrix_path}: this is not a whole .npy file ({error}); assemble it again."
-        ) from error
-    try:
-        index = pd.read_parquet(index_path)
+        index = pd.read_parquet(run.index_path)
     except ValueError as error:  # pyarrow's own errors among them
-        raise UserError(
-            f"{index_path}: this is not a whole Parquet file ({error}); assemble it again."
-        ) from error
+        raise not_whole(run.index_path, "Parquet file", error) from error
     missing = [name for name in _NEEDED if name not in index.columns]
     if missing:
         raise UserError(
-            f"{index_path}: column {', '.join(missing)} is missing; this is not a frame index of a run."
+            f"{run.index_path}: column {', '.join(missing)} is missing; this is not a frame index of a run."
         )
-    wanted = (int(manifest["total_frames"]), int(manifest["feature_dim"]))
-    if matrix.dtype != np.float32 or matrix.shape != wanted or len(index) != wanted[0]:
-        raise UserError(
-            f"{matrix_path.parent}: the matrix is {matrix.dtype} {matrix.shape}, the frame index has {len(index)} rows and the manifest says "
-            f"float32 {wanted}; the files are of different runs: assemble them again."
-        )
-    return Features(matrix_path, index_path, manifest_path, matrix, index, manifest)
+    run.check(matrix, len(index))
+    return Features(run.matrix_path, run.index_path, run.manifest_path, matrix, index, run.manifest)

@@ -2,12 +2,9 @@
 
 import hashlib
 import json
-import os
 import sys
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from multiprocessing import get_context
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +15,24 @@ import pyarrow.parquet as pq
 from framefeat import tolerances
 from framefeat.errors import UserError
 from framefeat.files import file_sha256, read_json
-from framefeat.layout import FRAME_INDEX, MANIFEST, BackboneFolder, ResultsFolder
+from framefeat.layout import FRAME_INDEX, BackboneFolder
 from framefeat.names import video_key
+from framefeat.records import Counts, Manifest, VideoEntry, VideoRecord
+from framefeat.results.decode_again import DecodedAgain, Decoding, container_of
+from framefeat.results.finished import FinishedRun, result_folders, rows_of
+from framefeat.terminal import print_table, printable
 from framefeat.vectors import cosine
 
-#: A decoder that has not given a video's few frames again by then hangs.
-DECODING_SECONDS = 600
+_SPREAD_ROWS = 2000
 
 
 @dataclass
-class Video:
+class CheckedVideo:
     """One line of the table: what was found wrong (``failures``) and what merely looks odd (``warnings``)."""
 
     video_id: str
     rows: int
-    counts: Mapping[str, int]
+    counts: Counts
     decoder: str
     redecoded: int = 0
     pixel_difference: float = 0.0
@@ -46,217 +46,163 @@ class Verdict:
     """What ``verify_folder`` found of one backbone's results."""
 
     folder: Path
-    failures: list[str]
-    warnings: list[str]
-    videos: list[Video]
+    failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    videos: list[CheckedVideo] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         return not self.failures and not any(video.failures for video in self.videos)
 
 
-def result_folders(path: Path) -> list[Path]:
-    """The backbone folders of results/{dataset}, or the one that was named."""
-    if BackboneFolder(path).manifest.is_file():
-        return [path]
-    found = [folder.root for folder in ResultsFolder(path).assembled()]
-    if not found:
-        raise UserError(
-            f"{str(path)!r} holds no {MANIFEST}; name results/{{dataset}} or a backbone's folder in it."
-        )
-    return found
+@dataclass(frozen=True)
+class StoredRows:
+    """What the results say of one video's rows. All arrays [T], ``features`` float32 [T, D]; ``rows``: of the matrix."""
+
+    entry: VideoEntry
+    rows: np.ndarray
+    ids: Sequence[str]
+    times: np.ndarray
+    native: np.ndarray
+    pts: np.ndarray
+    status: np.ndarray
+    features: np.ndarray
+
+    @property
+    def good(self) -> np.ndarray:
+        """bool [T]"""
+        return self.status != "bad"
 
 
-def verify_folder(
-    folder: Path, *, rows_per_video: int, weights: Sequence[Path], redecode: bool = True
-) -> Verdict:
+def verify_folder(folder: Path, *, rows_per_video: int, weights: Sequence[Path]) -> Verdict:
     """Check one backbone's results; ``rows_per_video`` rows of each video are decoded and embedded again (0: all)."""
-    files = BackboneFolder(folder)
-    manifest = read_json(files.manifest)
-    failures: list[str] = []
-    warnings: list[str] = []
-    matrix_path = files.matrix(manifest["dataset"])
-    matrix = np.load(matrix_path, mmap_mode="r")
-    shape = (manifest["total_frames"], manifest["feature_dim"])
-    if matrix.dtype != np.dtype("<f4") or matrix.shape != shape or not matrix.flags.c_contiguous:
-        failures.append(
-            f"{matrix_path.name} is {matrix.dtype} {matrix.shape}; the manifest says float32 {shape} in C order"
-        )
-        return Verdict(folder, failures, warnings, [])
-    if file_sha256(matrix_path) != manifest["matrix_sha256"]:
-        failures.append(f"{matrix_path.name}: its sha256 is not the manifest's matrix_sha256")
-    if file_sha256(files.frame_index) != manifest["frame_index_sha256"]:
-        failures.append(f"{FRAME_INDEX}: its sha256 is not the manifest's frame_index_sha256")
-    index = pq.read_table(files.frame_index)
-    if index.num_rows != len(matrix):
-        failures.append(f"{FRAME_INDEX} has {index.num_rows} rows, the matrix {len(matrix)}")
-        return Verdict(folder, failures, warnings, [])
-    failures += _compare_with_source(folder, index)
-    status = np.asarray(index.column("status").to_pylist(), dtype=object)
-    if manifest["counts"] != {name: int((status == name).sum()) for name in ("ok", "clamped", "bad")}:
-        failures.append(f"the manifest's counts are not those of {FRAME_INDEX}")
-
-    model = _Model(manifest, weights) if redecode else None
-    videos = []
-    covered = np.zeros(len(matrix), dtype=bool)
+    verdict = Verdict(folder)
     try:
-        for entry in manifest["videos"]:
-            rows = rows_of(entry)
-            covered[rows] = True
-            videos.append(
-                _verify_video(folder, manifest, entry, rows, index, status, matrix, model, rows_per_video)
-            )
+        run = FinishedRun.of(folder)
+        matrix, index = run.map_matrix(), run.read_index()
+    except UserError as error:
+        verdict.failures.append(str(error))
+        return verdict
+    if problem := _misshapen(run, matrix, index):
+        verdict.failures.append(problem)
+        return verdict
+    status = np.asarray(index.column("status").to_pylist(), dtype=object)
+    verdict.failures += _check_files(run, index, status)
+    covered = np.zeros(len(matrix), dtype=bool)
+    again = Again(folder, run.manifest, weights, rows_per_video)
+    try:
+        for entry in run.manifest["videos"]:
+            stored = _stored_rows(entry, index, status, matrix)
+            covered[stored.rows] = True
+            verdict.videos.append(_verify_video(stored, again))
     finally:
-        if model is not None:
-            model.end()
+        again.end()
     if not covered.all():
-        failures.append(f"{int((~covered).sum())} rows belong to no video of the manifest")
-    if doubtful := (manifest.get("doubtful") or {}).get("videos"):
-        warnings.append(
-            f"{doubtful} video(s) doubtful: the rule does not fit the file ('doubts' in the manifest says why)"
-        )
-    spread = _spread(matrix, status)
-    if spread is not None and (spread == 0).any():
-        warnings.append(
-            f"{int((spread == 0).sum())} of {len(spread)} feature dimensions are constant over the sampled rows"
-        )
-    return Verdict(folder, failures, warnings, videos)
+        verdict.failures.append(f"{int((~covered).sum())} rows belong to no video of the manifest")
+    verdict.warnings += _oddities(run.manifest, matrix, status)
+    return verdict
 
 
-def rows_of(entry: Mapping[str, Any]) -> np.ndarray:
-    """Matrix rows (int64, ascending) of one video of the manifest."""
-    if "row_numbers" in entry:
-        return np.asarray(entry["row_numbers"], dtype=np.int64)
-    return np.arange(entry["first_row"], entry["last_row"] + 1)
+def _misshapen(run: FinishedRun, matrix: np.ndarray, index: pa.Table) -> str:
+    """Why matrix and index cannot be compared row by row; empty where they can be."""
+    if matrix.dtype != np.dtype("<f4") or matrix.shape != run.shape or not matrix.flags.c_contiguous:
+        return f"{run.matrix_path.name} is {matrix.dtype} {matrix.shape}; the manifest says float32 {run.shape} in C order"
+    if index.num_rows != len(matrix):
+        return f"{FRAME_INDEX} has {index.num_rows} rows, the matrix {len(matrix)}"
+    return ""
 
 
-def _compare_with_source(folder: Path, index: pa.Table) -> list[str]:
+def _check_files(run: FinishedRun, index: pa.Table, status: np.ndarray) -> Iterator[str]:
+    """What is wrong with the files as wholes."""
+    if file_sha256(run.matrix_path) != run.manifest["matrix_sha256"]:
+        yield f"{run.matrix_path.name}: its sha256 is not the manifest's matrix_sha256"
+    if file_sha256(run.index_path) != run.manifest["frame_index_sha256"]:
+        yield f"{FRAME_INDEX}: its sha256 is not the manifest's frame_index_sha256"
+    yield from _compare_with_source(run.matrix_path.parent, index)
+    if run.manifest["counts"] != {name: int((status == name).sum()) for name in ("ok", "clamped", "bad")}:
+        yield f"the manifest's counts are not those of {FRAME_INDEX}"
+
+
+def _compare_with_source(folder: Path, index: pa.Table) -> Iterator[str]:
     source_path = BackboneFolder(folder).results.index
     if not source_path.is_file():
-        return [
-            f"{source_path}: the merged index is not there, so the order of the rows cannot be compared with it"
-        ]
+        yield f"{source_path}: the merged index is not there, so the order of the rows cannot be compared with it"
+        return
     source = pq.read_table(source_path)
     for name in ("video_id", "timestamp_sec"):
         if source.num_rows != index.num_rows or not source.column(name).combine_chunks().equals(
             index.column(name).combine_chunks()
         ):
-            return [f"{FRAME_INDEX}: the column {name} is not that of {source_path}, row by row"]
-    return []
+            yield f"{FRAME_INDEX}: the column {name} is not that of {source_path}, row by row"
+            return
 
 
-def _verify_video(
-    folder: Path,
-    manifest: Mapping[str, Any],
-    entry: Mapping[str, Any],
-    rows: np.ndarray,
-    index: pa.Table,
-    status: np.ndarray,
-    matrix: np.ndarray,
-    model: "_Model | None",
-    rows_per_video: int,
-) -> Video:
-    video = Video(entry["video_id"], len(rows), entry["counts"], entry["decoder"] or "-")
-    features = np.ascontiguousarray(matrix[rows])
-    mine = status[rows]
-    good = mine != "bad"
-    if hashlib.sha256(features.tobytes()).hexdigest() != entry["features_sha256"]:
-        video.failures.append(
-            "its rows of the matrix are not the features that were computed (features_sha256)"
-        )
-    if not np.isfinite(features[good]).all():
-        video.failures.append("rows that are not marked 'bad' hold values that are not finite")
-    if not np.isnan(features[~good]).all():
-        video.failures.append("rows marked 'bad' are not NaN")
-    ids = index.column("video_id").take(pa.array(rows)).to_pylist()
-    if set(ids) != {entry["video_id"]}:
-        video.failures.append("the manifest gives it rows of other videos")
-    times = index.column("timestamp_sec").take(pa.array(rows)).cast(pa.float64()).to_numpy()
-    native = index.column("native_idx").take(pa.array(rows)).to_numpy()
-    pts = index.column("pts_sec").take(pa.array(rows)).to_numpy()
-    if len(rows) > 1 and good.sum() > 1:
-        same = (np.diff(features, axis=0) == 0).all(axis=1) & (np.diff(native) != 0) & good[1:] & good[:-1]
-        if same.any():
-            video.warnings.append(
-                f"{int(same.sum())} neighbouring rows of different frames have equal features"
+def _oddities(manifest: Manifest, matrix: np.ndarray, status: np.ndarray) -> Iterator[str]:
+    """What looks odd in the whole and need not be wrong."""
+    if doubtful := (manifest.get("doubtful") or {}).get("videos"):
+        yield f"{doubtful} video(s) doubtful: the rule does not fit the file ('doubts' in the manifest says why)"
+    good = np.flatnonzero(status != "bad")
+    if len(good) > 1:
+        some = good[np.linspace(0, len(good) - 1, min(_SPREAD_ROWS, len(good))).astype(int)]
+        spread = np.ptp(matrix[some], axis=0)
+        if (spread == 0).any():
+            yield (
+                f"{int((spread == 0).sum())} of {len(spread)} feature dimensions are constant over the sampled rows"
             )
-        if np.ptp(features[good], axis=0).max() == 0 and len(np.unique(native[good])) > 1:
-            video.warnings.append("all its rows have the same features")
-    if model is not None and good.any():
+
+
+# ------------------------------------------------------------------------------------------------------- one video
+
+
+def _stored_rows(entry: VideoEntry, index: pa.Table, status: np.ndarray, matrix: np.ndarray) -> StoredRows:
+    rows = rows_of(entry)
+    mine = index.select(["video_id", "timestamp_sec", "native_idx", "pts_sec"]).take(pa.array(rows))
+    return StoredRows(
+        entry=entry,
+        rows=rows,
+        ids=mine.column("video_id").to_pylist(),
+        times=mine.column("timestamp_sec").cast(pa.float64()).to_numpy(),
+        native=mine.column("native_idx").to_numpy(),
+        pts=mine.column("pts_sec").to_numpy(),
+        status=status[rows],
+        features=np.ascontiguousarray(matrix[rows]),
+    )
+
+
+def _verify_video(stored: StoredRows, again: "Again") -> CheckedVideo:
+    entry = stored.entry
+    video = CheckedVideo(entry["video_id"], len(stored.rows), entry["counts"], entry["decoder"] or "-")
+    video.failures += _check_features(stored)
+    video.warnings += _equal_neighbours(stored)
+    if stored.good.any():
         try:
-            _redecode(
-                folder,
-                manifest,
-                entry,
-                rows,
-                times,
-                native,
-                pts,
-                mine,
-                features,
-                model,
-                rows_per_video,
-                video,
-            )
+            again.check(stored, video)
         except UserError as error:
             video.failures.append(str(error))
     return video
 
 
-def _redecode(
-    folder: Path,
-    manifest: Mapping[str, Any],
-    entry: Mapping[str, Any],
-    rows: np.ndarray,
-    times: np.ndarray,
-    native: np.ndarray,
-    pts: np.ndarray,
-    status: np.ndarray,
-    features: np.ndarray,
-    model: "_Model",
-    rows_per_video: int,
-    video: Video,
-) -> None:
-    from framefeat.video.alignment import align
+def _check_features(stored: StoredRows) -> Iterator[str]:
+    """What is wrong with the rows as they lie there."""
+    if hashlib.sha256(stored.features.tobytes()).hexdigest() != stored.entry["features_sha256"]:
+        yield "its rows of the matrix are not the features that were computed (features_sha256)"
+    if not np.isfinite(stored.features[stored.good]).all():
+        yield "rows that are not marked 'bad' hold values that are not finite"
+    if not np.isnan(stored.features[~stored.good]).all():
+        yield "rows marked 'bad' are not NaN"
+    if set(stored.ids) != {stored.entry["video_id"]}:
+        yield "the manifest gives it rows of other videos"
 
-    record = read_json(BackboneFolder(folder).results.video(video_key(entry["video_id"])))
-    path = record["path"]
-    if not Path(path).is_file():
-        raise UserError(f"its file {path!r} is gone, so no frame can be decoded again")
-    if file_sha256(path) != entry["fingerprint"]:
-        raise UserError(f"its file {path!r} is no longer the one that the features were computed from")
-    index_source = entry["container"]["index_source"]
-    container = container_of(path, index_source)
-    aligned = align(container, times, entry["fps"], record.get("alignment", manifest["alignment"]))
-    good = status != "bad"
-    if not np.array_equal(aligned.native[good], native[good]):
-        wrong = rows[good][np.flatnonzero(aligned.native[good] != native[good])[0]]
-        video.failures.append(f"native_idx of row {wrong} is not the frame that its time means")
+
+def _equal_neighbours(stored: StoredRows) -> Iterator[str]:
+    good, features, native = stored.good, stored.features, stored.native
+    if good.sum() < 2:
         return
-    expected = container.times()[native[good]]
-    if not np.allclose(expected, pts[good], rtol=0, atol=1e-6):
-        wrong = rows[good][int(np.abs(expected - pts[good]).argmax())]
-        video.failures.append(f"pts_sec of row {wrong} is not the presentation time of its frame")
-        return
-    chosen = choose_rows(np.flatnonzero(good), rows_per_video, entry["fingerprint"])
-    video.redecoded = len(chosen)
-    wanted = sorted({int(native[place]) for place in chosen})
-    differences, other, unproved = model.decode_again(path, wanted, entry["decoder"], index_source)
-    video.pixel_difference = max(differences.values(), default=0.0)
-    video.failures += [
-        f"frame {number} {why}, decoded again in order" for number, why in sorted(unproved.items())
-    ]
-    if not set(wanted) <= set(other):
-        return
-    again = model.embed(np.stack([other[int(native[place])] for place in chosen]))
-    for place, vector in zip(chosen, again, strict=True):
-        found = cosine(vector, features[place])
-        video.cosine = min(video.cosine, found)
-        same = differences.get(int(native[place]), 0.0) == 0
-        if found < (tolerances.COSINE_OF_SAME_PIXELS_LATER if same else tolerances.COSINE_OF_NEAR_PIXELS):
-            video.failures.append(
-                f"row {rows[place]}: the frame embedded again has cosine {found:.4f} with the stored row"
-            )
+    same = (np.diff(features, axis=0) == 0).all(axis=1) & (np.diff(native) != 0) & good[1:] & good[:-1]
+    if same.any():
+        yield f"{int(same.sum())} neighbouring rows of different frames have equal features"
+    if np.ptp(features[good], axis=0).max() == 0 and len(np.unique(native[good])) > 1:
+        yield "all its rows have the same features"
 
 
 def choose_rows(candidates: np.ndarray, count: int, seed: str) -> np.ndarray:
@@ -268,123 +214,76 @@ def choose_rows(candidates: np.ndarray, count: int, seed: str) -> np.ndarray:
     return np.sort(np.append(drawn, candidates[-1]))
 
 
-def _decode_again(
-    path: str, wanted: Sequence[int], decoder: str, geometry: str, index_source: str
-) -> tuple[dict[int, float], dict[int, np.ndarray], dict[int, str]]:
-    """Frames through the reader that served them and through the reference, a decode of everything in order: mean pixel
-    differences, the reference's frames, resized, and why each frame that is not proved is not."""
-    from framefeat.video.choice import own_reader
-    from framefeat.video.geometry import Geometry
-    from framefeat.video.pyav import in_order_reader
-    from framefeat.video.reader import Contradiction, ReaderMistake
-    from framefeat.video.second_look import look_again
+def _misplaced(stored: StoredRows, container: Any, alignment: str) -> str:
+    """The first row whose frame, or its time, is not what the rule asks for."""
+    from framefeat.video.alignment import align
 
-    container = container_of(path, index_source)
-    shape = Geometry.from_name(geometry)
-    own: dict[int, np.ndarray] = {}
-    size: tuple[int, ...] = ()
-    try:
-        reader = own_reader(container, decoder)
-        for frame in reader.frames(wanted):
-            own[frame.native], size = shape.apply(frame.rgb), frame.rgb.shape[:2]
-        for number, reason in reader.problems.items():
-            if decoder != "decord":
-                own.update(_strictly(container, [number], shape))
-            if number not in own:
-                raise UserError(f"{path!r}: frame {number} cannot be decoded again ({reason}).")
-        look = look_again(
-            lambda: in_order_reader(container),
-            wanted,
-            own=own.__getitem__,
-            frame_size=size,
-            geometry=shape,
-            kept=wanted,
-            count=container.n_presented,
-        )
-    except (Contradiction, ReaderMistake, KeyError) as mistake:
-        raise UserError(f"{path!r}: its frames cannot be decoded again as they were ({mistake}).") from None
-    return look.differences, look.pixels, look.unproved
+    good, rows = stored.good, stored.rows[stored.good]
+    native = stored.native[good]
+    meant = align(container, stored.times, stored.entry["fps"], alignment).native[good]
+    if not np.array_equal(meant, native):
+        wrong = rows[np.flatnonzero(meant != native)[0]]
+        return f"native_idx of row {wrong} is not the frame that its time means"
+    expected = container.times()[native]
+    if not np.allclose(expected, stored.pts[good], rtol=0, atol=1e-6):
+        wrong = rows[int(np.abs(expected - stored.pts[good]).argmax())]
+        return f"pts_sec of row {wrong} is not the presentation time of its frame"
+    return ""
 
 
-def _strictly(container: Any, wanted: Sequence[int], shape: Any) -> dict[int, np.ndarray]:
-    from framefeat.video.choice import take
-    from framefeat.video.pyav import in_order_reader
+class Again:
+    """Rows decoded and embedded again. The decoders and the network are started when they are first needed."""
 
-    return {number: shape.apply(rgb) for number, rgb in take(in_order_reader(container), wanted)[0].items()}
+    def __init__(
+        self, folder: Path, manifest: Manifest, weights: Sequence[Path], rows_per_video: int
+    ) -> None:
+        self._results = BackboneFolder(folder).results
+        self._manifest = manifest
+        self._network = StoredNetwork(manifest, weights)
+        self._rows_per_video = rows_per_video
+        self._decoding: Decoding | None = None
 
+    def check(self, stored: StoredRows, video: CheckedVideo) -> None:
+        """Write into ``video`` what comes out. Raises ``UserError`` where the video or the weights cannot be had."""
+        entry = stored.entry
+        record: VideoRecord = read_json(self._results.video(video_key(entry["video_id"])))
+        path = _unchanged_file(record, entry["fingerprint"])
+        source = entry["container"]["index_source"] if entry["container"] else "packets"
+        container = container_of(path, source)
+        alignment = record.get("alignment", self._manifest["alignment"])
+        if problem := _misplaced(stored, container, alignment):
+            video.failures.append(problem)
+            return
+        chosen = choose_rows(np.flatnonzero(stored.good), self._rows_per_video, entry["fingerprint"])
+        video.redecoded = len(chosen)
+        wanted = sorted({int(stored.native[place]) for place in chosen})
+        decoded = self._decode(path, wanted, entry["decoder"], self._manifest["spec"]["geometry"], source)
+        video.pixel_difference = max(decoded.differences.values(), default=0.0)
+        video.failures += [
+            f"frame {number} {why}, decoded again in order"
+            for number, why in sorted(decoded.unproved.items())
+        ]
+        if set(wanted) <= set(decoded.frames):
+            self._compare(stored, chosen, decoded, video)
 
-def container_of(path: str, index_source: str) -> Any:
-    """The container as sampling saw it: counted in a decode of everything, where its packets had turned out not to tell."""
-    from framefeat.video.container import read_container
+    def _compare(
+        self, stored: StoredRows, chosen: np.ndarray, decoded: DecodedAgain, video: CheckedVideo
+    ) -> None:
+        numbers = [int(stored.native[place]) for place in chosen]
+        vectors = self._network.embed(np.stack([decoded.frames[number] for number in numbers]))
+        for place, number, vector in zip(chosen, numbers, vectors, strict=True):
+            alike = cosine(vector, stored.features[place])
+            video.cosine = min(video.cosine, alike)
+            same = decoded.differences.get(number, 0.0) == 0
+            if alike < (tolerances.COSINE_OF_SAME_PIXELS_LATER if same else tolerances.COSINE_OF_NEAR_PIXELS):
+                video.failures.append(
+                    f"row {stored.rows[place]}: the frame embedded again has cosine {alike:.4f} with the stored row"
+                )
 
-    return read_container(
-        path, contradiction=None if index_source == "packets" else "found when it was sampled"
-    )
-
-
-def _serve(requests: Any) -> None:
-    """The decoding process: one answer, or the sentence why there is none, for each request."""
-    while True:
+    def _decode(self, *request: Any) -> DecodedAgain:
+        self._decoding = self._decoding or Decoding()
         try:
-            request = requests.recv()
-        except EOFError:
-            os._exit(0)  # a decoder's own threads cannot hold up the end
-        try:
-            requests.send((_decode_again(*request), None))
-        except UserError as error:
-            requests.send((None, str(error)))
-        except Exception as error:
-            traceback.print_exc()
-            requests.send((None, f"{request[0]!r} cannot be decoded again ({error!r})"))
-
-
-class _Decoding:
-    """The decoders, in a process of their own: they do not share one with torch in peace, and may crash or hang."""
-
-    def __init__(self) -> None:
-        context = get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def __call__(self, *request: Any) -> tuple[dict[int, float], dict[int, np.ndarray], dict[int, str]]:
-        """``_decode_again``'s answer. Raises ``UserError`` where the process fails, which then is of no further use."""
-        try:
-            self._pipe.send(request)
-            if not self._pipe.poll(DECODING_SECONDS):
-                raise UserError(f"decoding {request[0]!r} again gave nothing for {DECODING_SECONDS} s")
-            answer, problem = self._pipe.recv()
-        except (EOFError, ConnectionError) as error:
-            raise UserError(f"decoding {request[0]!r} again killed the decoder") from error
-        if problem is not None:
-            raise UserError(problem)
-        return answer
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.join()
-        self._pipe.close()
-
-
-class _Model:
-    """The backbone that made the matrix, found by the sha256 of its weights and loaded when first needed."""
-
-    def __init__(self, manifest: Mapping[str, Any], weights: Sequence[Path]) -> None:
-        self.manifest = manifest
-        self.weights = weights
-        self._loaded: Any = None
-        self._decoding: _Decoding | None = None
-
-    def decode_again(
-        self, path: str, wanted: Sequence[int], decoder: str, index_source: str
-    ) -> tuple[dict[int, float], dict[int, np.ndarray], dict[int, str]]:
-        if self._decoding is None:
-            self._decoding = _Decoding()
-        try:
-            return self._decoding(
-                path, list(wanted), decoder, self.manifest["spec"]["geometry"], index_source
-            )
+            return self._decoding(*request)
         except UserError:
             self.end()
             raise
@@ -394,21 +293,38 @@ class _Model:
             self._decoding.end()
             self._decoding = None
 
+
+def _unchanged_file(record: VideoRecord, fingerprint: str) -> str:
+    path = record["path"]
+    if not Path(path).is_file():
+        raise UserError(f"its file {path!r} is gone, so no frame can be decoded again")
+    if file_sha256(path) != fingerprint:
+        raise UserError(f"its file {path!r} is no longer the one that the features were computed from")
+    return path
+
+
+class StoredNetwork:
+    """The network that made the matrix, found by the sha256 of its weights and loaded when first needed."""
+
+    def __init__(self, manifest: Manifest, weights: Sequence[Path]) -> None:
+        self._manifest, self._weights = manifest, weights
+        self._loaded: Any = None
+
     def embed(self, frames: np.ndarray) -> np.ndarray:
         """Features float32 [K, D] of resized frames uint8 [K, h, w, 3]."""
         from framefeat.backbone.network import embed, load_model
         from framefeat.backbone.spec import BackboneSpec
 
         if self._loaded is None:
-            spec = BackboneSpec.from_json(self.manifest["spec"])
+            spec = BackboneSpec.from_json(self._manifest["spec"])
             self._loaded = load_model(
-                spec, str(self._find_weights()), device="cpu", precision=self.manifest["precision"]
+                spec, str(self._find_weights()), device="cpu", precision=self._manifest["precision"]
             )
         return embed(self._loaded, frames, 16)[0]
 
     def _find_weights(self) -> Path:
-        wanted = self.manifest["weights_sha256"]
-        for path in _weight_files(self.weights):
+        wanted = self._manifest["weights_sha256"]
+        for path in _weight_files(self._weights):
             if path.is_file() and file_sha256(path) == wanted:
                 return path
         raise UserError(
@@ -423,11 +339,7 @@ def _weight_files(named: Sequence[Path]) -> Iterator[Path]:
     yield from sorted((Path.home() / ".cache" / "torch" / "hub" / "checkpoints").glob("*"))
 
 
-def _spread(matrix: np.ndarray, status: np.ndarray, most: int = 2000) -> np.ndarray | None:
-    """Range of each dimension over at most ``most`` evenly spaced good rows; None where there are not two."""
-    rows = np.flatnonzero(status != "bad")
-    rows = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)] if len(rows) else rows
-    return np.ptp(matrix[rows], axis=0) if len(rows) > 1 else None
+# ---------------------------------------------------------------------------------------------------- the subcommand
 
 
 def run(path: Path, *, rows_per_video: int, weights: Sequence[Path], as_json: bool = False) -> int:
@@ -439,7 +351,7 @@ def run(path: Path, *, rows_per_video: int, weights: Sequence[Path], as_json: bo
     if as_json:
         print(json.dumps([_as_json(verdict) for verdict in verdicts], indent=1))
     for verdict in verdicts if not as_json else ():
-        print_table(verdict)
+        _print(verdict)
     return 0 if all(verdict.ok for verdict in verdicts) else 1
 
 
@@ -449,27 +361,30 @@ def _as_json(verdict: Verdict) -> dict[str, Any]:
         "ok": verdict.ok,
         "failures": verdict.failures,
         "warnings": verdict.warnings,
-        "videos": [vars(video) for video in verdict.videos],
+        "videos": [asdict(video) for video in verdict.videos],
     }
 
 
-def print_table(verdict: Verdict) -> None:
-    print(f"{verdict.folder}")
-    width = min(40, max([len(video.video_id) for video in verdict.videos] or [5]))
-    print(f"  {'video':{width}}  rows    ok  clamped  bad  decoder  re-decoded  pixels  cosine    verdict")
+def _print(verdict: Verdict) -> None:
+    print(verdict.folder)
+    names = ["video", "rows", "ok", "clamped", "bad", "decoder", "re-decoded", "pixels", "cosine", "verdict"]
+    rows = [
+        [
+            video.video_id, str(video.rows), *(str(video.counts[name]) for name in ("ok", "clamped", "bad")),
+            video.decoder, str(video.redecoded), f"{video.pixel_difference:.2f}", f"{video.cosine:.6f}",
+            "FAILED" if video.failures else "ok",
+        ]
+        for video in verdict.videos
+    ]  # fmt: skip
+    levels = [3 if video.failures else 0 for video in verdict.videos]
+    print_table(names, rows, sys.stdout, right={1, 2, 3, 4, 6, 7, 8}, levels=levels, coloured_column=9)
     for video in verdict.videos:
-        counts = video.counts
-        print(
-            f"  {video.video_id[:width]:{width}}  {video.rows:4}  {counts['ok']:4}  {counts['clamped']:7}  {counts['bad']:3}  "
-            f"{video.decoder[:7]:7}  {video.redecoded:10}  {video.pixel_difference:6.2f}  {video.cosine:.6f}  "
-            f"{'FAILED' if video.failures else 'ok'}"
-        )
         for text in video.failures:
-            print(f"      failed: {text}")
+            print(printable(f"failed: {video.video_id}: {text}"))
         for text in video.warnings:
-            print(f"      warning: {text}")
+            print(printable(f"warning: {video.video_id}: {text}"))
     for text in verdict.failures:
-        print(f"  failed: {text}")
+        print(f"failed: {text}")
     for text in verdict.warnings:
-        print(f"  warning: {text}")
-    print(f"  {'everything holds' if verdict.ok else 'not verified'}", file=sys.stdout)
+        print(f"warning: {text}")
+    print("everything holds" if verdict.ok else "not verified")

@@ -1,13 +1,15 @@
 """The last lines of a run: what came out, or what failed and how to go on."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from framefeat.files import read_json
 from framefeat.layout import ResultsFolder
+from framefeat.records import Manifest, VideoEntry
 from framefeat.results import verdict
+from framefeat.results.finished import read_manifest
 
 _MOST = 20
 
@@ -18,7 +20,7 @@ def lines(results: Path, backbones: Sequence[str]) -> Iterator[str]:
         files = ResultsFolder(results).backbone(folder)
         if not files.manifest.is_file():
             continue
-        manifest = read_json(files.manifest)
+        manifest = read_manifest(files.manifest)
         yield (
             f"{files.matrix(manifest['dataset'])}: float32 ({manifest['total_frames']}, "
             f"{manifest['feature_dim']}), {len(manifest['videos'])} videos, alignment {verdict.of_manifest(manifest)}"
@@ -54,13 +56,13 @@ def left_out(results: Path) -> LeftOut:
     return LeftOut([*found["dropped"], *found["files"]], found["counts"])
 
 
-def _against(manifest: Mapping[str, Any]) -> Iterator[str]:
+def _against(manifest: Manifest) -> Iterator[str]:
     videos = manifest["videos"]
     bad = [video for video in videos if video["counts"]["bad"]]
     if bad:
         yield f"{manifest['counts']['bad']} rows of {len(bad)} video(s) are bad (NaN in the matrix, 'bad' in the index):"
         yield from _listed(
-            bad, lambda video: f"{_rows_of(video)}{'; '.join(video['problems'][:1])}", "videos"
+            bad, lambda video: f"{_bad_rows(video)}{'; '.join(video['problems'][:1])}", "videos"
         )
     unproven = [
         video
@@ -82,7 +84,7 @@ def _against(manifest: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _rows_of(video: Mapping[str, Any]) -> str:
+def _bad_rows(video: VideoEntry) -> str:
     return f"{video['video_id']}: {video['counts']['bad']} of {video['rows']} rows; "
 
 

@@ -6,7 +6,6 @@ checkpoint. This does the merge aside and compares what each stored result was c
 
 import contextlib
 import io
-import itertools
 import json
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ from framefeat.files import read_json
 from framefeat.identity import differences, features_key, request_key, sample_key
 from framefeat.index import merge
 from framefeat.records import Evidence, FeatureRecord, Slice
+from framefeat.results.finished import read_manifest_head
 
 
 @dataclass(frozen=True)
@@ -166,13 +166,9 @@ def _changes_of(
 
 
 def _is_assembled(folder: layout.BackboneFolder, on_bad_frames: str) -> bool:
-    """Whether a matrix lies there that was made under this rule. Of the manifest only its beginning is read."""
-    try:
-        with open(folder.manifest, encoding="utf-8") as stream:
-            head = "".join(itertools.takewhile(lambda line: not line.startswith(' "videos"'), stream))
-        return json.loads(head.rstrip().removesuffix(",") + "}")["on_bad_frames"] == on_bad_frames
-    except (OSError, ValueError, KeyError):
-        return False
+    """Whether a matrix lies there that was made under this rule."""
+    head = read_manifest_head(folder.manifest)
+    return head is not None and head.get("on_bad_frames") == on_bad_frames
 
 
 def _extract_reasons(

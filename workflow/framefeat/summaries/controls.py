@@ -128,7 +128,7 @@ def _write_twin(features: Features, folder: Path, kind: str, seed: int) -> None:
     with atomic_path(folder / FRAME_INDEX) as temporary:
         shutil.copyfile(features.index_path, temporary)
 
-    manifest: dict[str, Any] = copy.deepcopy(features.manifest)
+    manifest: dict[str, Any] = dict(copy.deepcopy(features.manifest))
     manifest["alignment_verified"] = False
     manifest["verdict"] = verdict.NOT_VERIFIED
     manifest["control"] = {

@@ -74,7 +74,7 @@ def run(
 
 def _source(features: Features) -> dict[str, Any]:
     names = ("dataset", "backbone", "weights", "alignment", "alignment_verified", "matrix_sha256", "control")
-    manifest = features.manifest
+    manifest: Mapping[str, Any] = features.manifest
     return {name: manifest[name] for name in names if name in manifest} | {"feature_dim": features.dim}
 
 

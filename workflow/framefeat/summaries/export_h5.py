@@ -19,6 +19,7 @@ import numpy as np
 from framefeat.errors import UserError, complain
 from framefeat.files import atomic_path
 from framefeat.layout import FRAME_INDEX, MANIFEST
+from framefeat.records import VideoEntry
 from framefeat.results.dataset import Features, load
 from framefeat.summaries import kts
 from framefeat.summaries.annotations import MOST_FRAMES_APART, Annotations, Labels, open_annotations
@@ -160,15 +161,18 @@ class _Known:
     groups: Mapping[str, str]
 
 
+def _frames_of(video: VideoEntry) -> int:
+    """How many frames the manifest says it has; 0 where it does not say."""
+    container = video.get("container")
+    return int(container.get("frames") or 0) if container else 0
+
+
 def _plan(features: Features, options: _Options) -> tuple[list[_Plan], list[str]]:
     """What goes into the file, and what is in the way."""
     known = _Known(
         features.index["status"].to_numpy(),
         features.index["native_idx"].to_numpy(),
-        {
-            str(video["video_id"]): int((video.get("container") or {}).get("frames") or 0)
-            for video in features.manifest["videos"]
-        },
+        {str(video["video_id"]): _frames_of(video) for video in features.manifest["videos"]},
         _groups(features, options),
     )
     plans, problems = [], []

@@ -5,7 +5,6 @@ presented frame of the video stream that FFmpeg calls best: not the container's 
 """
 
 import os
-import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -15,9 +14,8 @@ import numpy as np
 from framefeat.errors import UserError
 from framefeat.records import Facts
 from framefeat.video.apertures import asked_crop
+from framefeat.video.cut_short import shortfall
 from framefeat.video.packets import (
-    NO_PTS,
-    TRIED_PACKETS,
     Packets,
     Reading,
     Tick,
@@ -26,16 +24,10 @@ from framefeat.video.packets import (
     cause,
     check_file,
     open_source,
-    packets_of,
     read_packets,
 )
-from framefeat.video.reference import JUMP_SECONDS, clock_goes_back, decoded_order, prepare, restarts
-
-#: Formats that store a presentation time for every packet; the times of others are FFmpeg's guesses.
-_TIMED_FORMATS = {"mov", "mp4", "matroska", "webm", "flv", "ivf", "ogg", "nut", "gif", "apng"}
-_NO_TIMESTAMPS, _TS_DISCONT = 0x0080, 0x0200  # AVFMT_NOTIMESTAMPS, AVFMT_TS_DISCONT
-#: A group of pictures of so many packets, none of them reordered, is a contradiction where the decoder reorders.
-_GROUP = 8
+from framefeat.video.presented import Presented, clock_doubts, presented
+from framefeat.video.timing import Timing, by_rate, by_times
 
 
 @dataclass(frozen=True)
@@ -203,7 +195,7 @@ def read_container(
             with open_source(name) as source:
                 stream = best_stream(source, name)
                 reading = read_packets(source, stream, tick, trial)
-                return _build(name, source, stream, reading, logs, tick, contradiction)
+                return _container(name, source, stream, reading, logs, tick, contradiction)
     except av.FFmpegError as error:
         raise UserError(
             f"{name!r}: FFmpeg cannot read this file ({cause(error)}); it is damaged or not a video: fetch it again, "
@@ -211,7 +203,7 @@ def read_container(
         ) from None
 
 
-def _build(
+def _container(
     name: str,
     source: Any,
     stream: Any,
@@ -221,70 +213,67 @@ def _build(
     contradiction: str | None,
 ) -> Container:
     context = stream.codec_context
+    codec = context.codec.canonical_name
     packets = reading.packets()
-    count = len(packets)
-    if count == 0:
+    if not len(packets):
         declared = f"{stream.frames} frames" if stream.frames else "a video stream"
         raise UserError(
             f"{name!r}: {declared} expected, found none: the file ends after its header; fetch it again."
         )
-    time_base = Fraction(stream.time_base)
-    demux_logs = [text.strip() for _, module, text in logs if module in source.format.name]
-    jump = _jump(source, time_base)
-    doubt = contradiction or _doubt(name, source, context, packets, reading, jump, tick)
-    guessed = bool(int(source.format.flags) & _NO_TIMESTAMPS or "avi" in source.format.name)
-    index = (
-        _index_of_packets(packets)
-        if doubt is None
-        else _decoded_index(name, packets, jump, doubt, tick, guessed)
-    )
-    if not len(index.pts):
+    frames = presented(name, source, stream, reading, packets, tick, contradiction)
+    if not len(frames.pts):
         raise UserError(
-            f"{name!r}: {count} packets of {context.codec.canonical_name} video, but no frame of them can be shown; "
+            f"{name!r}: {len(packets)} packets of {codec} video, but no frame of them can be shown; "
             "fetch the file again."
         )
-    declared_rate = Fraction(stream.average_rate or stream.guessed_rate or 0)
-    last_duration = reading.durations[int(index.packet[-1])]
-    if index.source == "rate":
-        rate = declared_rate or Fraction(25)
-        time_base, vfr, interval, last_duration = 1 / rate, False, Fraction(1), 0
-    else:
-        rate, vfr, interval = _rate(index.pts, time_base, declared_rate)
-        vfr = vfr or last_duration > Fraction(3, 2) * interval
-    damage, expected = _damage(
-        name, source, stream, reading, demux_logs, index.pts, time_base, rate, index.source
-    )
-    frame = reading.trial.first_frame
+    timing = _timing(frames, stream, reading)
+    reason, expected = shortfall(source, stream, reading, logs, frames, timing.average_rate)
+    first = reading.trial.first_frame
     aspect = stream.sample_aspect_ratio or Fraction(1)
-    rotation = int(frame.rotation) if frame is not None else 0
+    rotation = int(first.rotation) if first is not None else 0
     crop = asked_crop(name, source.format.name, int(stream.id))
     return Container(
         path=name,
         format=source.format.name,
-        codec=context.codec.canonical_name,
-        pix_fmt=frame.format.name if frame is not None else context.pix_fmt,
-        width=frame.width if frame is not None else context.width,
-        height=frame.height if frame is not None else context.height,
+        codec=codec,
+        pix_fmt=first.format.name if first is not None else context.pix_fmt,
+        width=first.width if first is not None else context.width,
+        height=first.height if first is not None else context.height,
         sample_aspect=Fraction(aspect) if aspect > 0 else Fraction(1),
         rotation=rotation,
-        time_base=time_base,
-        average_rate=rate,
+        time_base=timing.time_base,
+        average_rate=timing.average_rate,
         stream_index=stream.index,
-        pts=index.pts,
-        key=index.key,
-        packet=index.packet,
+        pts=frames.pts,
+        key=frames.key,
+        packet=frames.packet,
         packets=packets,
-        index_source=index.source,
-        is_vfr=vfr,
-        median_interval=interval,
+        index_source=frames.source,
+        is_vfr=timing.is_vfr,
+        median_interval=timing.median_interval,
         expected_frames=expected,
-        damage=damage,
-        last_duration=last_duration,
+        damage=None if reason is None else _damage(name, frames, timing, reason, expected),
+        last_duration=timing.last_duration,
         in_order=reading.state,
-        full_delay=index.full_delay,
-        warnings=[*index.warnings, *_picture_warnings(packets, context, reading.trial, rotation, crop)],
-        doubts=[*index.doubts, *_clock_doubts(index.pts, time_base, source)],
+        full_delay=frames.full_delay,
+        warnings=[*frames.warnings, *_picture_warnings(packets, context, reading.trial, rotation, crop)],
+        doubts=[*frames.doubts, *clock_doubts(frames.pts, timing.time_base, source)],
     )
+
+
+def _timing(frames: Presented, stream: Any, reading: Reading) -> Timing:
+    declared = Fraction(stream.average_rate or stream.guessed_rate or 0)
+    if frames.source == "rate":
+        return by_rate(declared)
+    last_duration = reading.durations[int(frames.packet[-1])]
+    return by_times(frames.pts, Fraction(stream.time_base), declared, last_duration)
+
+
+def _damage(name: str, frames: Presented, timing: Timing, reason: str, expected: int) -> str:
+    found = len(frames.pts)
+    last = float((int(frames.pts[-1]) - int(frames.pts[0])) * timing.time_base)
+    counts = f"{expected} frames expected, found {found}" if expected > found else f"{found} frames found"
+    return f"{name!r}: {counts}: the file is cut short after {last:.3f} s ({reason}); fetch it again."
 
 
 def _picture_warnings(
@@ -311,226 +300,3 @@ def _picture_warnings(
 
 #: Transfer characteristics of ITU-T H.273 that are high dynamic range.
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
-
-
-@dataclass(frozen=True)
-class _Index:
-    """The presented frames: see ``Container``."""
-
-    pts: np.ndarray
-    key: np.ndarray
-    packet: np.ndarray
-    source: str
-    full_delay: bool = False
-    warnings: tuple[str, ...] = ()
-    doubts: tuple[str, ...] = ()
-
-
-def _index_of_packets(packets: Packets) -> _Index:
-    shown = np.flatnonzero(packets.shown)
-    order = shown[np.argsort(packets.pts[shown], kind="stable")]
-    return _Index(packets.pts[order], packets.key[order], order, "packets")
-
-
-def _decoded_index(
-    name: str, packets: Packets, jump: int | None, doubt: str, tick: Tick, guessed: bool
-) -> _Index:
-    order = decoded_order(name, packets, jump, tick, guessed)
-    count = len(order.key)
-    return _Index(
-        np.arange(count, dtype=np.int64) if order.times is None else order.times,
-        order.key,
-        np.full(count, -1, dtype=np.int64),
-        "rate" if order.times is None else "decode",
-        order.full_delay,
-        (
-            f"the packets do not tell the frames ({doubt}); the file was decoded in order to count them",
-            *order.warnings,
-        ),
-        order.doubts,
-    )
-
-
-def _jump(source: Any, time_base: Fraction) -> int | None:
-    """Ticks beyond which a step of the clock is a restart, in formats whose clocks restart; None elsewhere."""
-    restarting = int(source.format.flags) & _TS_DISCONT or "flv" in source.format.name
-    return int(JUMP_SECONDS / time_base) if restarting else None
-
-
-def _clock_doubts(pts: np.ndarray, time_base: Fraction, source: Any) -> list[str]:
-    """A gap that dwarfs all other intervals together, in a format that stores no durations: a pause, or another clock?"""
-    if len(pts) < 3 or not {"matroska", "webm", "flv"} & set(source.format.name.split(",")):
-        return []
-    steps = np.diff(pts)
-    widest = int(steps.argmax())
-    gap, rest = int(steps[widest]), int(steps.sum() - steps[widest])
-    if gap * time_base <= JUMP_SECONDS or gap < 20 * rest:
-        return []
-    return [
-        f"its clock jumps by {float(gap * time_base):.0f} s at frame {widest + 1}, and nothing tells whether that is a pause "
-        "or the beginning of another clock"
-    ]
-
-
-def _doubt(
-    name: str, source: Any, context: Any, packets: Packets, reading: Reading, jump: int | None, tick: Tick
-) -> str | None:
-    """Why the packets do not tell the presented frames, or None where nothing contradicts them."""
-    shown = packets.pts[packets.shown]
-    if not len(shown):
-        return "no packet is marked as shown"
-    if (shown == NO_PTS).any():
-        return f"{int((shown == NO_PTS).sum())} of {len(shown)} have no presentation time"
-    if twice := int((np.diff(np.sort(shown)) == 0).sum()):
-        return f"{twice} presentation times occur twice"
-    if clock_goes_back(packets):
-        return "the file's clock goes back"
-    if jump is not None and len(restarts(np.sort(shown), jump)):
-        return "the file's clock jumps"
-    if reading.unordered:
-        return f"{reading.unordered} B pictures are shown after all that was decoded before them"
-    if unmoved := _unmoved_group(packets, context):
-        return unmoved
-    timed = bool(_TIMED_FORMATS & set(source.format.name.split(",")))
-    if reading.trial.complete and (reason := _contradiction(reading.trial, timed)):
-        return reason
-    first_key = int(np.argmax(packets.key)) if packets.key.any() else len(packets) - 1
-    early = packets.shown & (packets.pts < packets.pts[first_key])
-    early[:first_key] |= packets.shown[:first_key]
-    if early.any():  # they may or may not be decodable
-        most = int(np.flatnonzero(early)[-1]) + 1 + TRIED_PACKETS
-        return _contradiction(_try_first(name, most, tick), timed=False)
-    return None
-
-
-def _unmoved_group(packets: Packets, context: Any) -> str | None:
-    """HEVC, whose slices tell less: a decoder that reorders, and a group of pictures whose times do not."""
-    if context.codec.canonical_name != "hevc" or not context.has_b_frames:
-        return None
-    edges = np.r_[np.flatnonzero(packets.key), len(packets)]
-    for first, end in zip(edges[:-1], edges[1:], strict=True):
-        if end - first >= _GROUP and (np.diff(packets.pts[first:end]) > 0).all():
-            return f"pictures are reordered, and the times of {end - first} packets from packet {first} on are not"
-    return None
-
-
-def _contradiction(trial: Trial, timed: bool) -> str | None:
-    """What the first frames say against the packets: each that is shown must come out, in order, at its packet's time.
-
-    Where a packet cannot be decoded and the format is ``timed``, its frame alone is missing.
-    """
-    given, taken = trial.given, trial.taken
-    if any(pts is None for pts in taken) or not set(taken) <= set(given):
-        return "frames of the first packets have other times than their packets"
-    if any(b <= a for a, b in zip(taken, taken[1:], strict=False)):  # type: ignore[operator]
-        return "the first frames leave the decoder in another order than that of their times"
-    if len(taken) < len(given) and not (timed and trial.failed):
-        return f"the first {len(given)} packets give {len(taken)} frames"
-    return None
-
-
-def _try_first(name: str, most: int, tick: Tick) -> Trial:
-    """Decode the first ``most`` packets."""
-    import av
-
-    trial = Trial()
-    with open_source(name) as source:
-        stream = best_stream(source, name)
-        prepare(stream, full_delay=False)
-        try:
-            for position, packet in enumerate(packets_of(av, source, stream)):
-                if position == most:
-                    break
-                tick()
-                if packet.size and not packet.is_discard:
-                    trial.given.append(packet.pts)
-                trial.taken += [frame.pts for frame in stream.codec_context.decode(packet)]
-            trial.taken += [frame.pts for frame in stream.codec_context.decode(None)]
-        except av.FFmpegError:
-            trial.failed = True
-    return trial
-
-
-def _rate(pts: np.ndarray, time_base: Fraction, declared: Fraction) -> tuple[Fraction, bool, Fraction]:
-    """Average rate (frames/s), whether it varies, and the median interval in ticks.
-
-    The rate is the container's where the frames' own times agree with it, as it is then exact; else it is counted.
-    """
-    count = len(pts)
-    if count == 1:
-        rate = declared or Fraction(1)
-        return rate, False, 1 / (rate * time_base)
-    intervals = np.sort(np.diff(pts))
-    half = (count - 2) // 2
-    median = Fraction(int(intervals[half]) + int(intervals[(count - 1) // 2]), 2)
-    span = int(pts[-1] - pts[0])
-    mean = Fraction(span, count - 1)
-    # Times that are rounded to ticks, or shake a little, are still those of a constant rate.
-    drift = np.abs((pts - pts[0]).astype(np.float64) - np.arange(count) * float(mean)).max()
-    vfr = bool(drift > max(min(1.01, 0.3 * float(mean)), 0.1 * float(mean)))
-    counted = 1 / (mean * time_base)
-    # One tick of rounding at each end.
-    tolerance = max(Fraction(1, 5000), Fraction(2, max(span, 1)))
-    if declared and abs(declared - counted) <= tolerance * counted:
-        return declared, vfr, median
-    if not vfr:
-        return _plain_rate(counted, tolerance), vfr, median
-    return counted, vfr, median
-
-
-def _plain_rate(counted: Fraction, tolerance: Fraction) -> Fraction:
-    """The usual frame rate within ``tolerance`` of a counted one, if there is one."""
-    for number in (24, 25, 30, 48, 50, 60, 100, 120, 12, 15, 10, 5, 1, 2):
-        for rate in (Fraction(number), Fraction(number * 1000, 1001)):
-            if abs(rate - counted) <= min(tolerance, Fraction(1, 2500)) * counted:
-                return rate
-    return counted
-
-
-_CUT_SHORT = re.compile(r"partial file|ended prematurely|truncated|moov atom not found", re.IGNORECASE)
-_OF_STREAM = re.compile(r"stream (\d+), offset")
-
-
-def _damage(
-    name: str,
-    source: Any,
-    stream: Any,
-    reading: Reading,
-    logs: list[str],
-    pts: np.ndarray,
-    time_base: Fraction,
-    rate: Fraction,
-    index_source: str,
-) -> tuple[str | None, int]:
-    """A sentence if the file is cut short, and the number of presented frames that it declares."""
-    import av
-
-    found = len(pts)
-    cut = [
-        text
-        for text in logs
-        if _CUT_SHORT.search(text) and ((of := _OF_STREAM.search(text)) is None or int(of[1]) == stream.index)
-    ]
-    declared = 0
-    if "avi" in source.format.name:  # counts slots, the empty ones too
-        slots = stream.frames
-        held = len(reading.pts) if index_source == "rate" else int(pts[-1] - pts[0]) + 1
-        if slots and held < slots - max(1, slots // 50):
-            cut.append(f"the index declares {slots} frames")
-            declared = found + slots - held
-    if not cut and reading.stopped is None:
-        return None, found
-    if not declared and stream.duration:
-        declared = round(stream.duration * Fraction(stream.time_base) * rate)
-    if not declared and source.duration:
-        declared = round(Fraction(source.duration, av.time_base) * rate)
-    declared = max(declared, found)
-    if not cut and declared <= found:
-        return None, found
-    last = float((int(pts[-1]) - int(pts[0])) * time_base)
-    reason = "; ".join(dict.fromkeys([*cut, *([reading.stopped] if reading.stopped else [])]))
-    expected = f"{declared} frames expected, found {found}" if declared > found else f"{found} frames found"
-    return (
-        f"{name!r}: {expected}: the file is cut short after {last:.3f} s ({reason}); fetch it again.",
-        declared,
-    )

@@ -180,9 +180,9 @@ def read_container(
     """Read the packets of the best video stream once, and decode the first of them; all of them where they do not tell.
 
     ``tick`` is called now and then, as a sign of life. ``contradiction``: what a reader found that the packets did not
-    foretell, so that they are not believed. ``trial``: False where the first packets of this very content were tried before,
-    and told the frames. Raises ``UserError``, one sentence, for a file that is missing, empty,
-    unreadable or without a video stream.
+    foretell, so that they are not believed. ``trial``: False where the first packets of this very content were tried
+    before, and told the frames. Raises ``UserError``, one sentence, for a file that is missing, empty, unreadable or
+    without a video stream.
     """
     import av
 

@@ -15,20 +15,21 @@ from framefeat.backbone.libraries import timm, torchvision_models
 from framefeat.backbone.spec import PROJECTED, BackboneSpec, folder_name, three_numbers
 from framefeat.backbone.weights import DEFAULT, WeightsRef, published, weights_for
 from framefeat.errors import UserError
+from framefeat.settings import DEFAULTS, choices
 from framefeat.video.geometry import SQUASH224, Geometry, Normalise
 
 _DISPLAY = {"mobilenet_v3_large": "MobileNetV3-Large"}
 
 
 def resolve(
-    name: str, weights: WeightsRef | str | None = None, preprocess: str = "squash224"
+    name: str, weights: WeightsRef | str | None = None, preprocess: str = DEFAULTS["preprocess"]
 ) -> BackboneSpec:
     """What ``name`` stands for; ``UserError`` with the nearest known names where it stands for nothing.
 
     ``preprocess``: ``squash224``, or ``weights`` for the weights' own resize and crop. Mean and standard deviation are
     the weights' own either way (torchvision: ImageNet's): they belong to the weights as much as the first layer does.
     """
-    if preprocess not in ("squash224", "weights"):
+    if preprocess not in choices("preprocess"):
         raise UserError(f"preprocess: {preprocess!r} is neither 'squash224' nor 'weights'.")
     if not isinstance(weights, WeightsRef):
         text = DEFAULT if weights is None else weights

@@ -19,7 +19,7 @@ from framefeat.summaries.annotations import (
     unit_scores,
 )
 from framefeat.summaries.knapsack import shot_summary
-from framefeat.summaries.kts import unit_rows
+from framefeat.vectors import unit_rows
 
 from tests.unit.results.tiny_results import TVSUM, Clip, scene_features, tvsum_standin, write_results
 
@@ -138,7 +138,7 @@ def test_l2(folder: Path, tmp_path: Path) -> None:
         assert scaled.attrs["l2_normalised"]
         for group in plain:
             assert np.allclose(np.linalg.norm(scaled[group]["features"], axis=1), 1)
-            assert np.array_equal(scaled[group]["features"], unit_rows(plain[group]["features"][()])[0])
+            assert np.array_equal(scaled[group]["features"], unit_rows(plain[group]["features"][()]))
             assert np.array_equal(scaled[group]["change_points"], plain[group]["change_points"])
 
 

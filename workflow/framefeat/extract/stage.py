@@ -3,7 +3,6 @@
 Standard library only: the job is a client of the warm embedder and lives for milliseconds.
 """
 
-import hashlib
 import os
 import shutil
 import sys
@@ -17,7 +16,7 @@ from framefeat import layout
 from framefeat.backbone.device_errors import is_lost
 from framefeat.errors import UserError, first_line
 from framefeat.extract import devices
-from framefeat.files import atomic_path, read_json
+from framefeat.files import atomic_path, file_sha256, read_json
 from framefeat.identity import FeaturesKey, features_key, request_key
 from framefeat.records import Embedded, EmbedRequest, Evidence, FeatureRecord
 from framefeat.signals import polite_end
@@ -168,9 +167,8 @@ class Store:
             known: FeatureRecord = read_json(self.record)
             if known["key"] != key or not _same_versions(known["versions"]):
                 return False
-            with open(self.features, "rb") as stream:
-                if known["file_sha256"] != hashlib.file_digest(stream, "sha256").hexdigest():
-                    return False
+            if known["file_sha256"] != file_sha256(self.features):
+                return False
         except (OSError, ValueError, KeyError, TypeError):
             return False
         _link(self.features, features)

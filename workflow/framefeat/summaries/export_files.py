@@ -132,7 +132,7 @@ def _read(features: Features, video_id: str, rows: np.ndarray, l2: bool, every: 
         counts = np.diff(np.r_[starts, len(window)])[:, None]
         values = (np.add.reduceat(values.astype(np.float64), starts, axis=0) / counts).astype(np.float32)
         times, fps = np.arange(len(values)) * every, 1 / every
-    return _Video(video_id, unit_rows(values)[0] if l2 else values, times, fps)
+    return _Video(video_id, unit_rows(values) if l2 else values, times, fps)
 
 
 def file_stem(video_id: str) -> str:

@@ -310,7 +310,7 @@ def _write(file: Any, features: Features, plan: _Plan, options: _Options) -> dic
     shots = _shots(features, plan, options, values, picks)
     left = choice(shots, plan.n_frames)
     group = file.create_group(plan.group)
-    group["features"] = unit_rows(values)[0] if options.l2 else values
+    group["features"] = unit_rows(values) if options.l2 else values
     group["picks"] = picks
     group["n_frames"] = np.int32(plan.n_frames)
     group["n_steps"] = np.int32(len(picks))

@@ -56,7 +56,7 @@ def shots_of(
     """
     seconds = float(times[-1] - times[0]) if len(times) else 0.0
     most = int(np.ceil(seconds / SECONDS_PER_CHANGE))
-    starts = np.asarray(picks)[change_points(unit_rows(features)[0], most, vmax)]
+    starts = np.asarray(picks)[change_points(unit_rows(features), most, vmax)]
     starts = np.unique(np.concatenate([[0], starts])).astype(np.int64)
     ends = np.concatenate([starts[1:], [n_frames]]) - 1
     return np.stack([starts, ends], axis=1).astype(np.int32)

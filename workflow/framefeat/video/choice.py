@@ -10,8 +10,9 @@ import numpy as np
 from framefeat.errors import UserError
 from framefeat.video.container import Container
 from framefeat.video.decord import DecordReader, lost_seek
+from framefeat.video.packets import Tick, nothing
 from framefeat.video.pyav import CountingReader, PyavReader, in_order_reader, is_read_whole
-from framefeat.video.reader import Contradiction, Decoded, Reader, ReaderMistake, Tick, nothing
+from framefeat.video.reader import Contradiction, Decoded, Reader, ReaderMistake
 
 
 def choose_reader(

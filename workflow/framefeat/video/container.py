@@ -23,6 +23,7 @@ from framefeat.video.packets import (
     best_stream,
     cause,
     check_file,
+    nothing,
     open_source,
     read_packets,
 )
@@ -167,13 +168,9 @@ def declared_times(container: Container) -> np.ndarray:
     return np.concatenate([times, end + step * np.arange(lost)])
 
 
-def _nothing() -> None:
-    return None
-
-
 def read_container(
     path: str | os.PathLike[str],
-    tick: Tick = _nothing,
+    tick: Tick = nothing,
     contradiction: str | None = None,
     trial: bool = True,
 ) -> Container:

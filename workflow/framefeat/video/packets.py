@@ -31,6 +31,10 @@ Tick = Callable[[], None]
 """Called now and then, as a sign of life."""
 
 
+def nothing() -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Packets:
     """The stream's packets in file (decoding) order, one element each.

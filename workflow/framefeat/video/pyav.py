@@ -7,15 +7,13 @@ import numpy as np
 
 from framefeat.errors import UserError
 from framefeat.video.container import Container
-from framefeat.video.packets import NO_PTS, open_source, packets_of
+from framefeat.video.packets import NO_PTS, Tick, nothing, open_source, packets_of
 from framefeat.video.passes import SKIPPABLE_CODECS, Pass, least_pass, start_of, whole_pass
 from framefeat.video.reader import (
     Contradiction,
     Decoded,
     ReaderMistake,
-    Tick,
     is_harmless,
-    nothing,
 )
 from framefeat.video.reference import joints, prepare
 

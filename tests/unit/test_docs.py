@@ -78,7 +78,7 @@ def test_commands_in_the_documents_are_there(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     known = {
-        "framefeat": set(re.findall(r"^ {4}([a-z][a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE)),
+        "framefeat": set(re.findall(r"^ +([a-z][a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE)),
         "make": set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)),
     }
     unknown = [

@@ -1,5 +1,8 @@
 """The model of the configuration: what it refuses and in which words, and that all files about it agree."""
 
+import contextlib
+import datetime
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -82,12 +85,17 @@ def test_unknown_keys_are_named_with_the_nearest_known_one() -> None:
         ({"weights": {"a": {"sha256": "0" * 64}}}, "weights"),
         ({"weights": {"a": {"file": "x", "sha256": "0"}}}, r"weights\.a\.sha256: '0'"),
         ({"weights": {"a": {"file": "x", "sha": "0"}}}, r"weights\.a\.sha: there is no such entry"),
+        ({"weights": {1: "x"}}, "weights: the name 1 is not text"),
         ({"weights": {"a": 3, "b": {"file": ""}}}, r"(?s)weights\.a: 3 .*weights\.b\.file: it is empty"),
         ({"backbones": ["a", 3]}, r"(?m)backbones\.1: 3 is not text$"),
         ({"backbones": ["a", "b", "a"]}, "backbones: a"),
         ({"keep_frames": "maybe"}, "keep_frames: 'maybe' is not true or false"),
         ({"alignment": None, "decoder": "x"}, "(?s)alignment: null .*decoder: 'x' is not one of 'auto', "),
-        ({"dataset": 2024}, """dataset: "2024" in a file, --config 'dataset="2024"' in a shell"""),
+        (
+            {"dataset": 1.5},
+            '(?m)dataset: 1.5 is not text; in a file, quotes make text of it: dataset: "1.5"$',
+        ),
+        ({"videos": 2024}, r'(?m)videos: 2024 is not text .*videos: "2024"; with --config write \./2024$'),
         ({"sample_fps": True}, "sample_fps: true is not a number above 0"),
         ({"export_labels_from": "a", "annotations": "b"}, "export_labels_from"),
         ({"frame_index": "a", "backbones": ["a", "a"]}, "(?s)video_index.*twice"),
@@ -96,6 +104,27 @@ def test_unknown_keys_are_named_with_the_nearest_known_one() -> None:
 def test_wrong_values_are_named(change: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         resolve({"dataset": "a", **change})
+
+
+def test_no_value_ends_in_a_traceback() -> None:
+    odd = (
+        None,
+        True,
+        10**30,
+        2.5,
+        "",
+        "a\0b",
+        "\udce9",
+        b"x",
+        {1, 2},
+        datetime.date(2024, 1, 1),
+        [[]],
+        {1: "x"},
+        {"a": {}},
+    )
+    for key, value in itertools.product(settings.KEYS, odd):
+        with contextlib.suppress(UserError):
+            resolve({key: value})
 
 
 def test_two_indexes_win_over_a_folder() -> None:
@@ -116,6 +145,16 @@ def test_drop_is_for_folders() -> None:
         resolve({"dataset": "a", "frame_index": "f.csv", "video_index": "v.csv", "on_bad_frames": "drop"})
 
 
+def test_every_kth_frame_is_for_folders_instead_of_a_rate() -> None:
+    assert resolve({"sample_every": 15}).alignment == "pts"
+    with pytest.raises(UserError, match="sample_every is for a folder"):
+        resolve({"frame_index": "f.csv", "video_index": "v.csv", "sample_every": 15})
+    with pytest.raises(UserError, match="both sample_fps and sample_every"):
+        resolve({"sample_fps": 1, "sample_every": 15})
+    with pytest.raises(UserError, match="sample_every: 0 is not a whole number from 1 or null"):
+        resolve({"sample_every": 0})
+
+
 def test_home_folders_are_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     paths = ("frame_index", "video_index", "video_root", "videos", "annotations")
@@ -126,6 +165,7 @@ def test_home_folders_are_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch
     assert resolve({"dataset": "a", "weights": "~/b.pth"}).weights == "/home/me/b.pth"
 
 
-def test_switches_and_null_as_the_command_line_gives_them() -> None:
+def test_switches_null_and_numbers_as_the_command_line_gives_them() -> None:
     found = resolve({"keep_frames": "true", "warm_embedder": "False", "videos": "v", "frame_index": "null"})
     assert (found.keep_frames, found.warm_embedder, found.frame_index) == (True, False, None)
+    assert resolve({"dataset": 2024}).dataset == "2024"

@@ -232,6 +232,7 @@ _KEYS: dict[str, dict[str, Any]] = {
     "on_bad_frames": {"help": "rows without a frame: refuse, mark, or leave out their videos"},
     "precision": {"help": "of the forward pass"},
     "preprocess": {"help": "squash frames to 224 x 224, or as the weights were trained"},
+    "sample_every": {"type": int, "metavar": "K", "help": "instead of a rate: every K-th native frame"},
     "sample_fps": {"type": float, "metavar": "N", "help": "rows per second"},
 }
 #: Other options of several subcommands.
@@ -268,7 +269,7 @@ def _of_keys(part: argparse._ActionsContainer, *keys: str) -> None:
             more.pop("option", f"--{key.replace('_', '-')}"),
             choices=settings.choices(key) or None,
             default=settings.DEFAULTS[key],
-            help=f"{more.pop('help')} (default: %(default)s)",
+            help=more.pop("help") + (" (default: %(default)s)" if settings.DEFAULTS[key] is not None else ""),
             **more,
         )
 
@@ -293,7 +294,7 @@ def _merge_options(part: argparse.ArgumentParser) -> None:
     tables.add_argument("--video-root", metavar="FOLDER", help="where relative paths start")
     folder = part.add_argument_group("or a folder")
     folder.add_argument("--videos", metavar="FOLDER_OR_GLOB", help="instead of both indexes")
-    _of_keys(folder, "sample_fps")
+    _of_keys(folder, "sample_fps", "sample_every")
     _of_keys(part, "alignment", "on_bad_frames")
     part.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="results/DATASET")
     part.add_argument(
@@ -632,7 +633,8 @@ _OLD_NAMES = {"export_h5": "export-h5"}
 
 
 def _parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
-    """The subcommand and its options. Its parser alone is built: all of them are a tenth of an extraction client's time."""
+    """The subcommand and its options. Its parser alone is built: all of them are a tenth of an extraction client's
+    time."""
     name, *rest = arguments or [""]
     name = _OLD_NAMES.get(name, name)
     if name not in _COMMANDS:

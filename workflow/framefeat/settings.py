@@ -79,6 +79,11 @@ class Settings(NamedTuple):
     sample_fps: Annotated[
         float, Limits(gt=0, le=1000, allow_inf_nan=False), "With videos: samples per second of video."
     ] = 2.0
+    sample_every: Annotated[
+        Annotated[int, Limits(ge=1)] | None,
+        "With videos, instead of sample_fps: frame 0 and every so many-th native frame after it, each at its own "
+        "presentation time (so that alignment is pts).",
+    ] = None
     backbones: Annotated[
         tuple[_Text, ...],
         Limits(min_length=1, strict=False),
@@ -190,12 +195,14 @@ def resolve(config: Mapping[str, Any]) -> Settings:
 
     if unknown := list(_unknown(config)):
         raise complain("The configuration has unknown keys:", unknown, _MANUAL)
-    given = {key: None if _is_null(key, value) else value for key, value in config.items()}
+    given = {key: _read(key, value) for key, value in config.items()}
     try:
         settings = Settings(**_model().model_validate(given).model_dump())
     except ValidationError as error:
         raise complain("The configuration is not valid:", list(_sentences(error, given)), _MANUAL) from None
     settings = settings._replace(**{key: _expanded(getattr(settings, key)) for key in _PATHS})
+    if settings.sample_every is not None:  # the rows are frames: each is found by its own time
+        settings = settings._replace(alignment="pts")
     problems = list(_contradictions(settings))
     if len(problems) == 1:
         raise UserError(f"The configuration {problems[0]}")
@@ -249,9 +256,11 @@ def _unknown(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key!r}" + (f": did you mean {near[0]!r}?" if near else "")
 
 
-def _is_null(key: str, value: Any) -> bool:
-    """Whether ``value`` is the text 'null', as the command line gives it, where null is a value."""
-    return value == "null" and type(None) in get_args(get_args(Settings.__annotations__[key])[0])
+def _read(key: str, value: Any) -> Any:
+    """``value`` as it is meant: Snakemake's command line strips quotes, gives 'null' as text and digits as a number."""
+    if value == "null" and type(None) in get_args(get_args(Settings.__annotations__[key])[0]):
+        return None
+    return str(value) if key == "dataset" and type(value) is int else value
 
 
 def _sentences(error: Any, given: Mapping[str, Any]) -> Iterator[str]:
@@ -273,6 +282,8 @@ def _finding(
         if inside is not None and _holds(value, step):
             value, part, place = value[step], inside, (*place, step)
     if location[-1] == "[key]":
+        if not isinstance(location[-2], str):
+            return tuple(place), f"the name {location[-2]!r} is not text"
         return tuple(place), "there is no such entry, only 'file' and 'sha256'"
     return tuple(place), _what_is_wrong(place, value, part)
 
@@ -286,10 +297,8 @@ def _what_is_wrong(place: Sequence[Any], value: Any, part: Mapping[str, Any]) ->
     shown = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     hint = ""
     if len(place) == 1 and isinstance(value, int | float) and _takes_text(part):
-        name = place[0]
-        hint = (
-            f'; in quotes it is text: {name}: "{shown}" in a file, --config \'{name}="{shown}"\' in a shell'
-        )
+        hint = f'; in a file, quotes make text of it: {place[0]}: "{shown}"'
+        hint += f"; with --config write ./{shown}" if place[0] in _PATHS else ""
     return f"{shown} is not {_expected(part)}{hint}"
 
 
@@ -356,6 +365,13 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             "sets on_bad_frames: drop, but drop is for a folder given in videos, where no row is asked for by name; "
             "with frame_index and video_index set mask (rows marked 'bad') or fail."
         )
+    if settings.sample_every is not None and not settings.from_folder:
+        yield (
+            "sets sample_every, but sample_every is for a folder given in videos; with frame_index and video_index the "
+            "rows are those of frame_index: take it out."
+        )
+    elif settings.sample_every is not None and settings.sample_fps != DEFAULTS["sample_fps"]:
+        yield "sets both sample_fps and sample_every: keep one."
     if twice := {name for name in settings.backbones if settings.backbones.count(name) > 1}:
         yield f"names a backbone twice in backbones: {', '.join(sorted(twice))}."
     if isinstance(settings.weights, Mapping):

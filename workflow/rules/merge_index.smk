@@ -29,6 +29,7 @@ checkpoint merge_index:
             video_root=SETTINGS.video_root,
             videos=SETTINGS.videos if SETTINGS.from_folder else None,
             sample_fps=SETTINGS.sample_fps if SETTINGS.from_folder else None,
+            sample_every=SETTINGS.sample_every,
             alignment=SETTINGS.alignment,
         ),
     message:

@@ -122,7 +122,8 @@ def _compute_here(message: EmbedRequest, device: str) -> Embedded:
 
 
 def prewarm(described: Mapping[str, Any]) -> None:
-    """Let the embedder start and load while the first videos are decoded. ``described``: see the rules' settings.smk."""
+    """Let the embedder start and load while the first videos are decoded. ``described``: see the rules'
+    settings.smk."""
     from framefeat.extract import client
 
     owner = client.owner_here()
@@ -150,7 +151,8 @@ def _scratch(features: Path) -> Iterator[Path]:
 
 
 class Store:
-    """A video's last features and what they were computed from, beside the results (hard links: no second copy on the disk).
+    """A video's last features and what they were computed from, beside the results (hard links: no second copy on the
+    disk).
 
     Snakemake deletes a job's outputs before it runs the job again; where nothing that decides them has changed, they
     are taken from here, the same bytes, without a forward pass.
@@ -161,8 +163,8 @@ class Store:
         self.record = layout.record_of(self.features)
 
     def fetch(self, key: FeaturesKey, features: Path, record: Path) -> bool:
-        """Put the stored results in place; False where there are none, or of another ``key``, or other versions or a disk
-        fault made them useless."""
+        """Put the stored results in place; False where there are none, or of another ``key``, or other versions or a
+        disk fault made them useless."""
         try:
             known: FeatureRecord = read_json(self.record)
             if known["key"] != key or not _same_versions(known["versions"]):

@@ -34,13 +34,13 @@ def _write(memory: Path, files: Mapping[str, Any]) -> None:
     write_json(memory, {"schema": SCHEMA, "files": files})
 
 
-def examine(path: str, unsure: bool = False) -> dict[str, Any]:
+def examine(path: str, unsure: bool = False, **asked: int) -> dict[str, Any]:
     """Read one video: ``{"stamp", "sha256", "facts", "error", "no_video"}``. Raises for the machine's trouble alone.
 
-    ``facts`` is None and ``error`` a sentence where it is damaged. ``unsure``: its name does not tell that it is a video;
-    ``no_video`` says why it is none, and None where it is one. ``stamp`` is None where the finding may not last (the file
-    could not be read, or something unforeseen happened): it is then not remembered. ``sha256`` is None where the
-    content could not be read at all.
+    ``facts`` is None and ``error`` a sentence where it is damaged. ``unsure``: its name does not tell that it is a
+    video; ``no_video`` says why it is none, and None where it is one. ``stamp`` is None where the finding may not last
+    (the file could not be read, or something unforeseen happened): it is then not remembered. ``sha256`` is None where
+    the content could not be read at all. ``asked``: of ``container.probe``.
     """
     entry: dict[str, Any] = {"stamp": None, "sha256": None, "facts": None, "error": None, "no_video": None}
     try:
@@ -54,7 +54,7 @@ def examine(path: str, unsure: bool = False) -> dict[str, Any]:
         if unsure and (why := folder.why_no_video(path)):
             return entry | {"stamp": stamp, "no_video": why}
         entry["sha256"] = file_sha256(path)
-        probed = container.probe(path)
+        probed = container.probe(path, **asked)
         json.dumps(probed, allow_nan=False)
         return entry | probed | {"stamp": stamp}
     except OSError as error:
@@ -83,18 +83,26 @@ def examine_all(
     workers: int,
     say: Callable[[str], None],
     unsure: Collection[str] = frozenset(),
+    every: int | None = None,
 ) -> dict[str, dict[str, Any]]:
     """``examine`` for every path, in ``workers`` processes; only files that ``memory`` does not know are read.
 
     ``unsure``: those of ``paths`` whose names do not tell that they are videos. A file whose reading kills the process
-    is damaged; it does not harm the others. ``memory`` is updated even when the work is interrupted.
+    is damaged; it does not harm the others. ``memory`` is updated even when the work is interrupted. ``every``: see
+    ``container.probe``; files whose times are known of another number are read again.
     """
     known = _read(memory)
+    asked = {} if every is None else {"every": every}
     results: dict[str, dict[str, Any]] = {}
     pending: list[str] = []
     for path in dict.fromkeys(paths):
         entry = known.get(_key(path))
-        if entry is not None and entry["stamp"] == _stamp(path) and (not entry["no_video"] or path in unsure):
+        if (
+            entry is not None
+            and entry["stamp"] == _stamp(path)
+            and (not entry["no_video"] or path in unsure)
+            and (every is None or entry["facts"] is None or entry.get("sampled", {}).get("every") == every)
+        ):
             results[path] = entry
         else:
             pending.append(path)
@@ -104,11 +112,11 @@ def examine_all(
     unsure = frozenset(unsure)
     try:
         while pending:
-            pending = _examine_in_pool(pending, unsure, results, workers, say)
+            pending = _examine_in_pool(pending, unsure, results, workers, say, **asked)
             # One of those that were in work killed the pool: the first that are left, in the order of their start.
             suspects, pending = pending[: 2 * workers + 1], pending[2 * workers + 1 :]
             for path in suspects:
-                results[path] = _examine_alone(path, path in unsure)
+                results[path] = _examine_alone(path, path in unsure, **asked)
     finally:
         # Entries of files that are no longer in the collection are kept: a video that comes back is not read again.
         lasting = {_key(path): entry for path, entry in results.items() if entry["stamp"] is not None}
@@ -135,11 +143,12 @@ def _examine_in_pool(
     results: dict[str, dict[str, Any]],
     workers: int,
     say: Callable[[str], None],
+    **asked: int,
 ) -> list[str]:
     """Fill in ``results``; returns the paths that were left when a worker process died."""
     workers = max(1, min(workers, len(pending)))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(examine, path, path in unsure): path for path in pending}
+        futures = {pool.submit(examine, path, path in unsure, **asked): path for path in pending}
         try:
             for count, future in enumerate(as_completed(futures), 1):
                 results[futures[future]] = future.result()
@@ -150,10 +159,10 @@ def _examine_in_pool(
     return []
 
 
-def _examine_alone(path: str, unsure: bool) -> dict[str, Any]:
+def _examine_alone(path: str, unsure: bool, **asked: int) -> dict[str, Any]:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            return pool.submit(examine, path, unsure).result()
+            return pool.submit(examine, path, unsure, **asked).result()
         except BrokenProcessPool:
             # Not remembered: a lack of memory kills as well, and the next merge may have more.
             entry: dict[str, Any] = {"stamp": None, "sha256": None, "facts": None, "no_video": None}

@@ -30,22 +30,22 @@ SLICE_SCHEMA = 2
 def merge(settings: Settings, out: Path, workers: int = 1) -> None:
     """Write ``out/index.parquet``, ``out/slices/{key}.json``, ``out/videos/{key}.json`` and ``out/left_out.json``.
 
-    A slice holds what decides a video's frames and nothing else (fingerprint, native frame rate, alignment, digest of its
-    distinct times in ascending order), so that it is the same bytes however the rows are ordered or labelled, wherever the
-    file lies. ``videos`` holds the rest: the path, the times (float64 seconds) and the container's facts. ``left_out.json``
-    says what of a folder is not in the index.
+    A slice holds what decides a video's frames and nothing else (fingerprint, native frame rate, alignment, digest of
+    its distinct times in ascending order), so that it is the same bytes however the rows are ordered or labelled,
+    wherever the file lies. ``videos`` holds the rest: the path, the times (float64 seconds) and the container's facts.
+    ``left_out.json`` says what of a folder is not in the index.
 
-    Raises ``UserError`` listing all problems of a kind. A damaged file is not one of them: it is told when it is sampled.
+    Raises ``UserError`` listing all problems of a kind. A damaged file is none: sampling finds it.
     """
     results = ResultsFolder(out)
     video_table = None
     if settings.from_folder:
         videos, known, listing, dropped = _read_folder(settings, results, workers)
         frame_name = str(settings.videos)
-        frame_table, ids, times, videos = _index_of_folder(videos, known, settings.sample_fps)
+        frame_table, ids, times, videos = _index_of_folder(videos, known, settings)
         positions = collection.join(ids, videos, frame_name, frame_name)
     else:
-        # Tables first: reading the videos can take hours, and a mistake in a table should be told at once.
+        # Tables first: reading the videos can take hours, and a mistake in a table should be reported at once.
         found = collection.find_videos(settings)
         videos, video_table, listing, dropped = found.videos, found.table, folder.Listing(), {}
         frame_name = str(settings.frame_index)
@@ -110,7 +110,7 @@ def _read_folder(
 ) -> tuple[list[collection.Video], dict[str, dict[str, Any]], folder.Listing, dict[str, folder.LeftOut]]:
     """The videos of the folder, what is known of each file by its path, what is left out, and by id what is dropped.
 
-    ``on_bad_frames: drop`` leaves out the files that give no video at all. One that has frames, some of them bad, stays.
+    ``on_bad_frames: drop`` leaves out files that give no video at all. One that has frames, some of them bad, stays.
     """
     pattern = str(settings.videos)
     listing = folder.listing(pattern)
@@ -119,7 +119,9 @@ def _read_folder(
     )  # a name that is there twice is told before anything is read
     unsure = frozenset(listing.unsure)
     paths = [*(video.path for video in videos), *sorted(unsure)]
-    known = fingerprints.examine_all(paths, results.fingerprints, workers, _say, unsure)
+    known = fingerprints.examine_all(
+        paths, results.fingerprints, workers, _say, unsure, settings.sample_every
+    )
     taken = []
     for path in sorted(unsure):
         found = known[path]
@@ -156,7 +158,7 @@ def _plain(metadata: Mapping[bytes, bytes] | None) -> dict[Any, Any]:
 
 
 def _index_of_folder(
-    videos: list[collection.Video], known: Mapping[str, Mapping[str, Any]], sample_fps: float
+    videos: list[collection.Video], known: Mapping[str, Mapping[str, Any]], settings: Settings
 ) -> tuple[pa.Table, list[str], np.ndarray, list[collection.Video]]:
     """Both indexes of a folder: ``video_id, frame_idx, timestamp_sec``, the videos with the frame rate that was found.
 
@@ -167,11 +169,7 @@ def _index_of_folder(
     ordinals, all_times, probed = [], [], []
     for video in videos:
         facts = known[video.path]["facts"]
-        times = (
-            collection.sample_times(collection.believable_duration(facts), sample_fps)
-            if facts
-            else np.zeros(1)
-        )
+        times = _times_of(known[video.path], settings)
         probed.append(collection.Video(video.video_id, video.path, facts["fps"] if facts else 1.0))
         ids.extend([video.video_id] * len(times))
         ordinals.append(np.arange(len(times), dtype=np.int64))
@@ -185,6 +183,15 @@ def _index_of_folder(
         }
     )
     return table, ids, times, probed
+
+
+def _times_of(found: Mapping[str, Any], settings: Settings) -> np.ndarray:
+    """The times (float64 seconds, ascending) of a folder's video: at a rate, or those of every k-th frame."""
+    if found["facts"] is None:
+        return np.zeros(1)
+    if settings.sample_every is not None:
+        return np.array(found["sampled"]["times"])
+    return collection.sample_times(collection.believable_duration(found["facts"]), settings.sample_fps)
 
 
 def _check_sha256(videos: list[collection.Video], known: Mapping[str, Mapping[str, Any]]) -> None:
@@ -281,10 +288,10 @@ def _write_video(
     }
     warnings, doubts = [], []
     if settings.from_folder and facts and collection.believable_duration(facts) < facts["duration_sec"]:
-        doubts.append(
-            f"its clock says {facts['duration_sec']:.0f} s for {facts['frames_found']} frames, which cannot be: the rows "
-            f"end at {collection.believable_duration(facts):.0f} s"
-        )
+        doubt = f"its clock says {facts['duration_sec']:.0f} s for {facts['frames_found']} frames, which cannot be"
+        if settings.sample_every is None:
+            doubt += f": the rows end at {collection.believable_duration(facts):.0f} s"
+        doubts.append(doubt)
     if facts and video.fps and abs(video.fps - facts["fps"]) > 0.01 * facts["fps"]:
         warnings.append(
             f"the index says {video.fps:g} fps, the container {facts['fps']:g}; the index is believed"

@@ -198,7 +198,8 @@ def _pieces(matrix: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, 
 
 
 def read_rows(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """``matrix[rows]`` for ascending rows, by plain reads of runs of neighbours: pages of a mapping would count as memory."""
+    """``matrix[rows]`` for ascending rows, by plain reads of runs of neighbours: pages of a mapping would count as
+    memory."""
     if not isinstance(matrix, np.memmap) or not matrix.flags.c_contiguous or not len(rows):
         return np.asarray(matrix[rows])
     result = np.empty((len(rows), matrix.shape[1]), dtype=matrix.dtype)

@@ -1,7 +1,9 @@
 """The features of a finished run as many files, one video each, in the layouts that people's loaders read.
 
-- ``npy``: ``{video}_{backbone}.npy`` ``[T, D]``, ``{video}_fps.npy`` and ``{video}_timestamps_ms.npy`` (as video_features writes).
-- ``npz``: ``{video}.npz`` with ``features`` ``[T, D]`` and ``timestamps`` (QVHighlights' and Moment-DETR's loaders read ``features``).
+- ``npy``: ``{video}_{backbone}.npy`` ``[T, D]``, ``{video}_fps.npy`` and ``{video}_timestamps_ms.npy`` (as
+  video_features writes).
+- ``npz``: ``{video}.npz`` with ``features`` ``[T, D]`` and ``timestamps`` (QVHighlights' and Moment-DETR's loaders read
+  ``features``).
 - ``webdataset``: ``{dataset}-000000.tar`` and on, one sample per video: ``features.npy``, ``timestamps.npy``, ``json``.
 
 Rows stand in order of time. ``export.json`` tells which files are whose, and which matrix they come from.
@@ -49,8 +51,9 @@ def run(
 ) -> dict[str, Any]:
     """Write the files into the folder ``out`` and say where they are; returns what ``export.json`` holds.
 
-    ``l2``: scale rows to unit length. ``drop_bad``: leave bad rows out instead of refusing. ``every``: row k is the mean of the
-    video's rows from ``k * every`` to ``(k + 1) * every`` seconds. ``force``: replace files that framefeat did not write.
+    ``l2``: scale rows to unit length. ``drop_bad``: leave bad rows out instead of refusing. ``every``: row k is the
+    mean of the video's rows from ``k * every`` to ``(k + 1) * every`` seconds. ``force``: replace files that framefeat
+    did not write.
     """
     if every is not None and not (np.isfinite(every) and every > 0):
         raise UserError(f"every: {every} is not a number of seconds above 0.")
@@ -138,7 +141,8 @@ def _read(
 
 
 def file_stem(video_id: str) -> str:
-    """The id itself where it can be a file's name, since loaders look for ``{id}.npz``; else what stands for it. One to one."""
+    """The id itself where it can be a file's name, since loaders look for ``{id}.npz``; else what stands for it. One to
+    one."""
     return video_key(video_id) if _UNSAFE.search(video_id) or len(os.fsencode(video_id)) > 180 else video_id
 
 

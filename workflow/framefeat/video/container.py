@@ -140,16 +140,32 @@ def facts(container: Container) -> Facts:
     }
 
 
-def probe(path: str | os.PathLike[str]) -> dict[str, Any]:
+def probe(path: str | os.PathLike[str], every: int | None = None) -> dict[str, Any]:
     """``{"facts": dict | None, "error": str | None}``; never raises for what is wrong with the file itself.
 
-    Both are there for a file that is damaged but not useless.
+    Both are there for a file that is damaged but not useless. With ``every``, a file with facts also has ``"sampled"``:
+    that number, and the presentation times (seconds) of every so many-th frame.
     """
     try:
         container = read_container(path)
     except UserError as error:
         return {"facts": None, "error": str(error)}
-    return {"facts": facts(container), "error": container.damage}
+    found = {"facts": facts(container), "error": container.damage}
+    if every is None:
+        return found
+    return found | {"sampled": {"every": every, "times": declared_times(container)[::every].tolist()}}
+
+
+def declared_times(container: Container) -> np.ndarray:
+    """Presentation times (float64 seconds) of all frames that the file declares: those it lacks follow at its rate.
+
+    None of the latter is near enough to the last frame to be taken for it.
+    """
+    times = container.times()
+    lost = container.expected_frames - container.n_presented
+    end = times[-1] + float(container.last_shown * container.time_base)
+    step = max(float(1 / container.average_rate), float(container.median_interval * container.time_base))
+    return np.concatenate([times, end + step * np.arange(lost)])
 
 
 def read_container(
@@ -161,9 +177,9 @@ def read_container(
     """Read the packets of the best video stream once, and decode the first of them; all of them where they do not tell.
 
     ``tick`` is called now and then, as a sign of life. ``contradiction``: what a reader found that the packets did not
-    foretell, so that they are not believed. ``trial``: False where the first packets of this very content were tried before,
-    and told the frames. Raises ``UserError``, one sentence, for a file that is missing, empty,
-    unreadable or without a video stream.
+    foretell, so that they are not believed. ``trial``: False where the first packets of this very content were tried
+    before, and told the frames. Raises ``UserError``, one sentence, for a file that is missing, empty, unreadable or
+    without a video stream.
     """
     import av
 

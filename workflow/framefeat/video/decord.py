@@ -28,8 +28,8 @@ _STILLS_LOOKED_AT = 2
 class DecordReader:
     """Sorted random access through decord on one thread, checked against the container.
 
-    Raises ``ReaderMistake`` on any doubt: its frames or times are not the container's, its decoder complains on standard
-    error, or it repeats a frame where there is another one.
+    Raises ``ReaderMistake`` on any doubt: its frames or times are not the container's, its decoder complains on
+    standard error, or it repeats a frame where there is another one.
     """
 
     name = "decord"
@@ -164,7 +164,7 @@ def misreads(container: Container) -> str | None:
 
 
 def lost_seek(container: Container, wanted: Sequence[int], tick: Tick = nothing) -> str | None:
-    """Where a seek to a key frame that decord would seek to for ``wanted`` lands on another packet; None where all land.
+    """Where a seek that decord would make for ``wanted`` lands on another packet; None if all seeks land.
 
     decord counts on from the key frame that it asked for, wherever the container's own table takes it. Each group of
     pictures that holds a wanted frame is tried; nothing is decoded.

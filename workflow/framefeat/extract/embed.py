@@ -1,4 +1,4 @@
-"""One video's frames to features: the part of the extract stage that needs torch, in the embedder or in the job itself."""
+"""One video's frames to features: what of the extract stage needs torch, in the embedder or in the job itself."""
 
 import hashlib
 import json
@@ -57,8 +57,10 @@ class Models:
 
 
 def load_network(message: ModelRequest, path: Path, device: str) -> tuple[Any, str]:
-    """The network that ``message`` describes, with the weights at ``path``, and their sha256; checked against what the run
-    was begun with."""
+    """The network that ``message`` describes, with the weights at ``path``, and their sha256.
+
+    Raises ``UserError`` where they are not those that the run was begun with.
+    """
     from framefeat.backbone.network import load_model
     from framefeat.backbone.spec import BackboneSpec
     from framefeat.backbone.weights import published_digest
@@ -85,7 +87,7 @@ def embed_video(
     turn: Callable[[], AbstractContextManager[None]] = nullcontext,
     beat: Callable[[], None] = lambda: None,
 ) -> Embedded:
-    """``_embed``; what nobody foresaw is a finding about this video, and ``trace`` in the answer says where it happened.
+    """``_embed``; what nobody foresaw is a finding about this video, and the answer's ``trace`` says where it happened.
 
     Trouble of the machine, the device or the weights is raised: it is no video's.
     """
@@ -122,11 +124,11 @@ def _embed(
 ) -> Embedded:
     """Write one video's features (float32 [T, D], NaN in bad rows) and their record; returns the record.
 
-    ``message`` names the files (``frames`` uint8 [T, h, w, 3], ``recheck`` uint8 [K, h, w, 3], ``evidence``) and what else
-    decides the result; ``network`` is a ``framefeat.backbone.network.Network``. The rows of ``recheck`` are embedded too and compared with the features as they
-    were written. Rows whose features are not finite are ``bad_rows`` of the record; all are, where there is a ``problem``.
-    The forward passes alone happen in ``turn``, so that others compute while this reads and writes; ``beat`` is called after
-    each batch.
+    ``message`` names the files (``frames`` uint8 [T, h, w, 3], ``recheck`` uint8 [K, h, w, 3], ``evidence``) and what
+    else decides the result; ``network`` is a ``framefeat.backbone.network.Network``. The rows of ``recheck`` are
+    embedded too and compared with the features as they were written. Rows whose features are not finite are
+    ``bad_rows`` of the record; all are, where there is a ``problem``. The forward passes alone happen in ``turn``, so
+    that others compute while this reads and writes; ``beat`` is called after each batch.
     """
     from framefeat.backbone.network import AUTO_BATCH
 
@@ -227,7 +229,7 @@ def _features(
     workers: int,
     beat: Callable[[], None],
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Features of ``frames`` (float32 [T, D], NaN where ``bad``) and of ``again`` (float32 [K, D]), and the batch size used."""
+    """Features of ``frames`` (float32 [T, D], NaN where ``bad``), of ``again`` (float32 [K, D]), and the batch size used."""
     from framefeat.backbone.network import Stacked, embed
 
     if bad.all():

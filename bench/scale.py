@@ -1,9 +1,9 @@
 """``python -m bench.scale``: what many videos cost Snakemake and the assembly, in seconds and bytes.
 
-The rules, the merge and the assembly are the real ones. Each video is one tiny clip with a tail of its own, so that every
-file has another content. One video is really sampled and extracted; the other videos' evidence, features and records are
-made from its own by exchanging ids and digests, and ``snakemake --touch`` gives Snakemake the memory that a complete run
-leaves behind.
+The rules, the merge and the assembly are the real ones. Each video is one tiny clip with a tail of its own, so that
+every file has another content. One video is really sampled and extracted; the other videos' evidence, features and
+records are made from its own by exchanging ids and digests, and ``snakemake --touch`` gives Snakemake the memory that a
+complete run leaves behind.
 """
 
 import argparse
@@ -44,8 +44,8 @@ CORES = len(os.sched_getaffinity(0))
 
 @dataclass
 class Figures:
-    """One command: wall and CPU seconds (of its children too), and the largest resident size in bytes of its first process
-    and of any process below that."""
+    """One command: wall and CPU seconds (of its children too), and the largest resident size in bytes of its first
+    process and of any process below that."""
 
     wall: float
     cpu: float
@@ -315,7 +315,8 @@ def job_command(folder: Path, rule: str) -> list[str]:
 def measure_assemble(
     parent: Path, rows: int, videos: int, sample: Sample, interleaved: bool
 ) -> dict[str, float | Figures]:
-    """``framefeat assemble`` of ``rows`` rows of ``videos`` videos, and a plain write of as many bytes, each with a sync."""
+    """``framefeat assemble`` of ``rows`` rows of ``videos`` videos, and a plain write of as many bytes, each with a
+    sync."""
     from framefeat.identity import features_key
     from framefeat.index.merge import COLUMNS, KEY, SLICE_ROW
 

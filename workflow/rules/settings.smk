@@ -40,12 +40,12 @@ if workflow.is_main_process:
     checked(configuration.check_index_files, SETTINGS)
 BACKBONES = {chosen.folder: chosen for chosen in checked(chosen_backbones, SETTINGS)}
 # Published weights, by their file's name; local files are nobody's output.
-FETCHED = {Path(plan.weights_file).name: plan for plan in BACKBONES.values() if not plan.is_local}
+FETCHED = {Path(chosen.weights_file).name: chosen for chosen in BACKBONES.values() if not chosen.is_local}
 refuse_braces(
     SETTINGS.frame_index,
     SETTINGS.video_index,
     SETTINGS.annotations,
-    *(plan.weights_file for plan in BACKBONES.values()),
+    *(chosen.weights_file for chosen in BACKBONES.values()),
 )
 
 RESULTS = layout.results_of(SETTINGS.dataset)

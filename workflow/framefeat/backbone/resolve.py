@@ -1,8 +1,8 @@
 """Backbones by their names: what a name, its weights and a preprocessing stand for, without loading any weights.
 
-``mobilenet_v3_large`` and every other torchvision classification builder; ``timm:name`` or ``timm:name.tag`` for timm, and
-``timm:name.tag:projected`` for CLIP's image embedding, after its projection.
-``network.load_model`` turns the specification and a weights file into pooled features.
+``mobilenet_v3_large`` and every other torchvision classification builder; ``timm:name`` or ``timm:name.tag`` for timm,
+and ``timm:name.tag:projected`` for CLIP's image embedding, after its projection. ``network.load_model`` turns the
+specification and a weights file into pooled features.
 """
 
 import difflib
@@ -59,7 +59,8 @@ def resolve(
 
 
 def _dim(name: str, source: str, arch: str, geometry: Geometry) -> int:
-    """The number of features, by a forward pass without memory (``meta`` device), or a real one where the model needs values."""
+    """The number of features, by a forward pass without memory (``meta`` device), or a real one where the model needs
+    values."""
     import torch
 
     from framefeat.backbone.library_model import build

@@ -30,7 +30,7 @@ _UNSAFE = re.compile(r"[/\\%~\x00-\x1f\x7f]|^\.")
 
 
 @dataclass(frozen=True, eq=False)
-class _Video:
+class _ExportedVideo:
     """What is written of one video: ``values`` float32 ``[T, D]``, ``times`` float64 ``[T]`` in seconds, ascending."""
 
     video_id: str
@@ -117,7 +117,9 @@ def _first_gap(times: np.ndarray, every: float) -> int | None:
     return int(lacking[0]) if len(lacking) else None
 
 
-def _read(features: Features, video_id: str, rows: np.ndarray, l2: bool, every: float | None) -> _Video:
+def _read(
+    features: Features, video_id: str, rows: np.ndarray, l2: bool, every: float | None
+) -> _ExportedVideo:
     values = np.array(features.matrix[rows], dtype=np.float32)
     if not np.isfinite(values).all():
         raise UserError(
@@ -135,7 +137,7 @@ def _read(features: Features, video_id: str, rows: np.ndarray, l2: bool, every: 
         counts = np.diff(np.r_[starts, len(window)])[:, None]
         values = (np.add.reduceat(values.astype(np.float64), starts, axis=0) / counts).astype(np.float32)
         times, fps = np.arange(len(values)) * every, 1 / every
-    return _Video(video_id, unit_rows(values) if l2 else values, times, fps)
+    return _ExportedVideo(video_id, unit_rows(values) if l2 else values, times, fps)
 
 
 def file_stem(video_id: str) -> str:
@@ -145,7 +147,7 @@ def file_stem(video_id: str) -> str:
 
 
 def _write_npy(
-    folder: Path, features: Features, videos: Iterator[_Video], _: int
+    folder: Path, features: Features, videos: Iterator[_ExportedVideo], _: int
 ) -> Iterator[Mapping[str, Any]]:
     suffix = features.folder.name
     for video in videos:
@@ -156,7 +158,9 @@ def _write_npy(
         yield {"video_id": video.video_id, "rows": len(video.values), "file": f"{stem}_{suffix}.npy"}
 
 
-def _write_npz(folder: Path, _: Features, videos: Iterator[_Video], __: int) -> Iterator[Mapping[str, Any]]:
+def _write_npz(
+    folder: Path, _: Features, videos: Iterator[_ExportedVideo], __: int
+) -> Iterator[Mapping[str, Any]]:
     for video in videos:
         name = f"{file_stem(video.video_id)}.npz"
         np.savez(folder / name, features=video.values, timestamps=video.times)
@@ -164,7 +168,7 @@ def _write_npz(folder: Path, _: Features, videos: Iterator[_Video], __: int) -> 
 
 
 def _write_webdataset(
-    folder: Path, features: Features, videos: Iterator[_Video], videos_per_shard: int
+    folder: Path, features: Features, videos: Iterator[_ExportedVideo], videos_per_shard: int
 ) -> Iterator[Mapping[str, Any]]:
     try:
         from webdataset import TarWriter

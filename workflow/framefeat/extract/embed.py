@@ -1,4 +1,5 @@
-"""One video's frames to features: the part of the extract stage that needs torch, in the embedder or in the job itself."""
+"""One video's frames to features: the part of the extract stage that needs torch, in the embedder or in the job
+itself."""
 
 import hashlib
 import json
@@ -58,8 +59,8 @@ class Models:
 
 
 def load_network(message: ModelRequest, path: Path, device: str) -> tuple[Any, str]:
-    """The network that ``message`` describes, with the weights at ``path``, and their sha256; checked against what the run
-    was begun with."""
+    """The network that ``message`` describes, with the weights at ``path``, and their sha256; checked against what the
+    run was begun with."""
     from framefeat.backbone.network import load_model
     from framefeat.backbone.spec import BackboneSpec
     from framefeat.backbone.weights import published_digest
@@ -86,7 +87,8 @@ def embed_video(
     turn: Callable[[], AbstractContextManager[None]] = nullcontext,
     beat: Callable[[], None] = lambda: None,
 ) -> Embedded:
-    """``_embed``; what nobody foresaw is a finding about this video, and ``trace`` in the answer says where it happened.
+    """``_embed``; what nobody foresaw is a finding about this video, and ``trace`` in the answer says where it
+    happened.
 
     Trouble of the machine, the device or the weights is raised: it is no video's.
     """
@@ -252,7 +254,8 @@ def _features(
     workers: int,
     beat: Callable[[], None],
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Features of ``frames`` (float32 [T, D], NaN where ``bad``) and of ``again`` (float32 [K, D]), and the batch size used."""
+    """Features of ``frames`` (float32 [T, D], NaN where ``bad``) and of ``again`` (float32 [K, D]), and the batch size
+    used."""
     from framefeat.backbone.network import Stacked, embed
 
     if bad.all():

@@ -37,7 +37,8 @@ def collection(wildcards):
 
 
 def video_keys():
-    """The videos that have rows, once merge_index has run and the weights are there: without them no video is decoded."""
+    """The videos that have rows, once merge_index has run and the weights are there: without them no video is
+    decoded."""
     for file, chosen in FETCHED.items():
         # Only where it is missing: each checkpoint costs a look at the jobs of all videos.
         if not os.path.isfile(chosen.weights_file):

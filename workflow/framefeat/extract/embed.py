@@ -272,7 +272,7 @@ def _features(
     workers: int,
     beat: Callable[[], None],
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Features of ``frames`` (float32 [T, D], NaN where ``bad``), of ``again`` (float32 [K, D]), and the batch size
+    """Features of ``frames`` (float32 [T, D], NaN where ``bad``) and of ``again`` (float32 [K, D]), and the batch size
     used."""
     from framefeat.backbone.network import Stacked, embed
 

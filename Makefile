@@ -76,7 +76,6 @@ format: env-dev
 	ruff check --fix $(SOURCES)
 	ruff format $(SOURCES)
 	snakefmt Snakefile workflow/rules
-	python -m framefeat.settings > workflow/schemas/config.schema.yaml
 
 bench: env-bench
 	python -m bench

@@ -1,7 +1,7 @@
 """CPU seconds that sampling one clip takes, by length and decoder: ``python -m bench.sample``.
 
-In one process, imports done, medians of three rounds in turn, so that two checkouts can be compared (``PYTHONPATH`` names
-the other one's ``workflow``).
+In one process, imports done, medians of three rounds in turn, so that two checkouts can be compared (``PYTHONPATH``
+names the other one's ``workflow``).
 """
 
 import tempfile

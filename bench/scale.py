@@ -1,9 +1,9 @@
 """``python -m bench.scale``: what many videos cost Snakemake and the assembly, in seconds and bytes.
 
-The rules, the merge and the assembly are the real ones. Each video is one tiny clip with a tail of its own, so that every
-file has another content. One video is really sampled and extracted; the other videos' evidence, features and records are
-made from its own by exchanging ids and digests, and ``snakemake --touch`` gives Snakemake the memory that a complete run
-leaves behind.
+The rules, the merge and the assembly are the real ones. Each video is one tiny clip with a tail of its own, so that
+every file has another content. One video is really sampled and extracted; the other videos' evidence, features and
+records are made from its own by exchanging ids and digests, and ``snakemake --touch`` gives Snakemake the memory that a
+complete run leaves behind.
 """
 
 import argparse
@@ -30,21 +30,22 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from framefeat.index.collection import times_digest
+from framefeat.files import read_json
+from framefeat.identity import times_digest
+from framefeat.layout import ResultsFolder, results_of
 
 from bench.__main__ import machine
 
 ROOT = Path(__file__).parents[1]
 DATASET, BACKBONE, GEOMETRY = "scale", "mobilenet_v3_large", "squash224"
-RESULTS = Path("results") / DATASET
 FPS, FRAMES = 25, 60
 CORES = len(os.sched_getaffinity(0))
 
 
 @dataclass
 class Figures:
-    """One command: wall and CPU seconds (of its children too), and the largest resident size in bytes of its first process
-    and of any process below that."""
+    """One command: wall and CPU seconds (of its children too), and the largest resident size in bytes of its first
+    process and of any process below that."""
 
     wall: float
     cpu: float
@@ -212,36 +213,51 @@ def real_sample(parent: Path, clip: bytes, rows: int, weights: Path) -> Sample:
         collect(folder, clip, 1, rows)
         configure(folder, weights)
         measure(snakemake(), folder)
-        results, key = folder / RESULTS, video_id(0)
+        results, key = results_in(folder), video_id(0)
+        backbone = results.backbone(BACKBONE)
         return Sample(
-            json.loads((results / "evidence" / GEOMETRY / f"{key}.json").read_text()),
-            json.loads((results / BACKBONE / "features" / f"{key}.json").read_text()),
-            np.load(results / BACKBONE / "features" / f"{key}.npy"),
-            (results / "thumbnails" / GEOMETRY / f"{key}.jpg").read_bytes(),
-            json.loads((results / BACKBONE / "feature_manifest.json").read_text())["spec"],
+            read_json(results.evidence(GEOMETRY, key)),
+            read_json(backbone.record(key)),
+            np.load(backbone.features(key)),
+            results.thumbnails(GEOMETRY, key).read_bytes(),
+            read_json(backbone.manifest)["spec"],
         )
 
 
-def stand_in(results: Path, sample: Sample) -> None:
+def results_in(folder: Path) -> ResultsFolder:
+    return results_of(DATASET, folder / "results")
+
+
+def make_folders(results: ResultsFolder) -> None:
+    """Those of each video's files."""
+    features = results.backbone(BACKBONE).features("")
+    for path in (
+        results.slice(""),
+        results.evidence(GEOMETRY, ""),
+        results.thumbnails(GEOMETRY, ""),
+        features,
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def stand_in(results: ResultsFolder, sample: Sample) -> None:
     """Each video's evidence, thumbnails, features and record, for the slices of ``results``."""
     from framefeat.identity import features_key
 
-    evidence_folder, thumbnail_folder = results / "evidence" / GEOMETRY, results / "thumbnails" / GEOMETRY
-    features_folder = results / BACKBONE / "features"
-    for folder in (evidence_folder, thumbnail_folder, features_folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    for number, path in enumerate(sorted((results / "slices").glob("[!.]*.json"))):
-        slice_ = json.loads(path.read_text())
+    backbone = results.backbone(BACKBONE)
+    make_folders(results)
+    for number, video in enumerate(results.video_keys()):
+        slice_ = read_json(results.slice(video))
         key = {name: slice_.get(name, value) for name, value in sample.evidence["key"].items()}
         evidence = sample.evidence | {"video_id": slice_["video_id"], "key": key}
         record_key = features_key(sample.record["key"], evidence)
         features = sample.features + np.float32(number % 1000) * np.float32(1e-3)
         record = sample.record | {"video_id": slice_["video_id"], "key": record_key}
         record["features_sha256"] = hashlib.sha256(features.tobytes()).hexdigest()
-        (evidence_folder / f"{path.stem}.json").write_text(json.dumps(evidence, ensure_ascii=False) + "\n")
-        (features_folder / f"{path.stem}.json").write_text(json.dumps(record, ensure_ascii=False) + "\n")
-        (thumbnail_folder / f"{path.stem}.jpg").write_bytes(sample.thumbnails)
-        np.save(features_folder / f"{path.stem}.npy", features)
+        results.evidence(GEOMETRY, video).write_text(json.dumps(evidence, ensure_ascii=False) + "\n")
+        backbone.record(video).write_text(json.dumps(record, ensure_ascii=False) + "\n")
+        results.thumbnails(GEOMETRY, video).write_bytes(sample.thumbnails)
+        np.save(backbone.features(video), features)
 
 
 # --- the measurements
@@ -266,7 +282,7 @@ def measure_videos(
         configure(folder, weights)
         note("first `merge_index` (every file read)", snakemake("--until", "merge_index"))
         note("dry run, everything to do", snakemake("--dry-run"), "extract_features")
-        stand_in(folder / RESULTS, sample)
+        stand_in(results_in(folder), sample)
         measure(touch_all(), folder)
         note("`assemble` and `report`", snakemake(), "assemble")
         note("dry run, nothing to do", snakemake("--dry-run"), "Nothing to be done")
@@ -299,16 +315,17 @@ def job_command(folder: Path, rule: str) -> list[str]:
 def measure_assemble(
     parent: Path, rows: int, videos: int, sample: Sample, interleaved: bool
 ) -> dict[str, float | Figures]:
-    """``framefeat assemble`` of ``rows`` rows of ``videos`` videos, and a plain write of as many bytes, each with a sync."""
+    """``framefeat assemble`` of ``rows`` rows of ``videos`` videos, and a plain write of as many bytes, each with a
+    sync."""
     from framefeat.identity import features_key
     from framefeat.index.merge import COLUMNS, KEY, SLICE_ROW
 
     each = rows // videos
     folder = Path(tempfile.mkdtemp(prefix="framefeat-assemble-", dir=parent))
     try:
-        results = folder / RESULTS
-        for name in (f"evidence/{GEOMETRY}", f"{BACKBONE}/features", "slices"):
-            (results / name).mkdir(parents=True)
+        results = results_in(folder)
+        backbone = results.backbone(BACKBONE)
+        make_folders(results)
         times = [number / FPS for number in range(each)]
         seen = {
             "timestamp_sec": times,
@@ -325,13 +342,13 @@ def measure_assemble(
             record_key = features_key(sample.record["key"], evidence)
             slice_ = {name: key[name] for name in ("fingerprint", "times_sha256", "fps")}
             slice_ |= {"schema": 1, "video_id": video_id(number), "rows": each}
-            (results / "slices" / f"{video_id(number)}.json").write_text(json.dumps(slice_))
-            (results / "evidence" / GEOMETRY / f"{video_id(number)}.json").write_text(json.dumps(evidence))
+            results.slice(video_id(number)).write_text(json.dumps(slice_))
+            results.evidence(GEOMETRY, video_id(number)).write_text(json.dumps(evidence))
             block[:, 0] = number
             record = sample.record | {"video_id": video_id(number), "key": record_key, "rows": each}
             record["features_sha256"] = hashlib.sha256(block).hexdigest()
-            (results / BACKBONE / "features" / f"{video_id(number)}.json").write_text(json.dumps(record))
-            np.save(results / BACKBONE / "features" / f"{video_id(number)}.npy", block)
+            backbone.record(video_id(number)).write_text(json.dumps(record))
+            np.save(backbone.features(video_id(number)), block)
         ids, places = [video_id(number) for number in range(videos)], np.arange(each)
         columns = (
             {"video_id": np.tile(ids, each), SLICE_ROW: np.repeat(places, videos)}
@@ -341,10 +358,10 @@ def measure_assemble(
         columns |= {KEY: columns["video_id"], "timestamp_sec": columns[SLICE_ROW] / FPS}
         names = ["video_id", "timestamp_sec"]
         table = pa.table({name: columns[name] for name in (*names, KEY, SLICE_ROW)})
-        pq.write_table(table.replace_schema_metadata({COLUMNS: json.dumps(names)}), results / "index.parquet")
+        pq.write_table(table.replace_schema_metadata({COLUMNS: json.dumps(names)}), results.index)
         del table, columns
 
-        matrix = results / BACKBONE / f"{DATASET}_features.npy"
+        matrix = backbone.matrix(DATASET)
         spec = sample.spec | {"folder": BACKBONE}
         os.sync()
         clock = time.perf_counter()
@@ -352,7 +369,7 @@ def measure_assemble(
         plain = time.perf_counter() - clock
         matrix.with_suffix(".plain").unlink()
         os.sync()
-        command = ["framefeat", "assemble", str(results), "--geometry", GEOMETRY, "--spec", json.dumps(spec),
+        command = ["framefeat", "assemble", str(results.root), "--geometry", GEOMETRY, "--spec", json.dumps(spec),
                    "--weights-identity", sample.record["key"]["weights"], "--dataset", DATASET]  # fmt: skip
         clock = time.perf_counter()
         figures = measure(command, folder)

@@ -1,8 +1,8 @@
 """One backbone of each family against a plain forward of its library's model: ``python -m tests.backbone_table``.
 
-The library's whole model (head included) gets live weights, which are saved as its state dict. The expected features are
-what its forward pass hands to its last layer, on frames through the library's own ``ToTensor`` and ``Normalize``; the
-package's are what ``load_model`` and ``embed`` make of the file. Writes a Markdown table to standard output.
+The library's whole model (head included) gets live weights, which are saved as its state dict. The expected features
+are what its forward pass hands to its last layer, on frames through the library's own ``ToTensor`` and ``Normalize``;
+the package's are what ``load_model`` and ``embed`` make of the file. Writes a Markdown table to standard output.
 """
 
 import sys

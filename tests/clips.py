@@ -83,7 +83,8 @@ def audio_only(path: Path) -> Path:
 
 
 def quiet(path: Path, frames: int = 90) -> Path:
-    """A scene in which neighbouring frames differ by about 1 of 255: less than many a tolerance, and by no less than that."""
+    """A scene in which neighbouring frames differ by about 1 of 255: less than many a tolerance, and by no less than
+    that."""
     import av
 
     random = np.random.default_rng(3)

@@ -1,5 +1,5 @@
-"""Random edits, one to three before each run: what comes out is, byte for byte, what a run from scratch gives, the jobs that
-ran are those that ``framefeat plan`` foretold, and the next run has nothing to do."""
+"""Random edits, one to three before each run: what comes out is, byte for byte, what a run from scratch gives, the jobs
+that ran are those that ``framefeat plan`` foretold, and the next run has nothing to do."""
 
 import json
 import os

@@ -26,7 +26,8 @@ from tests.workflow.project import Project
 BACKBONE = "mobilenet_v3_large"
 VIDEOS = ("a", "b", "b-a", "c", "d", "e")
 ROWS = 6
-#: Who is killed: Snakemake alone (its jobs go on for a while), Snakemake with its jobs, a job, its decoder, the embedder.
+#: Who is killed: Snakemake alone (its jobs go on for a while), Snakemake with its jobs, a job, its decoder, the
+#: embedder.
 TARGETS = ("snakemake", "decoder", "embedder", "session", "sample")
 DRAWS = 6
 

@@ -107,7 +107,8 @@ class ClusterProject(Project):
 
 
 def embedders() -> list[int]:
-    """Ids of the embedder processes that are alive on this machine, of this user, started from the Slurm environment."""
+    """Ids of the embedder processes that are alive on this machine, of this user, started from the Slurm
+    environment."""
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():

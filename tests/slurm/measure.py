@@ -1,6 +1,7 @@
 """``python -m tests.slurm.measure``: what grouping costs and saves, on the one-node Slurm.
 
-24 short clips; for each pair of group sizes the number of Slurm jobs, embedder loads, the wall time and the GPU's share of it.
+24 short clips; for each pair of group sizes the number of Slurm jobs, embedder loads, the wall time and the GPU's share
+of it.
 """
 
 import os

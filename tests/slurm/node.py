@@ -1,6 +1,7 @@
 """A real Slurm on one machine: munged, slurmctld and slurmd on loopback, a made-up GPU gres, all files in one folder.
 
-``python -m tests.slurm.node install`` installs Debian's packages where that is allowed; nothing else here installs anything.
+``python -m tests.slurm.node install`` installs Debian's packages where that is allowed; nothing else here installs
+anything.
 """
 
 import contextlib

@@ -1,5 +1,8 @@
 """The model of the configuration: what it refuses and in which words, and that all files about it agree."""
 
+import contextlib
+import datetime
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -82,6 +85,7 @@ def test_unknown_keys_are_named_with_the_nearest_known_one() -> None:
         ({"weights": {"a": {"sha256": "0" * 64}}}, "weights"),
         ({"weights": {"a": {"file": "x", "sha256": "0"}}}, r"weights\.a\.sha256: '0'"),
         ({"weights": {"a": {"file": "x", "sha": "0"}}}, r"weights\.a\.sha: there is no such entry"),
+        ({"weights": {1: "x"}}, "weights: the name 1 is not text"),
         ({"weights": {"a": 3, "b": {"file": ""}}}, r"(?s)weights\.a: 3 .*weights\.b\.file: it is empty"),
         ({"backbones": ["a", 3]}, r"(?m)backbones\.1: 3 is not text$"),
         ({"backbones": ["a", "b", "a"]}, "backbones: a"),
@@ -100,6 +104,27 @@ def test_unknown_keys_are_named_with_the_nearest_known_one() -> None:
 def test_wrong_values_are_named(change: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         resolve({"dataset": "a", **change})
+
+
+def test_no_value_ends_in_a_traceback() -> None:
+    odd = (
+        None,
+        True,
+        10**30,
+        2.5,
+        "",
+        "a\0b",
+        "\udce9",
+        b"x",
+        {1, 2},
+        datetime.date(2024, 1, 1),
+        [[]],
+        {1: "x"},
+        {"a": {}},
+    )
+    for key, value in itertools.product(settings.KEYS, odd):
+        with contextlib.suppress(UserError):
+            resolve({key: value})
 
 
 def test_two_indexes_win_over_a_folder() -> None:

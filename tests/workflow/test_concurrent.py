@@ -1,4 +1,5 @@
-"""Two runs at once: in one working folder the second is refused, in two folders both finish, each with its own embedder."""
+"""Two runs at once: in one working folder the second is refused, in two folders both finish, each with its own
+embedder."""
 
 import re
 import time

@@ -1,4 +1,5 @@
-"""The main job on real clips: the notebook's numbers, hard ids, the same bytes again, damage, and what verify catches."""
+"""The main job on real clips: the notebook's numbers, hard ids, the same bytes again, damage, and what verify
+catches."""
 
 import hashlib
 import json
@@ -28,7 +29,8 @@ def digests(project: Project) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Project:
-    """The example's three clips under hard ids, their rows interleaved and out of order, one time twice; computed once."""
+    """The example's three clips under hard ids, their rows interleaved and out of order, one time twice; computed
+    once."""
     project = Project(tmp_path_factory.mktemp("real") / "work")
     ids = {
         "-esJrBWj2d8": ("bikes", 25.0, 20),

@@ -266,7 +266,8 @@ def test_kept_frames_spare_the_decoding(project: Project) -> None:
 
 
 def test_backbone_added_and_its_weights_replaced(project: Project) -> None:
-    """Frames are gone: sampling runs again, but the first backbone's stored features come back without a forward pass."""
+    """Frames are gone: sampling runs again, but the first backbone's stored features come back without a forward
+    pass."""
     from tests.models import live_model
 
     before = matrix(project)

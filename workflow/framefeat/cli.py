@@ -633,7 +633,8 @@ _OLD_NAMES = {"export_h5": "export-h5"}
 
 
 def _parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
-    """The subcommand and its options. Its parser alone is built: all of them are a tenth of an extraction client's time."""
+    """The subcommand and its options. Its parser alone is built: all of them are a tenth of an extraction client's
+    time."""
     name, *rest = arguments or [""]
     name = _OLD_NAMES.get(name, name)
     if name not in _COMMANDS:

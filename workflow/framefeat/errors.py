@@ -10,8 +10,8 @@ class UserError(Exception):
 
 
 class MachineError(UserError):
-    """Trouble that is not a video's: no room, no memory, an output that cannot be written. It is never a finding about a
-    file: the job fails, and the next run takes it up again."""
+    """Trouble that is not a video's: no room, no memory, an output that cannot be written. It is never a finding about
+    a file: the job fails, and the next run takes it up again."""
 
 
 def complain(heading: str, problems: Sequence[str], advice: str = "", most: int = 50) -> UserError:

@@ -55,7 +55,8 @@ def _packaged(package: str, name: str) -> Path:
 
 
 def convert(source: Path, target: Path) -> None:
-    """Translate the packaged EfficientNet-Lite0 into timm's names, every key and shape accounted for; always the same bytes."""
+    """Translate the packaged EfficientNet-Lite0 into timm's names, every key and shape accounted for; always the same
+    bytes."""
     import torch
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""What decides a stored result: its key, the digests in it and the versions of the algorithms; and differences, in words.
+"""What decides a stored result: keys, digests, versions of the algorithms; and differences, in words.
 
 Standard library only: the rules and short jobs import it.
 """

@@ -19,8 +19,8 @@
     logs/{dataset}/{rule}/.../{job}.log        and embedder/{device}.log
     benchmarks/{dataset}/{rule}/.../{job}.tsv
 
-``key`` is a video's file-safe name (``names.video_key``) and may hold dots. Any part of a path may be a Snakemake wildcard
-(``"{video}"``): the rules' patterns come from the same methods as the paths. Standard library only.
+``key`` is a video's file-safe name (``names.video_key``) and may hold dots. Any part of a path may be a Snakemake
+wildcard (``"{video}"``): the rules' patterns come from the same methods as the paths. Standard library only.
 """
 
 from collections.abc import Iterator
@@ -148,7 +148,8 @@ class ResultsFolder:
         return [BackboneFolder(manifest.parent) for manifest in sorted(self.root.glob(f"*/{MANIFEST}"))]
 
     def files_of_videos(self) -> Iterator[tuple[str, Path]]:
-        """``(key, path)`` of every file that is one video's and outlives the merge, whether or not it still has rows."""
+        """``(key, path)`` of every file that is one video's and outlives the merge, whether or not it still has
+        rows."""
         patterns = ("frames/*", "rechecks/*", "evidence/*", "thumbnails/*", "*/features", "*/store")
         for pattern in patterns:
             for folder in sorted(filter(Path.is_dir, self.root.glob(pattern))):

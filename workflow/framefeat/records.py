@@ -13,7 +13,8 @@ from framefeat.identity import FeaturesKey, Sampled, SampleKey
 
 
 class Facts(TypedDict):
-    """A container as it was read: sizes in pixels, times in seconds. ``frames``: as it declares, ``frames_found``: as they come."""
+    """A container as it was read: sizes in pixels, times in seconds. ``frames``: as it declares, ``frames_found``: as
+    they come."""
 
     format: str
     codec: str
@@ -46,7 +47,8 @@ class Slice(Sampled):
 
 
 class VideoRecord(Slice):
-    """``videos/{key}.json``: ``timestamps`` in seconds from the first presented frame, ascending; why a file is damaged."""
+    """``videos/{key}.json``: ``timestamps`` in seconds from the first presented frame, ascending; why a file is
+    damaged."""
 
     path: str
     timestamps: list[float]
@@ -61,7 +63,8 @@ class VideoRecord(Slice):
 
 @dataclass(frozen=True)
 class SampleJob:
-    """What the decoding child is asked for. ``paths``: of frames, recheck, thumbnails and evidence, as they are written.
+    """What the decoding child is asked for. ``paths``: of frames, recheck, thumbnails and evidence, as they are
+    written.
 
     ``hopeless``: why no frame is to be tried; ``not_decord``: why decord is not. Empty where there is no reason.
     """
@@ -87,7 +90,8 @@ class Rows(TypedDict):
 
 
 class PixelCheck(TypedDict):
-    """The second decode. ``rows`` and ``mean_abs_diff`` (of 255): frames that are embedded again; ``compared``: all of them."""
+    """The second decode. ``rows`` and ``mean_abs_diff`` (of 255): frames that are embedded again; ``compared``: all of
+    them."""
 
     reader: str | None
     rows: list[int]
@@ -105,7 +109,8 @@ class Thumbnails(TypedDict):
 
 
 class Findings(TypedDict):
-    """What came out of a video. ``problems``: why rows are bad; ``doubts``: why no one can tell which frame is which."""
+    """What came out of a video. ``problems``: why rows are bad; ``doubts``: why no one can tell which frame is
+    which."""
 
     video: Facts | None
     decoder: str | None
@@ -141,7 +146,8 @@ class ModelRequest(TypedDict):
 
 
 class EmbedRequest(ModelRequest):
-    """What an embedder is asked for, as JSON. ``frames``, ``recheck``, ``evidence``: read; ``features``, ``record``: written."""
+    """What an embedder is asked for, as JSON. ``frames``, ``recheck``, ``evidence``: read; ``features``, ``record``:
+    written."""
 
     kind: str
     video: str
@@ -166,7 +172,8 @@ class FeatureCheck(TypedDict):
 
 
 class FeatureRecord(TypedDict):
-    """``{backbone}/features/{key}.json``. ``features_sha256``: of the values, ``file_sha256``: of the file beside it."""
+    """``{backbone}/features/{key}.json``. ``features_sha256``: of the values, ``file_sha256``: of the file beside
+    it."""
 
     schema: int
     video_id: str

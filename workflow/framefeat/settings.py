@@ -282,6 +282,8 @@ def _finding(
         if inside is not None and _holds(value, step):
             value, part, place = value[step], inside, (*place, step)
     if location[-1] == "[key]":
+        if not isinstance(location[-2], str):
+            return tuple(place), f"the name {location[-2]!r} is not text"
         return tuple(place), "there is no such entry, only 'file' and 'sha256'"
     return tuple(place), _what_is_wrong(place, value, part)
 

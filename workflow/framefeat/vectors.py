@@ -10,9 +10,13 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b) / norms if norms else float(np.array_equal(a, b))
 
 
-def unit_rows(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of float ``[T, D]`` scaled to length 1 (float32; rows of zeros and of NaN stay as they are), and their lengths
-    (float64 ``[T]``)."""
+def row_lengths(features: np.ndarray) -> np.ndarray:
+    """Euclidean lengths of the rows of float ``[T, D]``: float64 ``[T]``."""
+    return np.linalg.norm(np.asarray(features, dtype=np.float64), axis=1)
+
+
+def unit_rows(features: np.ndarray) -> np.ndarray:
+    """Rows of float ``[T, D]`` scaled to length 1, float32; rows of zeros and of NaN stay as they are."""
     values = np.asarray(features, dtype=np.float32)
-    norms = np.linalg.norm(values.astype(np.float64), axis=1)
-    return (values / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32), norms
+    lengths = row_lengths(values)
+    return (values / np.where(lengths > 0, lengths, 1.0)[:, None]).astype(np.float32)

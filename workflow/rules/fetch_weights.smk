@@ -1,4 +1,5 @@
-# A checkpoint, so that no video is decoded for weights that cannot be had: no job of a video is known before it is done.
+# A checkpoint, so that no video is decoded for weights that cannot be had: no job of a video is known before it is
+# done.
 checkpoint fetch_weights:
     output:
         "resources/weights/{file}",

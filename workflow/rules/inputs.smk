@@ -37,10 +37,11 @@ def collection(wildcards):
 
 
 def video_keys():
-    """The videos that have rows, once merge_index has run and the weights are there: without them no video is decoded."""
-    for file, plan in FETCHED.items():
+    """The videos that have rows, once merge_index has run and the weights are there: without them no video is
+    decoded."""
+    for file, chosen in FETCHED.items():
         # Only where it is missing: each checkpoint costs a look at the jobs of all videos.
-        if not os.path.isfile(plan.weights_file):
+        if not os.path.isfile(chosen.weights_file):
             checkpoints.fetch_weights.get(file=file)
     merged = checkpoints.merge_index.get().output
     return layout.ResultsFolder(Path(merged.slices).parent).video_keys()

@@ -16,7 +16,8 @@ checkpoint merge_index:
     resources:
         mem_mb=2000,
         runtime=240,
-        # Whether late times are refused here or marked later changes nothing that is written: no parameter, but for 'drop'.
+        # Whether late times are refused here or marked later changes nothing that is written: no parameter, but for
+        # 'drop'.
         on_bad_frames=SETTINGS.on_bad_frames,
     params:
         results=subpath(output.index, parent=True),

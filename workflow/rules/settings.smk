@@ -1,4 +1,5 @@
-# The configuration of this run, and what follows from it and from the machine. rules/inputs.smk has the input functions.
+# The configuration of this run, and what follows from it and from the machine. rules/inputs.smk has the input
+# functions.
 import json
 import os
 import re
@@ -40,12 +41,12 @@ if workflow.is_main_process:
     checked(configuration.check_index_files, SETTINGS)
 BACKBONES = {chosen.folder: chosen for chosen in checked(chosen_backbones, SETTINGS)}
 # Published weights, by their file's name; local files are nobody's output.
-FETCHED = {Path(plan.weights_file).name: plan for plan in BACKBONES.values() if not plan.is_local}
+FETCHED = {Path(chosen.weights_file).name: chosen for chosen in BACKBONES.values() if not chosen.is_local}
 refuse_braces(
     SETTINGS.frame_index,
     SETTINGS.video_index,
     SETTINGS.annotations,
-    *(plan.weights_file for plan in BACKBONES.values()),
+    *(chosen.weights_file for chosen in BACKBONES.values()),
 )
 
 RESULTS = layout.results_of(SETTINGS.dataset)
@@ -69,8 +70,9 @@ GPU_PER_JOB = int(DEVICE != "cpu" and HAS_GPU)
 # Videos whose temporary frames may wait on the disk for the device; 0: any number.
 BACKLOG = 4 * (given_resource("_cores") or 8) if RUNS_JOBS_HERE and not SETTINGS.keep_frames else 0
 
-# Embedders that the jobs of this process share end with it. Slurm's plugin runs one Snakemake for each job of a group inside
-# another that lives as long as the Slurm job: there the outer one is the owner, and the group shares one embedder.
+# Embedders that the jobs of this process share end with it. Slurm's plugin runs one Snakemake for each job of a group
+# inside another that lives as long as the Slurm job: there the outer one is the owner, and the group shares one
+# embedder.
 CLUSTER_JOB = "" if workflow.is_main_process else os.environ.get("SLURM_JOB_ID", "")
 if not CLUSTER_JOB or os.environ.get(environment.OWNER_JOB) != CLUSTER_JOB:
     os.environ[environment.OWNER] = devices.process_identity(os.getpid())

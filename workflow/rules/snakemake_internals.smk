@@ -1,5 +1,5 @@
-# Where the workflow reaches behind Snakemake's interface. Each place says why; tests/workflow/test_snakemake_internals.py
-# fails when Snakemake no longer has it, or no longer needs it.
+# Where the workflow reaches behind Snakemake's interface. Each place says why;
+# tests/workflow/test_snakemake_internals.py fails when Snakemake no longer has it, or no longer needs it.
 #
 # Tried with 9.27.1. Of 9.20, 9.21, 9.22, 9.23, 9.25.2 and 9.27.1 the source was compared: all have what is used here.
 # pyproject.toml allows no version that was not looked at (snakemake <10).
@@ -12,20 +12,20 @@ from snakemake.io import contains_wildcard
 from snakemake.jobs import Job
 from snakemake.settings.types import DeploymentMethod
 
-# The jobs of ten thousand videos are millions of objects, none of them garbage: looking through them takes a fifth of the
-# time. Snakemake leaves Python's thresholds as they are.
+# The jobs of ten thousand videos are millions of objects, none of them garbage: looking through them takes a fifth of
+# the time. Snakemake leaves Python's thresholds as they are.
 gc.set_threshold(100_000, 20, 100)
 
 
-# No rule here has pipes or services. Whether an input is one, Snakemake asks for each file of a job by going through all
-# jobs that it depends on: a minute before assemble begins at 10,000 videos, two hours at 100,000.
+# No rule here has pipes or services. Whether an input is one, Snakemake asks for each file of a job by going through
+# all jobs that it depends on: a minute before assemble begins at 10,000 videos, two hours at 100,000.
 Job.is_pipe_or_service_input = lambda job, path: False
 
 
 def without_rate_limit():
-    """Snakemake limits itself to 100 job starts a second by default. Its way to do so sets a timer at each look at the ready
-    jobs that looks again and sets another: they add up to a core's whole time. Called while the jobs are worked out, when
-    the settings are there and the scheduler is not yet. A limit that a person sets stays."""
+    """Snakemake limits itself to 100 job starts a second by default. Its way to do so sets a timer at each look at the
+    ready jobs that looks again and sets another: they add up to a core's whole time. Called while the jobs are worked
+    out, when the settings are there and the scheduler is not yet. A limit that a person sets stays."""
     scheduling = workflow.scheduling_settings
     limit = scheduling and scheduling.max_jobs_per_timespan
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
@@ -33,7 +33,8 @@ def without_rate_limit():
 
 
 def leave_the_others_their_turn():
-    """Inside a cluster job: a video that fails does not end its group (Snakemake hands no --keep-going on to its jobs)."""
+    """Inside a cluster job: a video that fails does not end its group (Snakemake hands no --keep-going on to its
+    jobs)."""
     if not workflow.is_main_process and workflow.execution_settings is not None:
         workflow.execution_settings.keep_going = True
 
@@ -43,8 +44,8 @@ def given_resource(name):
     return workflow.global_resources[name].value if name in workflow.global_resources else None
 
 
-# Which executor there will be is not known while the workflow is read. Only an executor that sends jobs elsewhere has a limit
-# on their number (--jobs).
+# Which executor there will be is not known while the workflow is read. Only an executor that sends jobs elsewhere has a
+# limit on their number (--jobs).
 RUNS_JOBS_HERE = workflow.is_main_process and given_resource("_nodes") is None
 
 # --resources on the command line replaces a profile's, so a limit for runs without it cannot stand in the profile.
@@ -61,8 +62,8 @@ resource_scopes:
 
 
 def refuse_braces(*paths):
-    """What a rule names as a file cannot have braces, which Snakemake takes for a wildcard and cannot be told to leave alone.
-    The videos and their folder can."""
+    """What a rule names as a file cannot have braces, which Snakemake takes for a wildcard and cannot be told to leave
+    alone. The videos and their folder can."""
     for path in filter(None, paths):
         if contains_wildcard(path):
             raise WorkflowError(

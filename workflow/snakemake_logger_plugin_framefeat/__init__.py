@@ -18,7 +18,8 @@ _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
 class LogHandler(LogHandlerBase):
-    """Writes what Snakemake's default handler writes; the line below is erased before and drawn anew after each message."""
+    """Writes what Snakemake's default handler writes; the line below is erased before and drawn anew after each
+    message."""
 
     def __post_init__(self) -> None:
         from snakemake.logging import ColorizingTextHandler

@@ -25,8 +25,8 @@ def test_the_label_tells_what_decides_the_features(tmp_path: Path, monkeypatch: 
             "timm:tf_efficientnet_lite0": str(weights),
         },
     }
-    plans = chosen_backbones(settings.resolve(config))
-    assert [plan.is_local for plan in plans] == [False, True, True]
-    for plan in plans:
-        assert identifying(json.loads(plan.label_json)) == json.loads(plan.spec_json)
-        assert str(tmp_path) not in plan.label_json
+    found = chosen_backbones(settings.resolve(config))
+    assert [chosen.is_local for chosen in found] == [False, True, True]
+    for chosen in found:
+        assert identifying(json.loads(chosen.label_json)) == json.loads(chosen.spec_json)
+        assert str(tmp_path) not in chosen.label_json

@@ -217,7 +217,8 @@ def test_a_driver_that_crashes_or_hangs_takes_only_the_question_with_it(
 
 
 def test_torch_itself_is_asked(torch_answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real question, on this machine: with a driver an empty reason or torch's own words, without one the latter."""
+    """The real question, on this machine: with a driver an empty reason or torch's own words, without one the
+    latter."""
     import json
 
     question = [sys.executable, "-P", "-m", "framefeat.extract.devices"]

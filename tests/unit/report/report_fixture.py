@@ -1,4 +1,5 @@
-"""A folder that looks like a finished run, with pictures: drawn scenes, or real clips, and features made from the pixels."""
+"""A folder that looks like a finished run, with pictures: drawn scenes, or real clips, and features made from the
+pixels."""
 
 import csv
 import json
@@ -92,7 +93,8 @@ def write_run(
     geometry: str = "squash224",
     order: np.ndarray | None = None,
 ) -> Path:
-    """Write ``root/results/{dataset}`` and ``root/benchmarks/{dataset}``; returns the former. ``order`` permutes the index."""
+    """Write ``root/results/{dataset}`` and ``root/benchmarks/{dataset}``; returns the former. ``order`` permutes the
+    index."""
     results, benchmarks = root / "results" / dataset, root / "benchmarks" / dataset
     backbones = backbones or {"colour_grid": colour_features}
     random = np.random.default_rng(1)

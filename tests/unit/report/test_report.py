@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from framefeat.errors import UserError
 from framefeat.report import build, frame_map, gather, numbers, section, stages, thumbs
-from framefeat.vectors import unit_rows
+from framefeat.vectors import row_lengths, unit_rows
 
 from tests.unit.report.report_fixture import colour_features, drawn, leave_out, write_many, write_run
 
@@ -145,7 +145,7 @@ def test_bad_rows_have_no_similarity_and_no_point(page: str) -> None:
 def test_neighbours_and_pictures_of_the_map(page: str, run: Path) -> None:
     data = page_data(page)
     shown = data["backbones"][0]["map"]
-    unit, _ = unit_rows(np.load(run / "one" / "demo_features.npy")[shown["row"]])
+    unit = unit_rows(np.load(run / "one" / "demo_features.npy")[shown["row"]])
     video = np.array(shown["video"])
     for point in (0, len(video) // 2):
         other = np.where(video != video[point], unit @ unit[point], -2)
@@ -219,7 +219,7 @@ def test_mismatched_results_are_refused(run: Path, tmp_path: Path) -> None:
 
 def test_changes_and_cuts() -> None:
     scenes = np.repeat(np.eye(3, 8), [5, 4, 6], axis=0) + 0.01 * np.random.default_rng(0).random((15, 8))
-    unit, norms = unit_rows(scenes)
+    unit, norms = unit_rows(scenes), row_lengths(scenes)
     assert norms == pytest.approx(np.linalg.norm(scenes, axis=1), rel=1e-6)
     change = numbers.changes(unit)
     assert np.isnan(change[0])
@@ -230,7 +230,7 @@ def test_changes_and_cuts() -> None:
 
 def test_short_scenes_are_cuts_too() -> None:
     """Where nearly every row begins a scene, the usual change is itself that of a cut."""
-    unit, _ = unit_rows(np.repeat(np.eye(6, 8), [2, 2, 2, 2, 2, 2], axis=0).astype(float))
+    unit = unit_rows(np.repeat(np.eye(6, 8), [2, 2, 2, 2, 2, 2], axis=0).astype(float))
     change = numbers.changes(unit)
     assert numbers.likely_cuts(change, numbers.typical_change(unit)).tolist() == [2, 4, 6, 8, 10]
 

@@ -35,7 +35,8 @@ HOW = {"alignment": "index", "decoder": "auto"}
 
 
 class Parts:
-    """``results/toy`` with the stored parts of three videos whose rows are interleaved; ``a`` asks for one time twice."""
+    """``results/toy`` with the stored parts of three videos whose rows are interleaved; ``a`` asks for one time
+    twice."""
 
     def __init__(self, folder: Path) -> None:
         self.results = folder / "results" / "toy"

@@ -34,7 +34,8 @@ class Clip:
 def scene_features(
     rng: np.random.Generator, steps: int, dim: int, shots: Sequence[int] | None = None
 ) -> np.ndarray:
-    """float32 ``[steps, dim]``, non-negative, nearly constant between the places ``shots`` (else a cut every 4 to 14 steps)."""
+    """float32 ``[steps, dim]``, non-negative, nearly constant between the places ``shots`` (else a cut every 4 to 14
+    steps)."""
     if shots is None:
         cuts = np.cumsum(rng.integers(4, 15, size=max(1, steps)))
         shots = cuts[cuts < steps].tolist()

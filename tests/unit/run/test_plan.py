@@ -1,4 +1,5 @@
-"""``framefeat plan`` where a person is mistaken; what it foretells is compared with real runs in tests/workflow and tests/edits."""
+"""``framefeat plan`` where a person is mistaken; what it foretells is compared with real runs in tests/workflow and
+tests/edits."""
 
 from pathlib import Path
 

@@ -397,7 +397,8 @@ stage.sample_video({record_of(clip.path, [0.0])!r}, geometry="squash96", alignme
 
 
 def test_no_wait_is_long_enough_to_hold_up_a_signal(monkeypatch):
-    """Python runs the handler of a signal that comes just before a wait after it: the test above meets that by chance."""
+    """Python runs the handler of a signal that comes just before a wait after it: the test above meets that by
+    chance."""
     waits = []
     wait = child.select.select
 

@@ -54,7 +54,7 @@ def test_npz_as_sampled_and_one_row_per_two_seconds(folder: Path, tmp_path: Path
     features = framefeat.load(folder)
     export_files.run("npz", folder, tmp_path / "all", l2=True)
     rows = features.features_of("-esJr")
-    assert np.array_equal(read_like_moment_detr(tmp_path / "all", "-esJr"), unit_rows(rows)[0])
+    assert np.array_equal(read_like_moment_detr(tmp_path / "all", "-esJr"), unit_rows(rows))
     export_files.run("npz", folder, tmp_path / "two", every=2)
     pooled = read_like_moment_detr(tmp_path / "two", "-esJr")
     assert np.allclose(pooled, rows.reshape(5, 4, 6).mean(axis=1))

@@ -19,7 +19,7 @@ from framefeat.summaries.annotations import (
     unit_scores,
 )
 from framefeat.summaries.knapsack import shot_summary
-from framefeat.summaries.kts import unit_rows
+from framefeat.vectors import unit_rows
 
 from tests.unit.results.tiny_results import TVSUM, Clip, scene_features, tvsum_standin, write_results
 
@@ -138,7 +138,7 @@ def test_l2(folder: Path, tmp_path: Path) -> None:
         assert scaled.attrs["l2_normalised"]
         for group in plain:
             assert np.allclose(np.linalg.norm(scaled[group]["features"], axis=1), 1)
-            assert np.array_equal(scaled[group]["features"], unit_rows(plain[group]["features"][()])[0])
+            assert np.array_equal(scaled[group]["features"], unit_rows(plain[group]["features"][()]))
             assert np.array_equal(scaled[group]["change_points"], plain[group]["change_points"])
 
 
@@ -185,7 +185,8 @@ def test_clamped_last_row(tmp_path: Path) -> None:
 
 
 def test_summaries_that_say_nothing_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One shot: nothing fits. A short and a long one: the short one alone fits, whatever it scores. Ten: scores decide."""
+    """One shot: nothing fits. A short and a long one: the short one alone fits, whatever it scores. Ten: scores
+    decide."""
     clips = [Clip("a", 600, shots=[]), Clip("b", 600, shots=[5]), Clip("c", 600, shots=range(4, 40, 4))]
     folder = write_results(tmp_path / "r", clips, dim=8)
     write_tsv(tmp_path / "anno.tsv", {"a": 600, "b": 600, "c": 600})
@@ -208,7 +209,7 @@ def test_summaries_that_say_nothing_are_told(tmp_path: Path, capsys: pytest.Capt
     assert export_h5.remarks(tmp_path / "free.h5") == []
 
 
-# ---- what may be written over ------------------------------------------------------------------------------------------
+# ---- what may be written over --------------------------------------------------------------------------------------
 
 
 def test_the_source_of_the_shots_is_not_replaced(folder: Path, annotations: Path, tmp_path: Path) -> None:
@@ -246,7 +247,7 @@ def test_what_framefeat_did_not_write_is_replaced_only_by_force(folder: Path, tm
         export_h5.run(folder, tmp_path, force=True)
 
 
-# ---- labels of others --------------------------------------------------------------------------------------------------
+# ---- labels of others ----------------------------------------------------------------------------------------------
 
 
 def test_videos_keep_their_number_in_the_annotations(annotations: Path, tmp_path: Path) -> None:
@@ -320,7 +321,8 @@ def test_labels_that_do_not_fit(folder: Path, annotations: Path, tmp_path: Path)
 
 
 def write_summe(folder: Path, clips: list[Clip], **changes: Any) -> dict[str, np.ndarray]:
-    """SumMe's files as its description has them: one per video, frames by users, above 0 where the user chose the frame."""
+    """SumMe's files as its description has them: one per video, frames by users, above 0 where the user chose the
+    frame."""
     from scipy.io import savemat
 
     folder.mkdir(exist_ok=True)
@@ -442,7 +444,7 @@ def test_shots_of_another_file(folder: Path, tmp_path: Path) -> None:
         export_h5.run(folder, out, segments_from=foreign([700, 1000], [100, 100]))
 
 
-# ---- what the consumers do: each function follows one public reader key by key ---------------------------------------
+# ---- what the consumers do: each function follows one public reader key by key -----------------------------------
 
 
 def frame_level(scores: np.ndarray, picks: np.ndarray, n_frames: Any) -> np.ndarray:
@@ -585,7 +587,8 @@ def test_consumers_read_it(folder: Path, annotations: Path, tmp_path: Path) -> N
 
 
 def test_code_that_assumes_every_15th_frame(folder: Path, annotations: Path, tmp_path: Path) -> None:
-    """DSNet and CSTA take every 15th frame instead of ``picks``: right for an index made that way, wrong at 2 per second."""
+    """DSNet and CSTA take every 15th frame instead of ``picks``: right for an index made that way, wrong at 2 per
+    second."""
     out = tmp_path / "out.h5"
     export_h5.run(folder, out, annotations=annotations)
     with pytest.raises(IndexError):
@@ -600,12 +603,13 @@ def test_code_that_assumes_every_15th_frame(folder: Path, annotations: Path, tmp
             assert np.array_equal(group["picks"], np.arange(0, group["n_frames"][()], 15))
 
 
-# ---- TVSum's own annotations ------------------------------------------------------------------------------------------
+# ---- TVSum's own annotations --------------------------------------------------------------------------------------
 
 
 @needs_tvsum
 def test_published_scores_are_reproduced() -> None:
-    """Values of ``gtscore`` that a user of the published file printed in a public thread, found as (mean - 1) / 4 at every 15th frame."""
+    """Values of ``gtscore`` that a user of the published file printed in a public thread, found as (mean - 1) / 4 at
+    every 15th frame."""
     with MatAnnotations(TVSUM / "ydata-tvsum50.mat") as source:
         scores = unit_scores(source.scores("vdmoEJ5YbrQ")).mean(axis=0)[::15]
     head, tail = (

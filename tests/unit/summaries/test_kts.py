@@ -5,7 +5,8 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 from framefeat.summaries.knapsack import knapsack, shot_summary
-from framefeat.summaries.kts import change_points, shots_of, unit_rows
+from framefeat.summaries.kts import change_points, shots_of
+from framefeat.vectors import unit_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

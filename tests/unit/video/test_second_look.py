@@ -11,7 +11,8 @@ COUNT = 30
 
 
 def scene(step: float, colour: float = 0.0) -> np.ndarray:
-    """uint8 [COUNT, 16, 16, 3]: noise in which ``step`` of 255 changes from frame to frame, in colours shifted by ``colour``."""
+    """uint8 [COUNT, 16, 16, 3]: noise in which ``step`` of 255 changes from frame to frame, in colours shifted by
+    ``colour``."""
     random = np.random.default_rng(7)
     base = random.uniform(40, 200, (16, 16, 3))
     moving = np.cumsum(random.choice([-1, 1], (COUNT, 16, 16, 3)) * step, axis=0)

@@ -1,8 +1,8 @@
 """A backbone that runs: library model without its head, weights fitted, folded, and fed uint8 frames in fixed batches.
 
 The arithmetic is torchvision's ``ToTensor`` + ``Normalize`` and the library's forward pass up to its pooled features;
-what is done for speed (Conv+BatchNorm folded, activations inside the convolution on CPUs, channels last) changes them by
-float rounding only, and is checked against the plain model whenever a model is loaded.
+what is done for speed (Conv+BatchNorm folded, activations inside the convolution on CPUs, channels last) changes them
+by float rounding only, and is checked against the plain model whenever a model is loaded.
 """
 
 import contextlib
@@ -210,7 +210,8 @@ def _settle(device: torch.device) -> None:
 
 
 class Stacked:
-    """Frames of two arrays (uint8 ``[T, h, w, 3]``, ``[K, h, w, 3]``) read one after the other, without a copy of them all."""
+    """Frames of two arrays (uint8 ``[T, h, w, 3]``, ``[K, h, w, 3]``) read one after the other, without a copy of them
+    all."""
 
     dtype = np.dtype(np.uint8)
 
@@ -238,7 +239,8 @@ def embed(
     workers: int = 1,
     beat: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, int]:
-    """Features of ``frames`` (uint8 ``[T, h, w, 3]``, an array or a memory map): float32 ``[T, D]``, and the batch used.
+    """Features of ``frames`` (uint8 ``[T, h, w, 3]``, an array or a memory map): float32 ``[T, D]``, and the batch
+    used.
 
     Every batch has ``batch_size`` rows (the last frame is repeated to fill the last one), so that a row does not depend
     on how many others there are. On the CPU ``workers`` threads take whole batches, each with one thread of torch's

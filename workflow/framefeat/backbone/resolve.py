@@ -1,8 +1,8 @@
 """Backbones by their names: what a name, its weights and a preprocessing stand for, without loading any weights.
 
-``mobilenet_v3_large`` and every other torchvision classification builder; ``timm:name`` or ``timm:name.tag`` for timm, and
-``timm:name.tag:projected`` for CLIP's image embedding, after its projection.
-``network.load_model`` turns the specification and a weights file into pooled features.
+``mobilenet_v3_large`` and every other torchvision classification builder; ``timm:name`` or ``timm:name.tag`` for timm,
+and ``timm:name.tag:projected`` for CLIP's image embedding, after its projection. ``network.load_model`` turns the
+specification and a weights file into pooled features.
 """
 
 import difflib
@@ -15,20 +15,21 @@ from framefeat.backbone.libraries import timm, torchvision_models
 from framefeat.backbone.spec import PROJECTED, BackboneSpec, folder_name, three_numbers
 from framefeat.backbone.weights import DEFAULT, WeightsRef, published, weights_for
 from framefeat.errors import UserError
+from framefeat.settings import DEFAULTS, choices
 from framefeat.video.geometry import SQUASH224, Geometry, Normalise
 
 _DISPLAY = {"mobilenet_v3_large": "MobileNetV3-Large"}
 
 
 def resolve(
-    name: str, weights: WeightsRef | str | None = None, preprocess: str = "squash224"
+    name: str, weights: WeightsRef | str | None = None, preprocess: str = DEFAULTS["preprocess"]
 ) -> BackboneSpec:
     """What ``name`` stands for; ``UserError`` with the nearest known names where it stands for nothing.
 
     ``preprocess``: ``squash224``, or ``weights`` for the weights' own resize and crop. Mean and standard deviation are
     the weights' own either way (torchvision: ImageNet's): they belong to the weights as much as the first layer does.
     """
-    if preprocess not in ("squash224", "weights"):
+    if preprocess not in choices("preprocess"):
         raise UserError(f"preprocess: {preprocess!r} is neither 'squash224' nor 'weights'.")
     if not isinstance(weights, WeightsRef):
         text = DEFAULT if weights is None else weights
@@ -58,7 +59,8 @@ def resolve(
 
 
 def _dim(name: str, source: str, arch: str, geometry: Geometry) -> int:
-    """The number of features, by a forward pass without memory (``meta`` device), or a real one where the model needs values."""
+    """The number of features, by a forward pass without memory (``meta`` device), or a real one where the model needs
+    values."""
     import torch
 
     from framefeat.backbone.library_model import build

@@ -1,7 +1,7 @@
 """torchvision's classification models as a table, so that naming one costs no import of torch.
 
-``python -m framefeat.backbone.torchvision_table`` writes ``torchvision_models.json`` anew from the installed torchvision;
-a test compares the two. Another torchvision than the table's is asked itself (``backbone.resolve``).
+``python -m framefeat.backbone.torchvision_table`` writes ``torchvision_models.json`` anew from the installed
+torchvision; a test compares the two. Another torchvision than the table's is asked itself (``backbone.resolve``).
 """
 
 import json

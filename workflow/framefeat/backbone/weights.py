@@ -19,7 +19,8 @@ _PREFIXES = ("module.", "_orig_mod.")
 
 @dataclass(frozen=True)
 class WeightsRef:
-    """``enum``: a torchvision weights name; ``tag``: what a timm name ends in (None: its own default); ``file``: a path."""
+    """``enum``: a torchvision weights name; ``tag``: what a timm name ends in (None: its own default); ``file``: a
+    path."""
 
     kind: str
     value: str | None

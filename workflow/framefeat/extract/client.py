@@ -94,7 +94,8 @@ class Place(NamedTuple):
 
 
 def owner_here() -> str | None:
-    """The process whose embedders this one may use; None by hand, and where that process has ended or cannot be seen."""
+    """The process whose embedders this one may use; None by hand, and where that process has ended or cannot be
+    seen."""
     owner = os.environ.get(OWNER)
     return owner if owner and devices.is_running(owner) else None
 

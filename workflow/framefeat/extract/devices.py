@@ -1,7 +1,7 @@
 """Which devices there are, which of them torch can use, and which a job holds.
 
-Standard library only: a job must not import torch to find its device. ``python -m framefeat.extract.devices`` is the process
-that does, to ask it.
+Standard library only: a job must not import torch to find its device. ``python -m framefeat.extract.devices`` is the
+process that does, to ask it.
 """
 
 import fcntl

@@ -1,4 +1,4 @@
-"""One video's frames to features: the part of the extract stage that needs torch, in the embedder or in the job itself."""
+"""One video's frames to features: what of the extract stage needs torch, in the embedder or in the job itself."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,7 @@ from framefeat import tolerances
 from framefeat.backbone.device_errors import is_lost
 from framefeat.errors import UserError
 from framefeat.files import atomic_path, file_sha256, read_json, write_json
-from framefeat.records import Embedded, EmbedRequest, Evidence, ModelRequest
+from framefeat.records import Embedded, EmbedRequest, Evidence, ModelRequest, PixelCheck
 from framefeat.vectors import cosine
 
 SCHEMA = 1
@@ -57,8 +58,10 @@ class Models:
 
 
 def load_network(message: ModelRequest, path: Path, device: str) -> tuple[Any, str]:
-    """The network that ``message`` describes, with the weights at ``path``, and their sha256; checked against what the run
-    was begun with."""
+    """The network that ``message`` describes, with the weights at ``path``, and their sha256.
+
+    Raises ``UserError`` where they are not those that the run was begun with.
+    """
     from framefeat.backbone.network import load_model
     from framefeat.backbone.spec import BackboneSpec
     from framefeat.backbone.weights import published_digest
@@ -85,7 +88,7 @@ def embed_video(
     turn: Callable[[], AbstractContextManager[None]] = nullcontext,
     beat: Callable[[], None] = lambda: None,
 ) -> Embedded:
-    """``_embed``; what nobody foresaw is a finding about this video, and ``trace`` in the answer says where it happened.
+    """``_embed``; what nobody foresaw is a finding about this video, and the answer's ``trace`` says where it happened.
 
     Trouble of the machine, the device or the weights is raised: it is no video's.
     """
@@ -122,56 +125,32 @@ def _embed(
 ) -> Embedded:
     """Write one video's features (float32 [T, D], NaN in bad rows) and their record; returns the record.
 
-    ``message`` names the files (``frames`` uint8 [T, h, w, 3], ``recheck`` uint8 [K, h, w, 3], ``evidence``) and what else
-    decides the result; ``network`` is a ``framefeat.backbone.network.Network``. The rows of ``recheck`` are embedded too and compared with the features as they
-    were written. Rows whose features are not finite are ``bad_rows`` of the record; all are, where there is a ``problem``.
-    The forward passes alone happen in ``turn``, so that others compute while this reads and writes; ``beat`` is called after
-    each batch.
+    ``message`` names the files (``frames`` uint8 [T, h, w, 3], ``recheck`` uint8 [K, h, w, 3], ``evidence``) and what
+    else decides the result; ``network`` is a ``framefeat.backbone.network.Network``. The rows of ``recheck`` are
+    embedded too and compared with the features as they were written. Rows whose features are not finite are
+    ``bad_rows`` of the record; all are, where there is a ``problem``. The forward passes alone happen in ``turn``, so
+    that others compute while this reads and writes; ``beat`` is called after each batch.
     """
     from framefeat.backbone.network import AUTO_BATCH
 
-    evidence: Evidence = read_json(message["evidence"])
-    frames = np.load(message["frames"], mmap_mode="r")
-    again = np.load(message["recheck"])
+    evidence, frames, again, bad = _opened(message)
     kind = network.device.type
     batch = AUTO_BATCH[kind] if message["batch_size"] == "auto" else int(message["batch_size"])
-    bad = np.asarray(evidence["rows"]["status"], dtype=object) == "bad"
-    if len(bad) != len(frames):
-        raise UserError(
-            f"{message['video']}: {len(frames)} frames, but evidence for {len(bad)} rows; sample it again."
-        )
-    rows = evidence["recheck"]["rows"] if len(again) else []
-    nothing_wanted = bad if not problem else np.ones_like(bad)
+    unwanted = np.ones_like(bad) if problem else bad
     with turn():
         features, second, used = _features(
-            network, frames, again, nothing_wanted, batch, int(message["threads"]), beat
+            network, frames, again, unwanted, batch, int(message["threads"]), beat
         )
-    lost = ~bad & ~_finite(features)
-    lost[[row for row, well in zip(rows, _finite(second), strict=False) if not well]] = True
+    rechecked = evidence["recheck"]["rows"] if len(again) else []
+    lost = _lost(features, second, rechecked, bad)
     features[lost] = np.nan
-    if lost.any() and not problem:
-        problem = (
-            f"the features of {lost.sum()} rows are not finite, the first of them row {np.argmax(lost)}; with precision: "
-            "fp16 try bf16 or float32, else the weights do not fit the backbone"
-        )
+    problem = problem or _not_finite(lost)
     bad |= lost
-    kept = [place for place, row in enumerate(rows) if not lost[row]]
-    rows, second = [rows[place] for place in kept], second[kept]
-    differences = [evidence["recheck"]["mean_abs_diff"][place] for place in kept]
     with atomic_path(message["features"]) as temporary, open(temporary, "wb") as stream:
         np.save(stream, features, allow_pickle=False)
     written = np.load(message["features"])
-    cosines = [cosine(vector, written[row]) for vector, row in zip(second, rows, strict=True)]
-    same = (
-        tolerances.COSINE_OF_SAME_PIXELS
-        if message["precision"] == "float32"
-        else tolerances.COSINE_OF_SAME_PIXELS_HALF
-    )
-    alike = [
-        cosine >= (same if difference == 0 else tolerances.COSINE_OF_NEAR_PIXELS)
-        for cosine, difference in zip(cosines, differences, strict=True)
-    ]
-    agrees = bool(rows) and all(alike)
+    kept = [place for place, row in enumerate(rechecked) if not lost[row]]
+    compared = _compare(message["precision"], evidence["recheck"], kept, second, written)
     record: Embedded = {
         "schema": SCHEMA,
         "video_id": evidence["video_id"],
@@ -188,29 +167,95 @@ def _embed(
             **network.about,
             "warnings": [*network.about["warnings"], *message.get("warnings", [])],
         },
-        "recheck": {"rows": rows, "cosine": [round(value, 7) for value in cosines], "agrees": agrees},
-        "verified": agrees and bool(evidence["recheck"]["agrees"]) and not bad.any(),
-        "warnings": _warnings(written, evidence, bad) + ([] if agrees or not rows else [_unlike(cosines)]),
+        "recheck": {
+            "rows": compared.rows,
+            "cosine": [round(value, 7) for value in compared.cosines],
+            "agrees": compared.agrees,
+        },
+        "verified": compared.agrees and bool(evidence["recheck"]["agrees"]) and not bad.any(),
+        "warnings": _warnings(written, evidence, bad) + compared.warnings,
         "versions": dict(_versions()),
         "bad_rows": np.flatnonzero(lost).tolist(),
         "problems": [problem] if problem else [],
     }
     # From other pixels, if near ones, other features can come: a verdict. From the same pixels they cannot.
-    if any(not well and d == 0 for well, d in zip(alike, differences, strict=True)):
+    if compared.impossible:
         raise UserError(
-            f"{message['video']}: {_unlike(cosines)}; the frames or the model cannot be trusted. Run Snakemake with "
+            f"{message['video']}: {compared.warnings[0]}; the frames or the model cannot be trusted. Run Snakemake with "
             "--forcerun sample_frames; if it stays so, this machine computes wrongly."
         )
     write_json(message["record"], record)
     return record
 
 
+def _opened(message: EmbedRequest) -> tuple[Evidence, np.ndarray, np.ndarray, np.ndarray]:
+    """Evidence, frames, frames decoded again, and which rows are bad (bool [T])."""
+    evidence: Evidence = read_json(message["evidence"])
+    frames = np.load(message["frames"], mmap_mode="r")
+    again = np.load(message["recheck"])
+    bad = np.asarray(evidence["rows"]["status"], dtype=object) == "bad"
+    if len(bad) != len(frames):
+        raise UserError(
+            f"{message['video']}: {len(frames)} frames, but evidence for {len(bad)} rows; sample it again."
+        )
+    return evidence, frames, again, bad
+
+
+def _lost(features: np.ndarray, second: np.ndarray, rechecked: Sequence[int], bad: np.ndarray) -> np.ndarray:
+    """bool [T]: rows that have a frame and no finite features, the first time or the second."""
+    lost = ~bad & ~_finite(features)
+    lost[[row for row, well in zip(rechecked, _finite(second), strict=False) if not well]] = True
+    return lost
+
+
+def _not_finite(lost: np.ndarray) -> str:
+    """Why ``lost`` rows are bad; empty where there are none."""
+    if not lost.any():
+        return ""
+    return (
+        f"the features of {lost.sum()} rows are not finite, the first of them row {np.argmax(lost)}; with precision: "
+        "fp16 try bf16 or float32, else the weights do not fit the backbone"
+    )
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Rows embedded a second time, and the cosines of their features; ``impossible``: same pixels, other features."""
+
+    rows: list[int]
+    cosines: list[float]
+    agrees: bool
+    impossible: bool
+
+    @property
+    def warnings(self) -> list[str]:
+        if self.agrees or not self.rows:
+            return []
+        return [
+            f"frames decoded and embedded a second time give other features (cosine {min(self.cosines):.5f})"
+        ]
+
+
+def _compare(
+    precision: str, recheck: PixelCheck, kept: Sequence[int], second: np.ndarray, written: np.ndarray
+) -> _Compared:
+    """``second`` [K, D]: features of the rows of ``recheck``, whose places ``kept`` count; ``written`` [T, D]."""
+    rows = [recheck["rows"][place] for place in kept]
+    cosines = [cosine(second[place], written[row]) for place, row in zip(kept, rows, strict=True)]
+    same_pixels = [recheck["mean_abs_diff"][place] == 0 for place in kept]
+    of_same = (
+        tolerances.COSINE_OF_SAME_PIXELS if precision == "float32" else tolerances.COSINE_OF_SAME_PIXELS_HALF
+    )
+    alike = [
+        value >= (of_same if same else tolerances.COSINE_OF_NEAR_PIXELS)
+        for value, same in zip(cosines, same_pixels, strict=True)
+    ]
+    impossible = any(same and not well for same, well in zip(same_pixels, alike, strict=True))
+    return _Compared(rows, cosines, bool(rows) and all(alike), impossible)
+
+
 def _finite(features: np.ndarray) -> np.ndarray:
     return np.isfinite(features).all(axis=1)
-
-
-def _unlike(cosines: Sequence[float]) -> str:
-    return f"frames decoded and embedded a second time give other features (cosine {min(cosines):.5f})"
 
 
 @cache
@@ -227,7 +272,8 @@ def _features(
     workers: int,
     beat: Callable[[], None],
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Features of ``frames`` (float32 [T, D], NaN where ``bad``) and of ``again`` (float32 [K, D]), and the batch size used."""
+    """Features of ``frames`` (float32 [T, D], NaN where ``bad``) and of ``again`` (float32 [K, D]), and the batch size
+    used."""
     from framefeat.backbone.network import Stacked, embed
 
     if bad.all():

@@ -1,7 +1,7 @@
 """The warm embedder: a process that has torch and the backbones loaded, and embeds one video per request.
 
-``python -m framefeat.extract.server FOLDER DEVICE LOG ALIVE OWNER`` is started by ``embed_client``. It ends when its owner has
-ended or when nothing has asked for long, and leaves no socket behind.
+``python -m framefeat.extract.server FOLDER DEVICE LOG ALIVE OWNER`` is started by ``client``. It ends when its
+owner has ended or when nothing has asked for long, and leaves no socket behind.
 
 One thread listens, watches the owner and ends the process; each connection has a thread of its own. torch is imported
 by the first that needs it, long after the socket is there.

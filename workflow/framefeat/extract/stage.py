@@ -3,7 +3,6 @@
 Standard library only: the job is a client of the warm embedder and lives for milliseconds.
 """
 
-import hashlib
 import os
 import shutil
 import sys
@@ -17,7 +16,7 @@ from framefeat import layout
 from framefeat.backbone.device_errors import is_lost
 from framefeat.errors import UserError, first_line
 from framefeat.extract import devices
-from framefeat.files import atomic_path, read_json
+from framefeat.files import atomic_path, file_sha256, read_json
 from framefeat.identity import FeaturesKey, features_key, request_key
 from framefeat.records import Embedded, EmbedRequest, Evidence, FeatureRecord
 from framefeat.signals import polite_end
@@ -123,7 +122,8 @@ def _compute_here(message: EmbedRequest, device: str) -> Embedded:
 
 
 def prewarm(described: Mapping[str, Any]) -> None:
-    """Let the embedder start and load while the first videos are decoded. ``described``: see the rules' settings.smk."""
+    """Let the embedder start and load while the first videos are decoded. ``described``: see the rules'
+    settings.smk."""
     from framefeat.extract import client
 
     owner = client.owner_here()
@@ -151,7 +151,8 @@ def _scratch(features: Path) -> Iterator[Path]:
 
 
 class Store:
-    """A video's last features and what they were computed from, beside the results (hard links: no second copy on the disk).
+    """A video's last features and what they were computed from, beside the results (hard links: no second copy on the
+    disk).
 
     Snakemake deletes a job's outputs before it runs the job again; where nothing that decides them has changed, they
     are taken from here, the same bytes, without a forward pass.
@@ -162,15 +163,14 @@ class Store:
         self.record = layout.record_of(self.features)
 
     def fetch(self, key: FeaturesKey, features: Path, record: Path) -> bool:
-        """Put the stored results in place; False where there are none, or of another ``key``, or other versions or a disk
-        fault made them useless."""
+        """Put the stored results in place; False where there are none, or of another ``key``, or other versions or a
+        disk fault made them useless."""
         try:
             known: FeatureRecord = read_json(self.record)
             if known["key"] != key or not _same_versions(known["versions"]):
                 return False
-            with open(self.features, "rb") as stream:
-                if known["file_sha256"] != hashlib.file_digest(stream, "sha256").hexdigest():
-                    return False
+            if known["file_sha256"] != file_sha256(self.features):
+                return False
         except (OSError, ValueError, KeyError, TypeError):
             return False
         _link(self.features, features)

@@ -50,7 +50,7 @@ class Found:
 
 
 def find_videos(settings: Settings) -> Found:
-    """The videos of the video index, in its order. A file that is not there is told in ``missing``: no row may need it."""
+    """The videos of the video index, in its order. Files that do not exist are in ``missing``: no row may need them."""
     path = str(settings.video_index)
     table = tables.read_table(path, "video_index")
     tables.require_columns(table, ("video_id", "video_path", "fps"), path, "video_index")
@@ -192,8 +192,8 @@ def stat_digest(settings: Settings, results: Path) -> str:
     where its time is older than the results. Reads no video. Where the collection cannot be listed it is the error's
     text: the merge that follows says the same to the user.
 
-    Where the last merge into ``results`` met files that it could not read, its time is part of it: the next run looks at
-    them again, since nothing else tells that a disk is back.
+    Where the last merge into ``results`` met files that it could not read, its time is part of it: the next run looks
+    at them again, since nothing else shows that a disk is back.
     """
     digest = hashlib.sha256(repr(folder.unread_since(results)).encode())
     try:

@@ -37,10 +37,10 @@ def _write(memory: Path, files: Mapping[str, Any]) -> None:
 def examine(path: str, unsure: bool = False, **asked: int) -> dict[str, Any]:
     """Read one video: ``{"stamp", "sha256", "facts", "error", "no_video"}``. Raises for the machine's trouble alone.
 
-    ``facts`` is None and ``error`` a sentence where it is damaged. ``unsure``: its name does not tell that it is a video;
-    ``no_video`` says why it is none, and None where it is one. ``stamp`` is None where the finding may not last (the file
-    could not be read, or something unforeseen happened): it is then not remembered. ``sha256`` is None where the
-    content could not be read at all. ``asked``: of ``container.probe``.
+    ``facts`` is None and ``error`` a sentence where it is damaged. ``unsure``: its name does not tell that it is a
+    video; ``no_video`` says why it is none, and None where it is one. ``stamp`` is None where the finding may not last
+    (the file could not be read, or something unforeseen happened): it is then not remembered. ``sha256`` is None where
+    the content could not be read at all. ``asked``: of ``container.probe``.
     """
     entry: dict[str, Any] = {"stamp": None, "sha256": None, "facts": None, "error": None, "no_video": None}
     try:

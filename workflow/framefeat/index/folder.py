@@ -1,7 +1,7 @@
 """What of a folder or a glob is a video, and what is left out and why.
 
 The name tells it for most files; where it does not, the content does (``why_no_video``). Links are followed, each real
-folder is visited once, and nothing but a regular file is ever opened: a named pipe would wait for ever.
+folder is visited once, and nothing but a regular file is ever opened: a named pipe would wait forever.
 """
 
 import fnmatch
@@ -18,17 +18,17 @@ from framefeat.errors import UserError
 from framefeat.files import read_json
 from framefeat.layout import LEFT_OUT, ResultsFolder
 
-#: What has one of these suffixes is taken for a video, also where it is damaged: it is then told as a damaged video.
+#: A file with one of these suffixes counts as a video. If it is damaged, it is a damaged video.
 VIDEO_SUFFIXES = frozenset(
     ".264 .265 .266 .3g2 .3gp .amv .apng .asf .avc .avi .av1 .bik .dav .dif .divx .dv .f4v .flv .gif .h261 .h263 .h264"
     " .h265 .h266 .hevc .ismv .ivf .m1v .m2t .m2ts .m2v .m4v .mj2 .mjpeg .mjpg .mk3d .mkv .mov .mp4 .mpe .mpeg .mpg"
     " .mpv .mts .mxf .nsv .nut .obu .ogm .ogv .qt .rm .rmvb .ts .vc1 .vivo .vob .vvc .webm .wmv .wtv .y4m".split()
 )
-#: Of them, those that source code has as well: such a file is no video where it holds text.
+#: Those of them that source code has too: such a file is no video if it holds text.
 _ALSO_TEXT = frozenset({".ts", ".mts"})
 TEXT = "text and data"
 _STILL, _SOUND, _UNFINISHED = "still images", "sound", "unfinished downloads"
-#: Files that their suffix tells to be something else. They are counted and not looked at.
+#: Suffixes of files that are something else. They are counted and not looked at.
 _OTHER_SUFFIXES = {
     suffix: kind
     for kind, suffixes in {
@@ -103,14 +103,14 @@ def kind_of(path: str | os.PathLike[str]) -> str:
 
 
 def listing(pattern: str) -> Listing:
-    """What a folder (searched recursively), one file, or a glob holds. What exists is a path, whatever its characters."""
+    """What a folder (searched recursively), one file, or a glob holds. A path that exists is never read as a glob."""
     found = Listing()
     kind = kind_of(pattern)
     if kind == FOLDER:
         for path, what in files_below(pattern, found):
             found.add(path, what)
     elif kind in (FILE, DANGLING):
-        found.videos.append(os.path.abspath(pattern))  # named by itself: taken whatever its suffix
+        found.videos.append(os.path.abspath(pattern))  # named by the user: taken whatever its suffix
     elif os.path.lexists(pattern):
         raise UserError(f"videos: {pattern!r} is {kind}; name a folder, a glob or a file that holds videos.")
     else:
@@ -207,7 +207,7 @@ def _each_once(paths: Iterable[str]) -> Iterator[str]:
 
 
 def video_id(path: str) -> str:
-    r"""The file's name without the suffix. What is no UTF-8 in it becomes ``\xNN``, so that the id is text everywhere."""
+    r"""The file's name without the suffix. Bytes that are not UTF-8 become ``\xNN``, so that the id is text."""
     return _text(Path(path).stem)
 
 
@@ -253,8 +253,8 @@ def _why_no_video_to_ffmpeg(path: str) -> str | None:
 def report(found: Listing, dropped: Mapping[str, LeftOut], unread: Sequence[LeftOut]) -> dict[str, Any]:
     """Everything that was found and is not in the index, as JSON.
 
-    ``dropped``: by id, files without a video (``on_bad_frames: drop``). ``unread``: files that could not be read at this
-    time; each next run looks at them again.
+    ``dropped``: by id, files without a video (``on_bad_frames: drop``). ``unread``: files that could not be read at
+    this time; each next run looks at them again.
     """
     return {
         "schema": _REPORT_SCHEMA,

@@ -30,12 +30,12 @@ SLICE_SCHEMA = 2
 def merge(settings: Settings, out: Path, workers: int = 1) -> None:
     """Write ``out/index.parquet``, ``out/slices/{key}.json``, ``out/videos/{key}.json`` and ``out/left_out.json``.
 
-    A slice holds what decides a video's frames and nothing else (fingerprint, native frame rate, alignment, digest of its
-    distinct times in ascending order), so that it is the same bytes however the rows are ordered or labelled, wherever the
-    file lies. ``videos`` holds the rest: the path, the times (float64 seconds) and the container's facts. ``left_out.json``
-    says what of a folder is not in the index.
+    A slice holds what decides a video's frames and nothing else (fingerprint, native frame rate, alignment, digest of
+    its distinct times in ascending order), so that it is the same bytes however the rows are ordered or labelled,
+    wherever the file lies. ``videos`` holds the rest: the path, the times (float64 seconds) and the container's facts.
+    ``left_out.json`` says what of a folder is not in the index.
 
-    Raises ``UserError`` listing all problems of a kind. A damaged file is not one of them: it is told when it is sampled.
+    Raises ``UserError`` listing all problems of a kind. A damaged file is none: sampling finds it.
     """
     results = ResultsFolder(out)
     video_table = None
@@ -45,7 +45,7 @@ def merge(settings: Settings, out: Path, workers: int = 1) -> None:
         frame_table, ids, times, videos = _index_of_folder(videos, known, settings)
         positions = collection.join(ids, videos, frame_name, frame_name)
     else:
-        # Tables first: reading the videos can take hours, and a mistake in a table should be told at once.
+        # Tables first: reading the videos can take hours, and a mistake in a table should be reported at once.
         found = collection.find_videos(settings)
         videos, video_table, listing, dropped = found.videos, found.table, folder.Listing(), {}
         frame_name = str(settings.frame_index)
@@ -110,7 +110,7 @@ def _read_folder(
 ) -> tuple[list[collection.Video], dict[str, dict[str, Any]], folder.Listing, dict[str, folder.LeftOut]]:
     """The videos of the folder, what is known of each file by its path, what is left out, and by id what is dropped.
 
-    ``on_bad_frames: drop`` leaves out the files that give no video at all. One that has frames, some of them bad, stays.
+    ``on_bad_frames: drop`` leaves out files that give no video at all. One that has frames, some of them bad, stays.
     """
     pattern = str(settings.videos)
     listing = folder.listing(pattern)

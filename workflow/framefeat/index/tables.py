@@ -19,7 +19,7 @@ MERGED_COLUMNS = ("__video_key", "__slice_row")
 
 
 def read_table(path: str | os.PathLike[str], key: str) -> pa.Table:
-    """Read a Parquet, CSV or TSV table as it is; ``video_id`` is text whatever it looks like (``007``, ``1e5``, ``NA``).
+    """Read a Parquet, CSV or TSV table as it is; ``video_id`` is text, also ``007``, ``1e5`` and ``NA``.
 
     ``key`` is the configuration key that named the file, for messages.
     """

@@ -83,7 +83,7 @@ def _finite(backbone: Backbone, points: list[_Point]) -> tuple[list[_Point], np.
     rows = np.array([backbone.videos[point.video].rows[point.row] for point in points], dtype=np.int64)
     if not points:
         return points, rows, np.zeros((0, 2), np.float32)
-    unit, _ = unit_rows(read_rows(backbone.matrix, rows))
+    unit = unit_rows(read_rows(backbone.matrix, rows))
     finite = np.isfinite(unit).all(axis=1)
     kept = [point for point, known in zip(points, finite, strict=True) if known]
     return kept, rows[finite], unit[finite]

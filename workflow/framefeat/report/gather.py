@@ -16,7 +16,7 @@ from framefeat.records import Manifest, VideoEntry
 from framefeat.report import numbers
 from framefeat.results import verdict
 from framefeat.results.finished import FinishedRun, rows_of
-from framefeat.vectors import unit_rows
+from framefeat.vectors import row_lengths, unit_rows
 
 _CHUNK_ROWS = 4096
 _UNLIKE_ROWS = 300
@@ -169,10 +169,9 @@ def measure(backbone: Backbone) -> None:
     backbone.norms = np.full(len(backbone.matrix), np.nan, np.float32)
     backbone.changes = np.full(len(backbone.matrix), np.nan, np.float32)
     for video in backbone.videos:
-        for rows, fresh, unit, norms in _pieces(backbone.matrix, video.rows):
-            change = numbers.changes(unit)
-            backbone.norms[rows[fresh:]] = norms[fresh:]
-            backbone.changes[rows[fresh:]] = change[fresh:]
+        for rows, fresh, values in _pieces(backbone.matrix, video.rows):
+            backbone.norms[rows[fresh:]] = row_lengths(values[fresh:])
+            backbone.changes[rows[fresh:]] = numbers.changes(unit_rows(values))[fresh:]
         norms, change = backbone.norms[video.rows], backbone.changes[video.rows]
         known = norms[np.isfinite(norms)]
         video.norm = float(np.median(known)) if known.size else float("nan")
@@ -186,20 +185,21 @@ def measure(backbone: Backbone) -> None:
 
 def learn_unlike(backbone: Backbone) -> None:
     """What two unrelated frames look like, from a few rows of the whole matrix."""
-    some, _ = unit_rows(read_rows(backbone.matrix, numbers.evenly(len(backbone.matrix), _UNLIKE_ROWS)))
+    some = unit_rows(read_rows(backbone.matrix, numbers.evenly(len(backbone.matrix), _UNLIKE_ROWS)))
     backbone.unlike = numbers.typical_change(some)
 
 
-def _pieces(matrix: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int, np.ndarray, np.ndarray]]:
-    """Stretches of ``rows`` that overlap by one row: ``(rows, first fresh row, unit features, norms)``."""
+def _pieces(matrix: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:
+    """Stretches of ``rows`` that overlap by one row: ``(rows, first fresh row, features)``."""
     for start in range(0, len(rows), _CHUNK_ROWS):
         first = max(0, start - 1)
         piece = rows[first : start + _CHUNK_ROWS]
-        yield piece, start - first, *unit_rows(read_rows(matrix, piece))
+        yield piece, start - first, read_rows(matrix, piece)
 
 
 def read_rows(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """``matrix[rows]`` for ascending rows, by plain reads of runs of neighbours: pages of a mapping would count as memory."""
+    """``matrix[rows]`` for ascending rows, by plain reads of runs of neighbours: pages of a mapping would count as
+    memory."""
     if not isinstance(matrix, np.memmap) or not matrix.flags.c_contiguous or not len(rows):
         return np.asarray(matrix[rows])
     result = np.empty((len(rows), matrix.shape[1]), dtype=matrix.dtype)

@@ -206,7 +206,7 @@ def _detail(backbone: Backbone, video: ReportVideo, sheets: thumbs.Sheets) -> di
     importance = np.nan_to_num(change, nan=0.0) + np.where(video.status != "ok", 10.0, 0.0)
     kept = numbers.telling_rows(importance, CURVE_POINTS)
     side = numbers.evenly(len(video.rows), MATRIX_SIDE)
-    unit, _ = unit_rows(read_rows(backbone.matrix, video.rows[side]))
+    unit = unit_rows(read_rows(backbone.matrix, video.rows[side]))
     similarity, lowest = numbers.similarity_bytes(unit)
     sheet, pictured = sheets.of_video.get(video.key, (-1, []))
     cells = [

@@ -22,7 +22,7 @@ from framefeat.results import verdict
 from framefeat.results.finished import result_folders
 from framefeat.run import outcome
 from framefeat.terminal import coloured, print_table, printable
-from framefeat.vectors import unit_rows
+from framefeat.vectors import row_lengths, unit_rows
 
 _LEVELS = {verdict.NOT_VERIFIED: 3, verdict.DOUBTFUL: 2, verdict.VERIFIED: 0}
 _REASONS = {3: verdict.NOT_VERIFIED, 2: verdict.DOUBTFUL, 1: "look"}
@@ -89,7 +89,7 @@ def _print_video(backbone: Backbone, video_id: str, out: TextIO) -> None:
     judge(backbone)
     video = _find(backbone, video_id)
     values = read_rows(backbone.matrix, video.rows)
-    unit, norms = unit_rows(values)
+    unit, norms = unit_rows(values), row_lengths(values)
     change = numbers.changes(unit)
     learn_unlike(backbone)
     cuts = set(numbers.likely_cuts(change, backbone.unlike).tolist())

@@ -53,7 +53,8 @@ def data_uri(payload: bytes, kind: str = "image/jpeg") -> str:
 
 
 def sprite(path: Path, cells: int, most_bytes: int) -> Sheet | None:
-    """A video's horizontal sprite of ``cells`` cells; drawn smaller where its file is above ``most_bytes``. None if unreadable."""
+    """A video's horizontal sprite of ``cells`` cells; drawn smaller where its file is above ``most_bytes``. None if
+    unreadable."""
     from PIL import Image
 
     try:

@@ -34,7 +34,8 @@ _CHUNK_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Asked:
-    """What the stored parts must have been made with, whatever their files' times say. ``spec`` describes the backbone."""
+    """What the stored parts must have been made with, whatever their files' times say. ``spec`` describes the
+    backbone."""
 
     results: ResultsFolder
     geometry: str
@@ -70,7 +71,8 @@ class Part:
 
 @dataclass
 class Columns:
-    """What the frame index says beside the user's columns: int64, float64 (NaN: no frame) and status, one for each row."""
+    """What the frame index says beside the user's columns: int64, float64 (NaN: no frame) and status, one for each
+    row."""
 
     native: np.ndarray
     pts: np.ndarray
@@ -92,8 +94,8 @@ class Columns:
 class Summary:
     """What the manifest says of all videos, gathered one by one.
 
-    ``videos``: their entries as JSON, a tenth of the memory of what it describes. ``doubtful``: of each video with doubts, how
-    far in seconds its farthest row is. ``bad``: a sentence for each video with bad rows.
+    ``videos``: their entries as JSON, a tenth of the memory of what it describes. ``doubtful``: of each video with
+    doubts, how far in seconds its farthest row is. ``bad``: a sentence for each video with bad rows.
     """
 
     videos: list[str] = field(default_factory=list)
@@ -138,11 +140,12 @@ def assemble(
 ) -> None:
     """Write ``{dataset}_features.npy``, ``frame_index.parquet`` and ``feature_manifest.json`` of one backbone.
 
-    ``results`` is ``results/{dataset}``. One video's features are in memory at a time; of each row stay its few columns of
-    the index, of each video its line of the manifest.
+    ``results`` is ``results/{dataset}``. One video's features are in memory at a time; of each row stay its few columns
+    of the index, of each video its line of the manifest.
 
-    Raises ``UserError`` listing every stored part that was not made with what is asked for, or that is not what it was when
-    it was made; and, where ``on_bad_frames`` is ``fail``, listing every video that has bad rows. Nothing is written then.
+    Raises ``UserError`` listing every stored part that was not made with what is asked for, or that is not what it was
+    when it was made; and, where ``on_bad_frames`` is ``fail``, listing every video that has bad rows. Nothing is
+    written then.
     """
     asked = Asked(
         ResultsFolder(results),
@@ -365,7 +368,8 @@ def finding(entry: VideoEntry) -> str:
 
 
 class Matrix:
-    """A .npy file of float32 [N, D] in C order, whose rows come in any order. ``stream``: open for writing, unbuffered."""
+    """A .npy file of float32 [N, D] in C order, whose rows come in any order. ``stream``: open for writing,
+    unbuffered."""
 
     def __init__(self, stream: FileIO, rows: int, dim: int) -> None:
         npy.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)})

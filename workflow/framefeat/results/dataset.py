@@ -1,4 +1,4 @@
-"""Reading a finished run: the matrix (memory-mapped), its index and its manifest, together and checked against each other."""
+"""Reading a finished run: matrix (memory-mapped), index and manifest, checked against each other."""
 
 import os
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ _NEEDED = ("video_id", "timestamp_sec", "native_idx", "status")
 class Features:
     """One backbone's results. Row i of ``matrix`` is row i of ``index``.
 
-    ``matrix``: float32 ``[N, D]``, memory-mapped and read-only; ``index``: the user's columns plus ``native_idx, pts_sec,
-    offset_sec, status``; ``manifest``: the parsed ``feature_manifest.json``. The paths are absolute, so that they hold after a
-    change of directory and in another process.
+    ``matrix``: float32 ``[N, D]``, memory-mapped and read-only; ``index``: the user's columns plus ``native_idx,
+    pts_sec, offset_sec, status``; ``manifest``: the parsed ``feature_manifest.json``. The paths are absolute, so that
+    they hold after a change of directory and in another process.
     """
 
     matrix_path: Path
@@ -109,10 +109,10 @@ class Features:
     ) -> "SequenceDataset":
         """A ``torch.utils.data.Dataset`` with one item per video, rows in time order.
 
-        ``targets``: a Parquet or CSV file, a table of pandas, polars or pyarrow, or a structured numpy array, with ``video_id``,
-        ``frame_idx`` and one number per row (``target_column`` says which, where there are several); joined on the two keys, every
-        row must be found. Or a numpy array with one number for each row of the matrix, in its order.
-        ``split``: a text file with one video id per line, or a list of ids; None is every video.
+        ``targets``: a Parquet or CSV file, a table of pandas, polars or pyarrow, or a structured numpy array, with
+        ``video_id``, ``frame_idx`` and one number per row (``target_column`` says which, where there are several);
+        joined on the two keys, every row must be found. Or a numpy array with one number for each row of the matrix, in
+        its order. ``split``: a text file with one video id per line, or a list of ids; None is every video.
         """
         from framefeat.results.sequences import SequenceDataset
         from framefeat.results.targets import read_split, read_targets

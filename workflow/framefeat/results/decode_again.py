@@ -71,7 +71,8 @@ def _strictly(container: Any, wanted: Sequence[int], shape: Any) -> dict[int, np
 
 
 def container_of(path: str, index_source: str) -> Any:
-    """The container as sampling saw it: counted in a decode of everything, where its packets had turned out not to tell."""
+    """The container as sampling saw it: counted in a decode of everything, where its packets had turned out not to
+    tell."""
     from framefeat.video.container import read_container
 
     return read_container(

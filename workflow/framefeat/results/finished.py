@@ -64,7 +64,8 @@ def not_whole(path: Path, kind: str, error: Exception) -> UserError:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """One backbone's results: where its files lie, and its manifest. Matrix and index are opened when they are asked for."""
+    """One backbone's results: where its files lie, and its manifest. Matrix and index are opened when they are asked
+    for."""
 
     matrix_path: Path
     index_path: Path

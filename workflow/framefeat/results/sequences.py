@@ -86,8 +86,8 @@ class SequenceDataset(Dataset[dict[str, Any]]):
 def pad_collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Pad items to the longest: ``features [B, T, D]``, ``target [B, T]`` or None, ``mask [B, T]``, ``lengths [B]``.
 
-    ``mask`` is False on padding and on bad rows alike, where features and target are 0: a loss is to be taken over ``mask``.
-    ``rows`` is -1 on padding; ``video_id`` is a list.
+    ``mask`` is False on padding and on bad rows alike, where features and target are 0: a loss is to be taken over
+    ``mask``. ``rows`` is -1 on padding; ``video_id`` is a list.
     """
     from torch.nn.utils.rnn import pad_sequence
 

@@ -57,7 +57,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class StoredRows:
-    """What the results say of one video's rows. All arrays [T], ``features`` float32 [T, D]; ``rows``: of the matrix."""
+    """What the results say of one video's rows. All arrays [T], ``features`` float32 [T, D]; ``rows``: of the
+    matrix."""
 
     entry: VideoEntry
     rows: np.ndarray

@@ -38,7 +38,8 @@ def lines(results: Path, backbones: Sequence[str]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What the merge did not take of a folder of videos: ``path`` and ``reason`` of each; by kind, what needs no naming."""
+    """What the merge did not take of a folder of videos: ``path`` and ``reason`` of each; by kind, what needs no
+    naming."""
 
     files: list[dict[str, str]]
     counts: dict[str, int]
@@ -96,8 +97,8 @@ def _listed(things: Sequence[Any], words: Callable[[Any], str], noun: str) -> It
 
 
 def failures(logs: Iterable[Path], since: float, command: str) -> Iterator[str]:
-    """For each job that failed since ``since`` (seconds since the epoch): what its log, somewhere in ``logs``, says last and
-    where it lies; then ``command``, which goes on from there. What several jobs say is said once."""
+    """For each job that failed since ``since`` (seconds since the epoch): what its log, somewhere in ``logs``, says
+    last and where it lies; then ``command``, which goes on from there. What several jobs say is said once."""
     found: dict[str, list[Path]] = {}
     for path in (path for folder in logs if folder.is_dir() for path in sorted(folder.rglob("*.log"))):
         try:

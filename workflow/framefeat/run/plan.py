@@ -50,7 +50,8 @@ class Changes:
 
 
 def configuration(configfile: Path | None) -> dict[str, Any]:
-    """config/config.yaml with ``configfile`` laid over it, the way Snakemake does: maps are merged, the rest replaced."""
+    """config/config.yaml with ``configfile`` laid over it, the way Snakemake does: maps are merged, the rest
+    replaced."""
     config = _mapping(Path("config/config.yaml"), "run this in the folder from which Snakemake is run")
     if configfile is not None:
         _lay_over(config, _mapping(configfile, "name the file that Snakemake is given"))

@@ -39,7 +39,8 @@ class Tally:
     _began: float | None = None
 
     def run_begins(self, counts: Mapping[str, int]) -> None:
-        """``counts``: jobs per rule, as Snakemake plans them at its start (before the checkpoint: without the videos)."""
+        """``counts``: jobs per rule, as Snakemake plans them at its start (before the checkpoint: without the
+        videos)."""
         self._counts = dict(counts)
 
     def job_begins(
@@ -101,7 +102,8 @@ class Tally:
         return (self.total - self.done) * (now - since) / max(1, steps)
 
     def line(self, now: float) -> str:
-        """One line for a person: ``12 of 50 videos · 6,120 frames · 310 frames/s · about 40 s left · 27 of 105 steps``."""
+        """One line for a person: ``12 of 50 videos · 6,120 frames · 310 frames/s · about 40 s left · 27 of 105
+        steps``."""
         parts = []
         if self.of_videos:
             parts.append(f"{self.embedded:,} of {self.of_videos:,} videos")

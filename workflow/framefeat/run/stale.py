@@ -1,4 +1,4 @@
-"""Files of videos that are no longer in the index: they are in no matrix; this lists them, and deletes them on demand."""
+"""Files of videos that are no longer in the index, and so in no matrix: listed, and deleted on demand."""
 
 from dataclasses import dataclass
 from pathlib import Path

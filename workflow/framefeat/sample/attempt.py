@@ -110,7 +110,7 @@ class Sampler:
             try:
                 return self._sample(container)
             except Contradiction as contradiction:
-                # Nothing that was planned by the packets holds: all rows anew, counted in a decode of everything in order.
+                # The plan made from packets does not hold: all rows again, counted in a decode in order.
                 container = read_container(self.path, self.line.tick, str(contradiction))
                 self._clear()
                 return self._sample(container)
@@ -368,7 +368,7 @@ class Sampler:
 
 
 def bearable(container: Container, numbers: Sequence[int], in_order: bool) -> list[int]:
-    """Those that a second decode reaches at bearable cost: ``in_order`` from the file's start, else from a key frame."""
+    """Those that a second decode can reach cheaply: ``in_order`` from the file's start, else from a key frame."""
     if in_order or container.index_source != "packets":
         budget = min(_MOST_DECODED_AGAIN, max(SHORT_FRAMES, container.n_presented // 8))
         return [number for number in numbers if number < budget] or list(numbers[:1])
@@ -395,6 +395,6 @@ def _told_look(look: SecondLook, rows_of: Mapping[int, Sequence[int]]) -> PixelC
 
 
 def _versions() -> dict[str, str]:
-    """Versions of what decoded and resized, as the loaded modules tell them: looking packages up costs a tenth of a short job."""
+    """Versions of what decoded and resized, by the loaded modules: to look packages up costs a tenth of a short job."""
     names = {"av": "av", "decord": "decord", "PIL": "pillow"}
     return {label: sys.modules[name].__version__ for name, label in names.items() if name in sys.modules}

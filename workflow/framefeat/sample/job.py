@@ -1,4 +1,4 @@
-"""What one sampling job is about: the video's record, checked against the merge and against the file that was fetched."""
+"""What one sampling job is about: the video's record, checked against the merge and the file that was fetched."""
 
 import os
 from collections.abc import Mapping

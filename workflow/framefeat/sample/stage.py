@@ -75,7 +75,7 @@ def sample_video(
 
 
 def tell_finding(video_id: str, bad: int, rows: int, problems: Sequence[str]) -> None:
-    """One line on standard error, a job's log, and on standard output where that goes elsewhere: to the run's terminal."""
+    """One line on standard error (the job's log), and on standard output if that is another (the run's terminal)."""
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     text = f"{video_id}: {bad} of {rows} rows are bad: {problems[0]}{more}".encode(
         "utf-8", "backslashreplace"
@@ -87,7 +87,7 @@ def tell_finding(video_id: str, bad: int, rows: int, problems: Sequence[str]) ->
 
 
 class _Attempts:
-    """Once; where decord dies under ``auto``, once more with PyAV; where all fails, evidence of rows that are all bad."""
+    """Once; if decord dies under ``auto``, once more with PyAV; if all fails, evidence with only bad rows."""
 
     def __init__(self, job: SampleJob, timeout: float, stored: str) -> None:
         self.job, self.timeout, self.stored = job, timeout, stored
@@ -165,7 +165,7 @@ class _Attempts:
             raise
 
     def _unread(self) -> str:
-        """Why the file cannot even be read, as a sentence; empty where it can be. The disk's silence is the machine's."""
+        """Why the file cannot even be read, as a sentence; empty if it can. A hanging disk is the machine's trouble."""
         try:
             why = run_in_child(partial(_read_through, self.path), self.timeout)
         except ChildLost as lost:

@@ -23,8 +23,9 @@ MOST_FRAMES_APART = 2
 class Labels:
     """What people said of one video.
 
-    ``importance``: float64 ``[frames]``, what ``gtscore`` holds. ``user_scores``: float64 ``[users, frames]`` in 0..1, from which
-    summaries are made; or ``user_summaries``: uint8 ``[users, frames]``, the summaries that they chose themselves.
+    ``importance``: float64 ``[frames]``, what ``gtscore`` holds. ``user_scores``: float64 ``[users, frames]`` in 0..1,
+    from which summaries are made; or ``user_summaries``: uint8 ``[users, frames]``, the summaries that they chose
+    themselves.
     """
 
     importance: np.ndarray
@@ -41,7 +42,8 @@ class Labels:
 
 
 class Annotations(Protocol):
-    """Where labels come from, one video at a time; a context manager. ``words``: what the exported file says of them."""
+    """Where labels come from, one video at a time; a context manager. ``words``: what the exported file says of
+    them."""
 
     path: Path
     words: Mapping[str, str]
@@ -70,7 +72,8 @@ class Annotations(Protocol):
 
 
 def open_annotations(path: str | os.PathLike[str]) -> Annotations:
-    """Open ``ydata-tvsum50.mat`` (MATLAB v7.3), ``ydata-tvsum50-anno.tsv``, or SumMe's folder ``GT`` (one .mat per video)."""
+    """Open ``ydata-tvsum50.mat`` (MATLAB v7.3), ``ydata-tvsum50-anno.tsv``, or SumMe's folder ``GT`` (one .mat per
+    video)."""
     path = Path(path)
     if path.is_dir():
         return SumMeAnnotations(path)
@@ -221,8 +224,8 @@ class TsvAnnotations(_Scores):
 
 
 class SumMeAnnotations:
-    """SumMe's folder ``GT``: ``{video}.mat`` with ``user_score`` [nFrames, users] (above 0: the user chose the frame) and
-    ``gt_score`` [nFrames, 1]. Videos are in byte order of their names."""
+    """SumMe's folder ``GT``: ``{video}.mat`` with ``user_score`` [nFrames, users] (above 0: the user chose the frame)
+    and ``gt_score`` [nFrames, 1]. Videos are in byte order of their names."""
 
     words: Mapping[str, str] = {
         "gtscore": "gt_score at picks",

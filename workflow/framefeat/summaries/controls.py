@@ -4,7 +4,8 @@ A summariser that scores as well on a control as on the features has learned not
 
 - ``zero``: every value 0.
 - ``row_shuffled``: the rows of each video permuted among themselves: the content stays, its order in time is gone.
-- ``cross_video_shuffled``: all rows permuted over the whole data set: content and order are gone, the distribution stays.
+- ``cross_video_shuffled``: all rows permuted over the whole data set: content and order are gone, the distribution
+  stays.
 
 Bad rows (NaN) stay where they are, so that ``status`` in the frame index stays true.
 """
@@ -39,8 +40,8 @@ def make_controls(
 ) -> dict[str, Path]:
     """Write ``out_dir/{kind}/`` for each kind: matrix, frame index (copied) and manifest (with a ``control`` entry).
 
-    Deterministic in ``seed``, kind and the order of the rows, whatever the version of numpy. A few MB of the matrix and two
-    integers per row are in memory at a time. Returns the folders by kind.
+    Deterministic in ``seed``, kind and the order of the rows, whatever the version of numpy. A few MB of the matrix and
+    two integers per row are in memory at a time. Returns the folders by kind.
     """
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:

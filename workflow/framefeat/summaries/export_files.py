@@ -1,7 +1,9 @@
 """The features of a finished run as many files, one video each, in the layouts that people's loaders read.
 
-- ``npy``: ``{video}_{backbone}.npy`` ``[T, D]``, ``{video}_fps.npy`` and ``{video}_timestamps_ms.npy`` (as video_features writes).
-- ``npz``: ``{video}.npz`` with ``features`` ``[T, D]`` and ``timestamps`` (QVHighlights' and Moment-DETR's loaders read ``features``).
+- ``npy``: ``{video}_{backbone}.npy`` ``[T, D]``, ``{video}_fps.npy`` and ``{video}_timestamps_ms.npy`` (as
+  video_features writes).
+- ``npz``: ``{video}.npz`` with ``features`` ``[T, D]`` and ``timestamps`` (QVHighlights' and Moment-DETR's loaders read
+  ``features``).
 - ``webdataset``: ``{dataset}-000000.tar`` and on, one sample per video: ``features.npy``, ``timestamps.npy``, ``json``.
 
 Rows stand in order of time. ``export.json`` tells which files are whose, and which matrix they come from.
@@ -28,7 +30,7 @@ _UNSAFE = re.compile(r"[/\\%~\x00-\x1f\x7f]|^\.")
 
 
 @dataclass(frozen=True, eq=False)
-class _Video:
+class _ExportedVideo:
     """What is written of one video: ``values`` float32 ``[T, D]``, ``times`` float64 ``[T]`` in seconds, ascending."""
 
     video_id: str
@@ -49,8 +51,9 @@ def run(
 ) -> dict[str, Any]:
     """Write the files into the folder ``out`` and say where they are; returns what ``export.json`` holds.
 
-    ``l2``: scale rows to unit length. ``drop_bad``: leave bad rows out instead of refusing. ``every``: row k is the mean of the
-    video's rows from ``k * every`` to ``(k + 1) * every`` seconds. ``force``: replace files that framefeat did not write.
+    ``l2``: scale rows to unit length. ``drop_bad``: leave bad rows out instead of refusing. ``every``: row k is the
+    mean of the video's rows from ``k * every`` to ``(k + 1) * every`` seconds. ``force``: replace files that framefeat
+    did not write.
     """
     if every is not None and not (np.isfinite(every) and every > 0):
         raise UserError(f"every: {every} is not a number of seconds above 0.")
@@ -114,7 +117,9 @@ def _first_gap(times: np.ndarray, every: float) -> int | None:
     return int(lacking[0]) if len(lacking) else None
 
 
-def _read(features: Features, video_id: str, rows: np.ndarray, l2: bool, every: float | None) -> _Video:
+def _read(
+    features: Features, video_id: str, rows: np.ndarray, l2: bool, every: float | None
+) -> _ExportedVideo:
     values = np.array(features.matrix[rows], dtype=np.float32)
     if not np.isfinite(values).all():
         raise UserError(
@@ -132,16 +137,17 @@ def _read(features: Features, video_id: str, rows: np.ndarray, l2: bool, every: 
         counts = np.diff(np.r_[starts, len(window)])[:, None]
         values = (np.add.reduceat(values.astype(np.float64), starts, axis=0) / counts).astype(np.float32)
         times, fps = np.arange(len(values)) * every, 1 / every
-    return _Video(video_id, unit_rows(values)[0] if l2 else values, times, fps)
+    return _ExportedVideo(video_id, unit_rows(values) if l2 else values, times, fps)
 
 
 def file_stem(video_id: str) -> str:
-    """The id itself where it can be a file's name, since loaders look for ``{id}.npz``; else what stands for it. One to one."""
+    """The id itself where it can be a file's name, since loaders look for ``{id}.npz``; else what stands for it. One to
+    one."""
     return video_key(video_id) if _UNSAFE.search(video_id) or len(os.fsencode(video_id)) > 180 else video_id
 
 
 def _write_npy(
-    folder: Path, features: Features, videos: Iterator[_Video], _: int
+    folder: Path, features: Features, videos: Iterator[_ExportedVideo], _: int
 ) -> Iterator[Mapping[str, Any]]:
     suffix = features.folder.name
     for video in videos:
@@ -152,7 +158,9 @@ def _write_npy(
         yield {"video_id": video.video_id, "rows": len(video.values), "file": f"{stem}_{suffix}.npy"}
 
 
-def _write_npz(folder: Path, _: Features, videos: Iterator[_Video], __: int) -> Iterator[Mapping[str, Any]]:
+def _write_npz(
+    folder: Path, _: Features, videos: Iterator[_ExportedVideo], __: int
+) -> Iterator[Mapping[str, Any]]:
     for video in videos:
         name = f"{file_stem(video.video_id)}.npz"
         np.savez(folder / name, features=video.values, timestamps=video.times)
@@ -160,7 +168,7 @@ def _write_npz(folder: Path, _: Features, videos: Iterator[_Video], __: int) -> 
 
 
 def _write_webdataset(
-    folder: Path, features: Features, videos: Iterator[_Video], videos_per_shard: int
+    folder: Path, features: Features, videos: Iterator[_ExportedVideo], videos_per_shard: int
 ) -> Iterator[Mapping[str, Any]]:
     try:
         from webdataset import TarWriter

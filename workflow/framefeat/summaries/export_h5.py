@@ -1,8 +1,8 @@
 """The HDF5 file that video summarisers load (the layout of ``eccv16_dataset_*_google_pool5.h5``), from a finished run.
 
-One group per video, ``video_1`` onward: by its place in the annotations, by its group in the file that labels are taken from, or
-in order of first appearance in the frame index. Within a group the rows stand in order of time. Without labels ``gtscore``,
-``gtsummary`` and ``user_summary`` are left out.
+One group per video, ``video_1`` onward: by its place in the annotations, by its group in the file that labels are taken
+from, or in order of first appearance in the frame index. Within a group the rows stand in order of time. Without labels
+``gtscore``, ``gtsummary`` and ``user_summary`` are left out.
 """
 
 import json
@@ -52,7 +52,8 @@ class _Options:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What goes into one group, known before anything is written. ``rows``: matrix rows in time order, none of them bad."""
+    """What goes into one group, known before anything is written. ``rows``: matrix rows in time order, none of them
+    bad."""
 
     group: str
     video_id: str
@@ -75,11 +76,11 @@ def run(
 ) -> list[dict[str, Any]]:
     """Write ``out`` (atomically) and print a table; returns the table, one dict per video.
 
-    ``annotations``: TVSum's .mat or anno .tsv, or SumMe's folder GT. ``l2``: scale the exported features to unit length.
-    ``drop_bad``: leave bad rows out instead of refusing. ``segments_from``: take ``change_points`` from another file of this layout
-    (needed for a control, whose own features say nothing about shots). ``labels_from``: take ``user_summary``, ``gtscore`` and
-    ``change_points`` from one. ``vmax``: weight of the penalty of the segmentation. ``force``: replace a file that framefeat did not
-    write.
+    ``annotations``: TVSum's .mat or anno .tsv, or SumMe's folder GT. ``l2``: scale the exported features to unit
+    length. ``drop_bad``: leave bad rows out instead of refusing. ``segments_from``: take ``change_points`` from another
+    file of this layout (needed for a control, whose own features say nothing about shots). ``labels_from``: take
+    ``user_summary``, ``gtscore`` and ``change_points`` from one. ``vmax``: weight of the penalty of the segmentation.
+    ``force``: replace a file that framefeat did not write.
     """
     features = load(features_dir)
     _check_combination(features, annotations, segments_from, labels_from)
@@ -310,7 +311,7 @@ def _write(file: Any, features: Features, plan: _Plan, options: _Options) -> dic
     shots = _shots(features, plan, options, values, picks)
     left = choice(shots, plan.n_frames)
     group = file.create_group(plan.group)
-    group["features"] = unit_rows(values)[0] if options.l2 else values
+    group["features"] = unit_rows(values) if options.l2 else values
     group["picks"] = picks
     group["n_frames"] = np.int32(plan.n_frames)
     group["n_steps"] = np.int32(len(picks))

@@ -1,4 +1,4 @@
-"""Where an export may be written: never over what it is made of, and over other files only where framefeat wrote them."""
+"""Where an export may be written: never over what it is made of, over other files only if framefeat wrote them."""
 
 import os
 import shutil
@@ -37,10 +37,12 @@ def check_file(out: Path, inputs: Iterable[Path], force: bool, ours: Callable[[P
 def new_folder(
     out: Path, inputs: Iterable[Path], force: bool, record: Mapping[str, Any]
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield an empty folder to write files into, and ``record`` to add to; when the block ends, the files are moved into ``out``.
+    """Yield an empty folder to write files into, and ``record`` to add to; when the block ends, the files are moved
+    into ``out``.
 
-    ``out`` may be new, empty, or an export that framefeat wrote; files of the earlier export are replaced or removed. Each file
-    appears whole. ``out/export.json`` (``record``, and all files by name) says ``complete: false`` until the last is there.
+    ``out`` may be new, empty, or an export that framefeat wrote; files of the earlier export are replaced or removed.
+    Each file appears whole. ``out/export.json`` (``record``, and all files by name) says ``complete: false`` until the
+    last is there.
     """
     inputs = list(inputs)
     if out.exists() and not out.is_dir():

@@ -9,8 +9,8 @@ BUDGET = 0.15
 def knapsack(values: np.ndarray, weights: np.ndarray, capacity: int) -> np.ndarray:
     """The optimal subset by dynamic programming over capacity: bool ``[items]``.
 
-    ``values`` float ``[items]``, ``weights`` positive int ``[items]`` (frames). An item must improve the total to be taken
-    (value 0 never is); among equal totals the choice is deterministic. Time and bits of memory: items x capacity.
+    ``values`` float ``[items]``, ``weights`` positive int ``[items]`` (frames). An item must improve the total to be
+    taken (value 0 never is); among equal totals the choice is deterministic. Time and bits of memory: items x capacity.
     """
     values = np.asarray(values, dtype=np.float64)
     weights = np.asarray(weights, dtype=np.int64)
@@ -39,8 +39,8 @@ def knapsack(values: np.ndarray, weights: np.ndarray, capacity: int) -> np.ndarr
 def shot_summary(scores: np.ndarray, shots: np.ndarray, budget: float = BUDGET) -> np.ndarray:
     """A key-shot summary of one score per frame: uint8 ``[n_frames]`` of 0/1.
 
-    ``scores`` float ``[n_frames]``; ``shots`` int ``[segments, 2]``, first and last frame (inclusive), covering all frames.
-    A shot's value is its mean score, its weight its length, the capacity ``int(budget * n_frames)``.
+    ``scores`` float ``[n_frames]``; ``shots`` int ``[segments, 2]``, first and last frame (inclusive), covering all
+    frames. A shot's value is its mean score, its weight its length, the capacity ``int(budget * n_frames)``.
     """
     starts, ends = shots[:, 0], shots[:, 1]
     lengths = ends - starts + 1
@@ -52,8 +52,8 @@ def shot_summary(scores: np.ndarray, shots: np.ndarray, budget: float = BUDGET) 
 def choice(shots: np.ndarray, n_frames: int, budget: float = BUDGET) -> str:
     """What is left to choose in a summary of these shots, whatever the scores.
 
-    ``empty``: no shot fits the budget. ``forced``: the shots that fit, fit together, so that all positive scores give the same summary.
-    ``free``: scores decide.
+    ``empty``: no shot fits the budget. ``forced``: the shots that fit, fit together, so that all positive scores give
+    the same summary. ``free``: scores decide.
     """
     lengths = shots[:, 1] - shots[:, 0] + 1
     capacity = int(budget * n_frames)

@@ -1,7 +1,8 @@
 """Kernel temporal segmentation: shot boundaries from frame features (Potapov et al., ECCV 2014).
 
-For each number of change points m the segmentation of least within-segment scatter is found exactly (the dynamic programme of
-``ruptures.KernelCPD``, linear kernel), and m minimises ``scatter(m) / n + vmax * m / (2 n) * (log(n / m) + 1)``.
+For each number of change points m the segmentation of least within-segment scatter is found exactly (the dynamic
+programme of ``ruptures.KernelCPD``, linear kernel), and m minimises ``scatter(m) / n + vmax * m / (2 n) * (log(n / m) +
+1)``.
 """
 
 import numpy as np
@@ -48,15 +49,16 @@ def change_points(features: np.ndarray, max_changes: int, vmax: float = VMAX) ->
 def shots_of(
     features: np.ndarray, picks: np.ndarray, times: np.ndarray, n_frames: int, vmax: float = VMAX
 ) -> np.ndarray:
-    """The shots of one video in native frames: int32 ``[segments, 2]``, **end inclusive**, covering ``0 .. n_frames - 1``.
+    """The shots of one video in native frames: int32 ``[segments, 2]``, **end inclusive**, covering ``0 .. n_frames -
+    1``.
 
-    ``features`` ``[n, D]`` of the sampled frames in time order, ``picks`` int ``[n]`` their native frame numbers (ascending),
-    ``times`` float ``[n]`` in seconds. The features are scaled to unit length, so that ``vmax`` means the same for
-    every backbone. A shot begins at the native frame of its first sample.
+    ``features`` ``[n, D]`` of the sampled frames in time order, ``picks`` int ``[n]`` their native frame numbers
+    (ascending), ``times`` float ``[n]`` in seconds. The features are scaled to unit length, so that ``vmax`` means the
+    same for every backbone. A shot begins at the native frame of its first sample.
     """
     seconds = float(times[-1] - times[0]) if len(times) else 0.0
     most = int(np.ceil(seconds / SECONDS_PER_CHANGE))
-    starts = np.asarray(picks)[change_points(unit_rows(features)[0], most, vmax)]
+    starts = np.asarray(picks)[change_points(unit_rows(features), most, vmax)]
     starts = np.unique(np.concatenate([[0], starts])).astype(np.int64)
     ends = np.concatenate([starts[1:], [n_frames]]) - 1
     return np.stack([starts, ends], axis=1).astype(np.int32)

@@ -15,8 +15,8 @@ _BEYOND = 2**53
 
 @dataclass(frozen=True)
 class Aligned:
-    """The frames of samples: ``native`` int64 [T] (-1: none), ``status`` per row (``ok``, ``clamped``, ``bad``) and, for
-    bad rows, why."""
+    """The frames of samples: ``native`` int64 [T] (-1: none), ``status`` per row (``ok``, ``clamped``, ``bad``) and,
+    for bad rows, why."""
 
     native: np.ndarray
     status: list[str]

@@ -1,4 +1,4 @@
-"""Crops that a container asks for and FFmpeg's libraries do not hand to a decoder: MP4's clean aperture and Matroska's crop.
+"""Crops that a container asks for and FFmpeg does not hand to a decoder: MP4's clean aperture, Matroska's crop.
 
 Read from the file's own boxes (ISO/IEC 14496-12, 8.5.2 and 12.1.4) and elements (RFC 9559, 5.1.4.1.28).
 """

@@ -1,7 +1,7 @@
 """What a packet's first bytes tell of H.264 and HEVC: where decoding can begin, and what state travels with the packet.
 
-Only what precedes the first slice is read, and of the slice its type. ITU-T H.264 sections 7.3 and 7.4.1, H.265 sections
-7.3 and 7.4.2.
+Only what precedes the first slice is read, and of the slice its type. ITU-T H.264 sections 7.3 and 7.4.1, H.265
+sections 7.3 and 7.4.2.
 """
 
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ class Head:
     """What precedes a packet's picture data.
 
     ``entry``: decoding can begin here (H.264: IDR, or a recovery point that is exact at once; HEVC: IRAP).
-    ``parameters``: the parameter sets in the packet, as they stand. ``bidirectional``: the first slice is a B slice; None
-    where it is not known.
+    ``parameters``: the parameter sets in the packet, as they stand. ``bidirectional``: the first slice is a B slice;
+    None where it is not known.
     """
 
     entry: bool
@@ -144,7 +144,7 @@ def _is_b_slice(unit: bytes) -> bool:
 
 
 def _recovers_at_once(unit: bytes) -> bool:
-    """Whether an SEI unit holds a recovery point with recovery_frame_cnt 0 and exact_match or not: x264's open groups."""
+    """Whether an SEI unit holds a recovery point with recovery_frame_cnt 0, exact or not: x264's open groups."""
     payload = unit.replace(b"\0\0\3", b"\0\0")
     place = 1
     while place + 1 < len(payload):

@@ -1,6 +1,6 @@
 """Which reader serves a file, and which other one looks at its frames again.
 
-Three ways lead to the same frames: decord, PyAV that leaves out what no one needs, and PyAV decoding everything in order.
+Three ways lead to the same frames: decord, PyAV that skips what no one needs, and PyAV that decodes all in order.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ import numpy as np
 from framefeat.errors import UserError
 from framefeat.video.container import Container
 from framefeat.video.decord import DecordReader, lost_seek
+from framefeat.video.packets import Tick, nothing
 from framefeat.video.pyav import CountingReader, PyavReader, in_order_reader, is_read_whole
-from framefeat.video.reader import Contradiction, Decoded, Reader, ReaderMistake, Tick, nothing
+from framefeat.video.reader import Contradiction, Decoded, Reader, ReaderMistake
 
 
 def choose_reader(
@@ -19,9 +20,9 @@ def choose_reader(
 ) -> tuple[Reader, str]:
     """The reader that serves ``container`` and the reason; never a matter of timing.
 
-    ``auto`` takes decord where its count, times, shape and the pixels of a decoded frame agree with PyAV's, and where every
-    seek that it makes for ``wanted`` is known to land. With ``decord`` a file that it misreads is a ``UserError``. Raises
-    ``Contradiction`` where PyAV finds that the packets do not tell the frames.
+    ``auto`` takes decord where its count, times, shape and the pixels of a decoded frame agree with PyAV's, and where
+    every seek that it makes for ``wanted`` is known to land. With ``decord`` a file that it misreads is a
+    ``UserError``. Raises ``Contradiction`` where PyAV finds that the packets do not tell the frames.
     """
     if decoder == "pyav":
         return pyav_reader(container, tick), "asked for"
@@ -50,7 +51,7 @@ def choose_reader(
 
 
 def _tried_frames(container: Container, wanted: Sequence[int]) -> list[int]:
-    """The first wanted frame, and the one that is cheapest to reach from a later key frame, so that decord must seek."""
+    """The first wanted frame, and the one cheapest to reach from a later key frame, so that decord must seek."""
     if not len(wanted):
         return [0]
     first = int(min(wanted))

@@ -23,6 +23,7 @@ from framefeat.video.packets import (
     best_stream,
     cause,
     check_file,
+    nothing,
     open_source,
     read_packets,
 )
@@ -167,22 +168,18 @@ def declared_times(container: Container) -> np.ndarray:
     return np.concatenate([times, end + step * np.arange(lost)])
 
 
-def _nothing() -> None:
-    return None
-
-
 def read_container(
     path: str | os.PathLike[str],
-    tick: Tick = _nothing,
+    tick: Tick = nothing,
     contradiction: str | None = None,
     trial: bool = True,
 ) -> Container:
     """Read the packets of the best video stream once, and decode the first of them; all of them where they do not tell.
 
     ``tick`` is called now and then, as a sign of life. ``contradiction``: what a reader found that the packets did not
-    foretell, so that they are not believed. ``trial``: False where the first packets of this very content were tried before,
-    and told the frames. Raises ``UserError``, one sentence, for a file that is missing, empty,
-    unreadable or without a video stream.
+    foretell, so that they are not believed. ``trial``: False where the first packets of this very content were tried
+    before, and told the frames. Raises ``UserError``, one sentence, for a file that is missing, empty, unreadable or
+    without a video stream.
     """
     import av
 

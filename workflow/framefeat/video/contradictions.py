@@ -1,4 +1,4 @@
-"""What contradicts the packets: an index made of them is a prediction, believed while nothing here speaks against it."""
+"""What contradicts the packets. An index made of them is a prediction, believed while nothing here is found."""
 
 from typing import Any
 

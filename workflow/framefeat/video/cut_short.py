@@ -43,7 +43,7 @@ def _complaints(logs: list[Any], format_name: str, stream_index: int) -> Iterato
 
 
 def _missing_slots(source: Any, stream: Any, reading: Reading, frames: Presented) -> int:
-    """How many frames an AVI lacks by its index, which counts slots, the empty ones too; 0 where it is a few at most."""
+    """How many frames an AVI lacks by its index, which counts empty slots too; 0 where it is a few at most."""
     if "avi" not in source.format.name:
         return 0
     slots = stream.frames

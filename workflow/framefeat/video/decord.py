@@ -11,16 +11,14 @@ import numpy as np
 
 from framefeat import tolerances
 from framefeat.video.container import Container
-from framefeat.video.packets import packets_of
+from framefeat.video.packets import Tick, nothing, packets_of
 from framefeat.video.passes import leading_pictures
 from framefeat.video.pyav import PyavReader, open_stream
 from framefeat.video.reader import (
     Decoded,
     ReaderMistake,
-    Tick,
     is_harmless,
     mean_difference,
-    nothing,
 )
 
 #: Frames that equal their predecessor are common in still scenes: so many are looked at again, and the last one always.
@@ -30,8 +28,8 @@ _STILLS_LOOKED_AT = 2
 class DecordReader:
     """Sorted random access through decord on one thread, checked against the container.
 
-    Raises ``ReaderMistake`` on any doubt: its frames or times are not the container's, its decoder complains on standard
-    error, or it repeats a frame where there is another one.
+    Raises ``ReaderMistake`` on any doubt: its frames or times are not the container's, its decoder complains on
+    standard error, or it repeats a frame where there is another one.
     """
 
     name = "decord"
@@ -64,7 +62,7 @@ class DecordReader:
             self._video = decord.VideoReader(self.container.path, num_threads=1)
             starts = np.asarray(self._video.get_frame_timestamp(np.arange(len(self._video))))[:, 0]
         except Exception as error:
-            raise ReaderMistake(f"decord cannot open it ({_first_line(error)})") from None
+            raise ReaderMistake(f"decord cannot open it ({_told(error)})") from None
         self._watch.check()
         return starts.astype(np.float64)
 
@@ -112,7 +110,7 @@ class DecordReader:
         try:
             rgb = self._video[number].asnumpy()
         except Exception as error:
-            raise ReaderMistake(f"decord fails at frame {number} ({_first_line(error)})") from None
+            raise ReaderMistake(f"decord fails at frame {number} ({_told(error)})") from None
         self._watch.check()
         if rgb.ndim != 3 or rgb.shape[2] != 3:
             raise ReaderMistake(f"decord's frame {number} has shape {rgb.shape}")
@@ -166,7 +164,7 @@ def misreads(container: Container) -> str | None:
 
 
 def lost_seek(container: Container, wanted: Sequence[int], tick: Tick = nothing) -> str | None:
-    """Where a seek to a key frame that decord would seek to for ``wanted`` lands on another packet; None where all land.
+    """Where a seek that decord would make for ``wanted`` lands on another packet; None if all seeks land.
 
     decord counts on from the key frame that it asked for, wherever the container's own table takes it. Each group of
     pictures that holds a wanted frame is tried; nothing is decoded.
@@ -193,7 +191,7 @@ def lost_seek(container: Container, wanted: Sequence[int], tick: Tick = nothing)
     return None
 
 
-def _first_line(error: BaseException) -> str:
+def _told(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0].rpartition("] ")[2] if lines else type(error).__name__)[:200]
 

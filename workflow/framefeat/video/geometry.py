@@ -1,4 +1,4 @@
-"""What happens to a frame between its decoder and the network: a geometry (here, in PIL) and a normalisation (on the device).
+"""What happens to a frame between decoder and network: a geometry (here, in PIL) and a normalisation (on the device).
 
 A ``Geometry`` turns a frame of any size into one fixed size, bit for bit as torchvision's and timm's evaluation
 transforms do to a PIL image, so that sampling needs neither library. Its name is a folder name and says it all:

@@ -1,6 +1,6 @@
 """A video stream's packets, read once: times and flags of all of them, and a trial decode of the first.
 
-An index made of packets is a prediction of the frames that a decoder gives out. What can contradict it is looked for here.
+An index made of packets predicts the frames that a decoder gives out. What can contradict it is looked for here.
 """
 
 import os
@@ -31,13 +31,18 @@ Tick = Callable[[], None]
 """Called now and then, as a sign of life."""
 
 
+def nothing() -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Packets:
     """The stream's packets in file (decoding) order, one element each.
 
-    ``pts`` and ``dts`` int64 in ticks of the stream's time base (``NO_PTS`` where there is none); ``key``: decoding can begin
-    here; ``marked``: the container or FFmpeg's parser calls it a key frame, which is not always true; ``shown``: its frame is
-    presented (not discarded by an edit list, not hidden); ``corrupt``: by the container's account. The last four are bool.
+    ``pts`` and ``dts`` int64 in ticks of the stream's time base (``NO_PTS`` where there is none); ``key``: decoding can
+    begin here; ``marked``: the container or FFmpeg's parser calls it a key frame, which is not always true; ``shown``:
+    its frame is presented (not discarded by an edit list, not hidden); ``corrupt``: by the container's account. The
+    last four are bool.
     """
 
     pts: np.ndarray
@@ -68,8 +73,8 @@ class Trial:
 
 @dataclass
 class Reading:
-    """What one pass over the file found. ``state``: why packets may not be left out; ``unordered``: B slices that are not shown
-    before any picture decoded earlier; ``stopped``: why reading ended before the file did."""
+    """What one pass over the file found. ``state``: why packets may not be left out; ``unordered``: B slices that are
+    not shown before any picture decoded earlier; ``stopped``: why reading ended before the file did."""
 
     pts: list[int] = field(default_factory=list)
     dts: list[int] = field(default_factory=list)
@@ -282,7 +287,8 @@ def _vp9_shown(packet: Any) -> bool:
 
 
 def _vp9_frame_shown(first: int) -> bool:
-    """From a frame's first byte: marker (2 bits), profile (2, reversed), with profile 3 one more, show_existing, type, show."""
+    """From a frame's first byte: marker (2 bits), profile (2, reversed), profile 3: one more, show_existing, type,
+    show."""
     bit = 3 if first & 0x30 != 0x30 else 2
     show_existing = first >> bit & 1
     return bool(show_existing or first >> (bit - 2) & 1)

@@ -8,9 +8,11 @@ import numpy as np
 from framefeat.video.packets import Packets
 
 #: Codecs of which a pass may leave packets out: what travels with their packets is read (see ``bitstream``), and FFmpeg
-#: leaves out non-reference frames packet by packet, with the same bytes for all other frames. All others are decoded whole.
+#: leaves out non-reference frames packet by packet, with the same bytes for all other frames. All others are decoded
+#: whole.
 SKIPPABLE_CODECS = frozenset({"h264", "hevc"})
-#: Of the groups of pictures that a pass enters, every so many-th is decoded whole, and its frames are compared with the index.
+#: Of the groups of pictures that a pass enters, every so many-th is decoded whole, and its frames are compared with the
+#: index.
 _WHOLE_GROUPS = 16
 
 
@@ -20,8 +22,8 @@ class Pass:
 
     ``feed`` bool; ``restart`` bool: drain and reset the decoder before this packet; ``wanted`` bool: its frame is
     asked for; ``leading`` bool: follows a restart's key frame but is shown before it, so that it may fail harmlessly;
-    ``whole`` bool: nothing around it is left out, so that its frame must come. ``start`` int64: for a wanted packet the key
-    packet that it is decoded from, else -1. ``end``: nothing at or after this position is needed.
+    ``whole`` bool: nothing around it is left out, so that its frame must come. ``start`` int64: for a wanted packet the
+    key packet that it is decoded from, else -1. ``end``: nothing at or after this position is needed.
     """
 
     feed: np.ndarray

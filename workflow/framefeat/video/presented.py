@@ -79,7 +79,7 @@ def _jump(source: Any, time_base: Fraction) -> int | None:
 
 
 def clock_doubts(pts: np.ndarray, time_base: Fraction, source: Any) -> list[str]:
-    """A gap that dwarfs all other intervals together, in a format that stores no durations: a pause, or another clock?"""
+    """A gap longer than all other intervals together, in a format without durations: a pause, or another clock?"""
     if len(pts) < 3 or not {"matroska", "webm", "flv"} & set(source.format.name.split(",")):
         return []
     steps = np.diff(pts)

@@ -7,15 +7,13 @@ import numpy as np
 
 from framefeat.errors import UserError
 from framefeat.video.container import Container
-from framefeat.video.packets import NO_PTS, open_source, packets_of
+from framefeat.video.packets import NO_PTS, Tick, nothing, open_source, packets_of
 from framefeat.video.passes import SKIPPABLE_CODECS, Pass, least_pass, start_of, whole_pass
 from framefeat.video.reader import (
     Contradiction,
     Decoded,
     ReaderMistake,
-    Tick,
     is_harmless,
-    nothing,
 )
 from framefeat.video.reference import joints, prepare
 
@@ -44,8 +42,8 @@ class PyavReader:
     Groups of pictures that no one needs are not decoded, and in the others only what wanted frames may refer to; where
     that is not safe or not worth it (``whole``), everything is decoded in order up to the last wanted frame.
 
-    Raises ``Contradiction`` for a frame that leaves the decoder out of order, at a time that the packets do not have, or not
-    at all although nothing around it was left out and nothing is damaged.
+    Raises ``Contradiction`` for a frame that leaves the decoder out of order, at a time that the packets do not have,
+    or not at all although nothing around it was left out and nothing is damaged.
     """
 
     name = "pyav"
@@ -193,7 +191,7 @@ class CountingReader:
         """For every packet: ``(frames, what went wrong, converter)``."""
         import av
 
-        # Where recordings were joined, a transport stream's packet counters do not go on: FFmpeg marks packets that are whole.
+        # Where recordings were joined, a transport stream's packet counters do not go on: FFmpeg marks whole packets.
         excused = {place for joint in joints(self.container.packets) for place in range(joint - 3, joint + 1)}
         with capture() as logs:
             source, stream, context = open_stream(self.container)
@@ -218,7 +216,7 @@ def in_order_reader(container: Container, tick: Tick = nothing) -> PyavReader | 
 
 
 class RealKeys:
-    """Which packets that are marked as key frames are: some files mark others, or mark where a gradual refresh begins."""
+    """Which marked packets are key frames: some files mark others, or mark where a gradual refresh begins."""
 
     def __init__(self, container: Container) -> None:
         self._container = container

@@ -1,7 +1,7 @@
 """What all readers share: one frame, one interface, and when two decodes agree."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,9 +13,6 @@ _HARMLESS = re.compile(
     r"|co located POCs unavailable|deprecated pixel format",
     re.IGNORECASE,
 )
-
-Tick = Callable[[], None]
-"""Called now and then, as a sign of life."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +41,6 @@ class ReaderMistake(Exception):
 
 class Contradiction(ReaderMistake):
     """What a decoder gave out is not what the packets foretold: the index made of them can no longer be trusted."""
-
-
-def nothing() -> None:
-    return None
 
 
 def is_harmless(message: str) -> bool:

@@ -13,7 +13,8 @@ import numpy as np
 
 from framefeat.video.packets import NO_PTS, Packets, Tick, best_stream, open_source
 
-#: A step of the clock beyond this many seconds is a restart where the format's clocks restart (FFmpeg's dts_delta_threshold).
+#: A step of the clock beyond this many seconds is a restart where the format's clocks restart (FFmpeg's
+#: dts_delta_threshold).
 JUMP_SECONDS = 10.0
 #: A step of the clock that is so many times the usual one begins another recording.
 _UNUSUAL = 250
@@ -25,7 +26,8 @@ FULL_DELAY = {"strict": "1"}
 class Order:
     """The frames that come out: ``times`` int64 [n] (ticks, ascending; None: unusable) and ``key`` bool [n].
 
-    ``full_delay``: the decoder has to be told to wait (its stream's own word is lost). ``doubts``: what stays undecided.
+    ``full_delay``: the decoder has to be told to wait (its stream's own word is lost). ``doubts``: what stays
+    undecided.
     """
 
     key: np.ndarray
@@ -36,8 +38,8 @@ class Order:
 
 
 def decoded_order(name: str, packets: Packets, jump: int | None, tick: Tick, guessed: bool = False) -> Order:
-    """Decode everything in order. ``jump``: ticks beyond which a step of the clock is a restart (None: never). ``guessed``: the
-    format stores no presentation times, so that those that FFmpeg gives are no evidence."""
+    """Decode everything in order. ``jump``: ticks beyond which a step of the clock is a restart (None: never).
+    ``guessed``: the format stores no presentation times, so that those that FFmpeg gives are no evidence."""
     times, key = _decode(name, tick, full_delay=False)
     if guessed or not len(times) or (times == NO_PTS).any() or (packets.pts[packets.shown] == NO_PTS).any():
         usable = len(times) and (times != NO_PTS).all() and _ascends(times)
@@ -47,7 +49,8 @@ def decoded_order(name: str, packets: Packets, jump: int | None, tick: Tick, gue
     if _ascends(times):
         return _continued(times, key, jump)
     if _lie_where_they_differ(times, packets):
-        # Nothing but the decoder tells the order; the times are a clock that frames were given in the order of decoding.
+        # Nothing but the decoder tells the order; the times are a clock that frames were given in the order of
+        # decoding.
         sorted_times = np.sort(times)
         return Order(
             key,
@@ -76,8 +79,8 @@ def decoded_order(name: str, packets: Packets, jump: int | None, tick: Tick, gue
 def clock_goes_back(packets: Packets) -> int:
     """How often the file's clock steps back: recordings joined end to end.
 
-    Decoding times tell, unless presentation times rise from packet to packet: where a format stores none (Matroska), FFmpeg's
-    guesses at decoding times stumble over such files.
+    Decoding times tell, unless presentation times rise from packet to packet: where a format stores none (Matroska),
+    FFmpeg's guesses at decoding times stumble over such files.
     """
     if _ascends(packets.pts[packets.shown]):
         return 0
@@ -93,8 +96,8 @@ def joints(packets: Packets) -> np.ndarray:
 
 
 def _lie_where_they_differ(times: np.ndarray, packets: Packets) -> bool:
-    """Whether frames leave the decoder out of the order of their times only in groups of pictures whose packets' times rise in
-    the file: there they are decoding times. Elsewhere times that are reordered speak against the decoder."""
+    """Whether frames leave the decoder out of the order of their times only in groups of pictures whose packets' times
+    rise in the file: there they are decoding times. Elsewhere times that are reordered speak against the decoder."""
     shown = np.flatnonzero(packets.shown)
     group = np.searchsorted(np.flatnonzero(packets.key), shown, side="right")
     falls = np.flatnonzero((np.diff(packets.pts[shown]) <= 0) & (np.diff(group) == 0))
@@ -174,7 +177,8 @@ def decode_in_order(name: str, tick: Tick, full_delay: bool = False) -> Iterator
 
 
 def prepare(stream: Any, full_delay: bool) -> None:
-    """One thread, so that what comes out never depends on timing; and the wait for pictures in order, where asked for."""
+    """One thread, so that what comes out never depends on timing; and the wait for pictures in order, where asked
+    for."""
     context = stream.codec_context
     context.thread_count = 1
     stream.thread_type = "NONE"

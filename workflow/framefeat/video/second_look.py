@@ -1,8 +1,8 @@
 """Frames decoded a second time by another reader, and whether they prove that the first ones are what they claim to be.
 
-A frame is proved by a second decode that gives the same bytes, or where two decoders convert colours a little differently,
-by one that it fits better than it fits the frames before and after. A tolerance alone proves nothing: in a quiet scene
-neighbours differ by less than two decoders do.
+A frame is proved by a second decode that gives the same bytes, or where two decoders convert colours a little
+differently, by one that it fits better than it fits the frames before and after. A tolerance alone proves nothing: in a
+quiet scene neighbours differ by less than two decoders do.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,9 +22,9 @@ _HELD_AGAINST_NEIGHBOURS = 16
 class SecondLook:
     """What a second decode of frames ``numbers`` gave.
 
-    ``kept``: those of them whose resized frames (uint8 [h, w, 3]) are in ``pixels``, if they came. ``differences``: mean
-    absolute difference (of 255) by number, 255 where the frame did not come. ``unproved``: why each frame that is not proved
-    is not.
+    ``kept``: those of them whose resized frames (uint8 [h, w, 3]) are in ``pixels``, if they came. ``differences``:
+    mean absolute difference (of 255) by number, 255 where the frame did not come. ``unproved``: why each frame that is
+    not proved is not.
     """
 
     reader: str
@@ -100,8 +100,8 @@ def _like_a_neighbour(
 
 
 def fits_best(picture: np.ndarray, number: int, frames: dict[int, np.ndarray]) -> bool:
-    """Whether ``picture`` is closer to ``frames[number]`` than to its neighbours there; one that is the same picture does not
-    count."""
+    """Whether ``picture`` is closer to ``frames[number]`` than to its neighbours there; one that is the same picture
+    does not count."""
     claimed = frames[number]
     distance = mean_difference(picture, claimed)
     return all(

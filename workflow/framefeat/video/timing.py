@@ -26,7 +26,8 @@ def by_rate(declared: Fraction) -> Timing:
 
 
 def by_times(pts: np.ndarray, time_base: Fraction, declared: Fraction, last_duration: int) -> Timing:
-    """For frames at ``pts`` (int64 [n] ticks, ascending, n > 0), the last of them shown for ``last_duration`` (0: not known).
+    """For frames at ``pts`` (int64 [n] ticks, ascending, n > 0), the last of them shown for ``last_duration`` (0: not
+    known).
 
     The rate is the ``declared`` one where the frames' own times agree with it, as it is then exact; else it is counted.
     """
@@ -51,7 +52,8 @@ def _drifts(pts: np.ndarray, mean: float) -> bool:
 
 
 def _exact_rate(counted: Fraction, declared: Fraction, span: int, varies: bool) -> Fraction:
-    """The rate that ``counted`` stands for, which was counted over ``span`` ticks: the declared one, a usual one, or itself."""
+    """The rate that ``counted`` stands for, which was counted over ``span`` ticks: the declared one, a usual one, or
+    itself."""
     tolerance = max(Fraction(1, 5000), Fraction(2, max(span, 1)))  # one tick of rounding at each end
     if declared and abs(declared - counted) <= tolerance * counted:
         return declared

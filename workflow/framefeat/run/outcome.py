@@ -37,7 +37,7 @@ def lines(results: Path, backbones: Sequence[str]) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class LeftOutFiles:
     """What the merge did not take of a folder of videos: ``path`` and ``reason`` of each; by kind, what needs no
     naming."""
 
@@ -49,12 +49,12 @@ class LeftOut:
         return ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
 
 
-def left_out(results: Path) -> LeftOut:
+def left_out(results: Path) -> LeftOutFiles:
     path = ResultsFolder(results).left_out
     if not path.is_file():
-        return LeftOut([], {})
+        return LeftOutFiles([], {})
     found = read_json(path)
-    return LeftOut([*found["dropped"], *found["files"]], found["counts"])
+    return LeftOutFiles([*found["dropped"], *found["files"]], found["counts"])
 
 
 def _against(manifest: Manifest) -> Iterator[str]:

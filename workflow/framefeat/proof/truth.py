@@ -114,6 +114,7 @@ def decoded_truth(path: Path, folder: Path) -> Truth:
         display=reference.display if clock is None else None,
         start=reference.start,
         last_shown=reference.last_shown,
+        crop_may_stay=True,
     )
 
 

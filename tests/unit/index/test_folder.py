@@ -158,3 +158,12 @@ def test_content_tells_where_the_name_does_not(tmp_path: Path) -> None:
 def test_a_name_that_is_no_utf8_has_a_readable_id() -> None:
     assert folder.video_id(os.fsdecode(b"/v/caf\xe9 1.mp4")) == r"caf\xe9 1"
     assert folder.video_id("/v/café.mp4") == "café"
+
+
+def test_sound_and_still_images_are_named_for_example(tmp_path: Path) -> None:
+    for name in ("a.m4a", "b.m4a", "c.m4a", "d.m4a", "x.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"something")
+    told = list(folder.sentences(folder.report(folder.listing(str(tmp_path)), {}, [])))
+    assert told == [
+        "left out as no videos: 4 sound (.m4a: a.m4a, b.m4a, c.m4a), 1 still images (.png: x.png), 1 text and data (.txt)"
+    ]

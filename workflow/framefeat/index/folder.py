@@ -45,6 +45,7 @@ _OTHER_SUFFIXES = {
     for suffix in suffixes.split()
 }
 _HIDDEN, _FOLDERS = "hidden", "folders"
+_EXAMPLES = 3
 _STILL_FORMATS = frozenset({"ico", "image2", "image2pipe", "tty"})
 _HEAD_BYTES = 4096
 _LOOKED_AT_PACKETS = 300
@@ -73,17 +74,24 @@ class LeftOut:
 
 @dataclass
 class Listing:
-    """``videos`` by their names; ``unsure``: whose content must tell. ``counts``: by kind, what needs no naming."""
+    """``videos`` by their names; ``unsure``: whose content must tell. ``counts``: by kind, what needs no naming;
+    ``examples``: the first names of each kind that a person may have meant."""
 
     videos: list[str] = field(default_factory=list)
     unsure: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, path: str, kind: str) -> None:
         suffix = os.path.splitext(path)[1].lower()
         if suffix in _OTHER_SUFFIXES:
-            self.counts[f"{_OTHER_SUFFIXES[suffix]} ({suffix})"] += 1
+            kind_told = f"{_OTHER_SUFFIXES[suffix]} ({suffix})"
+            self.counts[kind_told] += 1
+            if _OTHER_SUFFIXES[suffix] in (_STILL, _SOUND, _UNFINISHED):
+                named = self.examples.setdefault(kind_told, [])
+                if len(named) < _EXAMPLES:
+                    named.append(_text(os.path.basename(path)))
         elif kind in (FILE, DANGLING) and suffix in VIDEO_SUFFIXES - _ALSO_TEXT:
             self.videos.append(os.path.abspath(path))  # a link to nothing stands for a video that is missed
         elif kind == FILE:
@@ -261,6 +269,7 @@ def report(found: Listing, dropped: Mapping[str, LeftOut], unread: Sequence[Left
         "dropped": [{"video_id": name, **_told(file)} for name, file in dropped.items()],
         "files": [_told(file) for file in found.left_out],
         "counts": dict(sorted(found.counts.items())),
+        "examples": found.examples,
         "unread": [_told(file) for file in unread],
     }
 
@@ -296,7 +305,17 @@ def sentences(report: Mapping[str, Any], most: int = 20) -> Iterator[str]:
         yield f"{len(files)} file(s) or folder(s) are left out:"
         yield from _named([f"{entry['path']!r}: {entry['reason']}" for entry in files], most)
     if counts:
-        yield f"left out as no videos: {', '.join(f'{count} {kind}' for kind, count in counts.items())}"
+        yield f"left out as no videos: {counted(counts, report['examples'])}"
+
+
+def counted(counts: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -> str:
+    """``3 sound (.m4a: a.m4a, b.m4a, c.m4a), 2 hidden``."""
+    return ", ".join(
+        f"{count} {kind.removesuffix(')')}: {', '.join(examples[kind])})"
+        if examples.get(kind)
+        else f"{count} {kind}"
+        for kind, count in counts.items()
+    )
 
 
 def _named(lines: Sequence[str], most: int) -> Iterator[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from framefeat.files import read_json
+from framefeat.index.folder import counted
 from framefeat.layout import ResultsFolder
 from framefeat.records import Manifest, VideoEntry
 from framefeat.results import verdict
@@ -43,18 +44,19 @@ class LeftOutFiles:
 
     files: list[dict[str, str]]
     counts: dict[str, int]
+    examples: dict[str, list[str]]
 
     @property
     def counted(self) -> str:
-        return ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
+        return counted(self.counts, self.examples)
 
 
 def left_out(results: Path) -> LeftOutFiles:
     path = ResultsFolder(results).left_out
     if not path.is_file():
-        return LeftOutFiles([], {})
+        return LeftOutFiles([], {}, {})
     found = read_json(path)
-    return LeftOutFiles([*found["dropped"], *found["files"]], found["counts"])
+    return LeftOutFiles([*found["dropped"], *found["files"]], found["counts"], found.get("examples", {}))
 
 
 def _against(manifest: Manifest) -> Iterator[str]:

@@ -48,7 +48,7 @@ def every(step: float, until: float) -> np.ndarray:
 #: One second at 25 frames, one at 10, again and again: the index's rate is the true average.
 PACES = np.cumsum(np.tile(np.r_[np.full(25, 0.04), np.full(10, 0.1)], 5)) - 0.04
 #: Two seconds are missing in the middle.
-GAP = np.r_[steady(50, 25), 4 + steady(50, 25)]
+GAP = np.r_[steady(50, 25), 6 + steady(50, 25)]
 
 CASES = {
     "the file's own rate, ties and all": (evidence(steady(250, 25), every(0.5, 10), 25.0), None),
@@ -83,8 +83,8 @@ CASES = {
         None,
     ),
     "a gap by presentation time": (
-        evidence(GAP, every(0.5, 5), 25.0, vfr=True, alignment="pts"),
-        r"rows are up to 1\.000 s from their frame: the file has no frame nearer",
+        evidence(GAP, every(0.5, 7), 25.0, vfr=True, alignment="pts"),
+        r"rows are up to 2\.000 s from the nearest frame: the file has a gap there",
     ),
     "the last frame stands for three seconds": (
         evidence(steady(5, 10), np.array([0.0, 2.4]), 10.0, alignment="pts", last_duration_sec=3.0),
@@ -111,6 +111,12 @@ def test_a_variable_rate_that_fits_is_told_and_not_doubted() -> None:
     assert verdict.doubts(shaky) == []
     assert "varies" in verdict.cautions(shaky)[0]
     assert verdict.cautions(evidence(PACES, every(0.5, 9), 17.5, vfr=True)) == []
+
+
+def test_a_frame_that_stands_for_a_moment_is_told_and_not_doubted() -> None:
+    slides = evidence(np.array([0, 0.1, 0.2, 1.9, 2.0, 2.1]), every(0.5, 2), 25.0, vfr=True, alignment="pts")
+    assert verdict.doubts(slides) == []
+    assert "a frame that stands long" in verdict.cautions(slides)[0]
 
 
 def test_what_cannot_be_told_is_a_doubt_of_its_own() -> None:

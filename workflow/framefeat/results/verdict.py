@@ -17,6 +17,11 @@ DOUBTFUL = "doubtful"
 NOT_VERIFIED = "not verified"
 
 _ROUNDING_SEC = 1e-6
+#: Under ``pts`` the nearest frame is what is asked for, and one that stands for a second or two is nothing strange.
+_STANDS_LONG_SEC = 1.0
+_STANDS = (
+    "rows are up to {:.3f} s from the nearest frame: the file has a gap there, or a frame that stands long"
+)
 
 
 def of_video(sound: bool, doubts: Sequence[str]) -> str:
@@ -55,9 +60,14 @@ def doubts(evidence: Evidence) -> list[str]:
 def cautions(evidence: Evidence) -> list[str]:
     """What might have made the video doubtful and did not."""
     video = evidence.get("video")
-    if video and video.get("vfr") and evidence["key"]["alignment"] == "index" and not _misfit(evidence):
-        return ["the frame rate varies, but every row is within a frame of its time"]
-    return []
+    if not video:
+        return []
+    if _misfit(evidence):
+        return []
+    if evidence["key"]["alignment"] != "index":
+        far = _far(evidence, video)
+        return [_STANDS.format(np.abs(far).max())] if len(far) else []
+    return ["the frame rate varies, but every row is within a frame of its time"] if video.get("vfr") else []
 
 
 def _are(rows: Rows, status: str) -> np.ndarray:
@@ -76,16 +86,13 @@ def _misfit(evidence: Evidence) -> list[str]:
     if not video:
         return []
     rows, key = evidence["rows"], evidence["key"]
-    frame = _frame_sec(video)
-    offsets = _offsets(rows)
-    far = np.abs(offsets) > _reach(rows, offsets, video, frame) + _ROUNDING_SEC
-    if not far.any():
+    far = _far(evidence, video)
+    if not len(far):
         return []
-    how_far = f"rows are up to {np.abs(offsets[far]).max():.3f} s from their frame"
     if key["alignment"] != "index":
-        return [
-            f"{how_far}: the file has no frame nearer to their times (a gap, or a frame that stands long)"
-        ]
+        return [_STANDS.format(np.abs(far).max())] if np.abs(far).max() > _STANDS_LONG_SEC else []
+    frame, offsets = _frame_sec(video), _offsets(rows)
+    how_far = f"rows are up to {np.abs(far).max():.3f} s from their frame"
     longest = float(np.asarray(rows["timestamp_sec"], dtype=float)[np.isfinite(offsets)].max())
     other_rate = longest * abs(key["fps"] - video["fps"]) > 1
     rates = f"the index says {key['fps']:.6g} fps, the file has {video['fps']:.6g}"
@@ -97,6 +104,13 @@ def _misfit(evidence: Evidence) -> list[str]:
         header = " by its header (its frames have no times)" if video.get("index_source") == "rate" else ""
         return [f"{rates}{header}: {how_far}; correct fps in the video index, or {remedy}"]
     return [f"{how_far}, and a frame lasts {frame:.3f} s; {remedy}"]
+
+
+def _far(evidence: Evidence, video: Facts) -> np.ndarray:
+    """float64: the offsets (seconds) of rows that lie farther from their frames than a frame lasts."""
+    rows = evidence["rows"]
+    offsets = _offsets(rows)
+    return offsets[np.abs(offsets) > _reach(rows, offsets, video, _frame_sec(video)) + _ROUNDING_SEC]
 
 
 def _frame_sec(video: Facts) -> float:

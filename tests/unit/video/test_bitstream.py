@@ -30,6 +30,17 @@ def test_fields_are_told_from_frames():
     assert parser.head(memoryview(stream.picture(grey, display=3, decoding=3))).field is None
 
 
+def test_a_lost_reference_picture_is_noticed():
+    stream = Stream(64, 64)
+    grey = np.zeros((64, 64), dtype=np.uint8)
+    parser = Parser("h264", stream.sps() + stream.pps())
+
+    def lost(decoding: int, **more: bool) -> bool:
+        return parser.head(memoryview(stream.picture(grey, display=1, decoding=decoding, **more))).lost
+
+    assert [lost(0, key=True), lost(1, needed=False), lost(1), lost(3), lost(4)] == [0, 0, 0, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("data", "begins"),
     [

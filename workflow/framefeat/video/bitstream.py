@@ -29,7 +29,7 @@ class Head:
     slice; None where it is not known. ``field``: of
     a picture coded as a field its frame's number and whether it is the bottom one. ``anew``: an HEVC sequence begins
     here that does not go on from what precedes it, so that decoders drop pictures on both sides. ``begins``: a picture
-    begins here, or it cannot be told.
+    begins here, or it cannot be told. ``lost``: an H.264 picture that others refer to is missing before this one.
     """
 
     entry: bool
@@ -38,6 +38,7 @@ class Head:
     field: tuple[int, bool] | None = None
     anew: bool = False
     begins: bool = True
+    lost: bool = False
 
 
 class Parser:
@@ -49,7 +50,8 @@ class Parser:
         configured = len(data) > (22 if self._hevc else 6) and data[0] == 1
         self._length_size = (data[21 if self._hevc else 4] & 3) + 1 if configured else 0
         self.initial = frozenset(self._configured(data) if configured else self._sets(_annex_b(data)))
-        self._frame_number: tuple[int, int] | None = None
+        self._frame_number: _FrameNumber | None = None
+        self._reference: int | None = None
         for unit in self.initial:
             self._learn(unit)
 
@@ -72,7 +74,11 @@ class Parser:
                 slice_type = _slice_type(unit)
                 # Some encoders promise recovery at P pictures: true for who has decoded what came before.
                 entry = kind == 5 or (recovery and slice_type in _INTRA_SLICES)
-                return Head(entry, frozenset(parameters), slice_type == 1, self._field(unit))
+                number, field = self._frame(unit)
+                lost = not entry and self._follows_none(number)
+                if unit[0] >> 5:  # others refer to it
+                    self._reference = number
+                return Head(entry, frozenset(parameters), slice_type == 1, field, lost=lost)
             if self._is_parameters(kind):
                 parameters.append(unit)
                 self._learn(unit)
@@ -94,16 +100,24 @@ class Parser:
         if not self._hevc and self._kind(unit) == 7:
             self._frame_number = _frame_number(unit)
 
-    def _field(self, unit: bytes) -> tuple[int, bool] | None:
-        if self._frame_number is None:
-            return None
-        before, length = self._frame_number
+    def _frame(self, unit: bytes) -> tuple[int | None, tuple[int, bool] | None]:
+        """A slice's frame number, and, if it is of a field, that number and whether the field is the bottom one."""
+        told = self._frame_number
+        if told is None:
+            return None, None
         bits = _Bits(unit[1:_SLICE_BYTES])
         for _ in range(3):  # first_mb_in_slice, slice_type, pic_parameter_set_id
             bits.unsigned()
-        bits.read(before)
-        number = bits.read(length)
-        return (number, bool(bits.read(1))) if bits.read(1) else None
+        bits.read(told.before)
+        number = bits.read(told.length)
+        return number, (number, bool(bits.read(1))) if told.fields and bits.read(1) else None
+
+    def _follows_none(self, number: int | None) -> bool:
+        """Whether frame ``number`` neither belongs to the last reference picture nor follows it (7.4.3)."""
+        if number is None or self._reference is None or self._frame_number is None:
+            return False
+        following = (self._reference + 1) % (1 << self._frame_number.length)
+        return not self._frame_number.gaps and number not in (self._reference, following)
 
     def _sets(self, units: Iterator[bytes]) -> list[bytes]:
         return [unit for unit in units if self._is_parameters(self._kind(unit))]
@@ -187,11 +201,19 @@ def _slice_type(unit: bytes) -> int:
     return bits.unsigned() % 5
 
 
-def _frame_number(unit: bytes) -> tuple[int, int] | None:
-    """Where a slice header has its frame's number, by the sequence parameter set ``unit``: bits before it and its own.
+@dataclass(frozen=True)
+class _FrameNumber:
+    """Where a slice header has its frame's number: bits ``before`` it, and its ``length``. ``fields``: pictures may be
+    fields; ``gaps``: numbers may be left out."""
 
-    None where no picture can be coded as a field (7.3.2.1.1).
-    """
+    before: int
+    length: int
+    fields: bool
+    gaps: bool
+
+
+def _frame_number(unit: bytes) -> _FrameNumber | None:
+    """By the sequence parameter set ``unit`` (7.3.2.1.1); None where it cannot be one."""
     bits = _Bits(unit[1:])
     profile = bits.read(8)
     bits.read(16)  # constraints, level
@@ -218,11 +240,10 @@ def _frame_number(unit: bytes) -> tuple[int, int] | None:
         for _ in range(min(bits.unsigned(), 255)):
             bits.unsigned()
     bits.unsigned()  # max_num_ref_frames
-    bits.read(1)
+    gaps = bits.read(1)
     bits.unsigned()  # width and height
     bits.unsigned()
-    frames_only = bits.read(1)
-    return None if frames_only or length > 16 else (before, length)
+    return None if length > 16 else _FrameNumber(before, length, not bits.read(1), bool(gaps))
 
 
 def _skip_scaling_list(bits: "_Bits", size: int) -> None:

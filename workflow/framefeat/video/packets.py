@@ -78,7 +78,8 @@ class Reading:
     ``state``: why packets may not be left out; ``unordered``: B slices that are not shown before any picture decoded
     earlier; ``second_fields``: packets that hold the other half of the frame before; ``begins_anew``: HEVC sequences
     that begin amid the file without regard to what precedes; ``unbegun``: packets in which no picture begins;
-    ``stopped``: why reading ended before the file did.
+    ``lost_before``: H.264 packets before which a reference picture is missing; ``stopped``: why reading ended before
+    the file did.
     """
 
     pts: list[int] = field(default_factory=list)
@@ -93,6 +94,7 @@ class Reading:
     second_fields: int = 0
     begins_anew: int = 0
     unbegun: int = 0
+    lost_before: list[int] = field(default_factory=list)
     trial: Trial = field(default_factory=Trial)
     stopped: str | None = None
 
@@ -219,6 +221,7 @@ def read_packets(source: Any, stream: Any, tick: Tick, trial: bool = True) -> Re
     reading.second_fields = state.second_fields
     reading.begins_anew = state.begins_anew
     reading.unbegun = state.unbegun
+    reading.lost_before = state.lost_before
     return reading
 
 
@@ -251,6 +254,7 @@ class _State:
         self.second_fields = 0
         self.begins_anew = 0
         self.unbegun = 0
+        self.lost_before: list[int] = []
         self._hevc = codec == "hevc"
         self._field: tuple[int, bool] | None = None
         self._ended = False
@@ -270,6 +274,8 @@ class _State:
         elif self.change is None and not head.parameters <= self._known:
             self.change = f"packet {position} carries new parameter sets"
         self.unbegun += not head.begins
+        if head.lost:
+            self.lost_before.append(position)
         self._see_fields(head)
         if self._hevc:
             self.begins_anew += position > 0 and (head.anew or self._ended)

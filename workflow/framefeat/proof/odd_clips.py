@@ -162,6 +162,7 @@ H264_B = Recipe("b", ".mp4", frames=60, size=SMALL, options=numbered._b_frames(g
 H264_PYRAMID = Recipe("pyramid", ".mp4", frames=60, size=SMALL, options={**numbered._PYRAMID, "g": "20"})
 H264_PLAIN = Recipe("plain", ".mp4", frames=60, size=SMALL, options=numbered._x264(g="12"))
 HEVC_B = Recipe("hevc", ".mp4", encoder="libx265", frames=60, options=numbered._X265)
+_X265_OPEN = "log-level=none:keyint=48:bframes=3:open-gop=1:pools=1:frame-threads=1"
 ASP_B = Recipe("asp", ".mp4", encoder="mpeg4", frames=60, size=SMALL, options={**numbered._MPEG4, "bf": "2"})
 MPEG2_B = Recipe(
     "mpeg2", ".mpg", encoder="mpeg2video", frames=60, size=SMALL, options={**numbered._MPEG4, "bf": "2"}
@@ -320,6 +321,69 @@ def field_pictures(folder: Path, path: Path, frames: int = 40, group: int = 10) 
 
 
 _REORDERED = (0, 4, 2, 1, 3)
+
+
+def fields_amid(folder: Path, path: Path, frames: int = 640, fields: range = range(300, 340)) -> Known:
+    """A long recording of frames, a few of which are coded as fields, each a packet of its own."""
+    stream = Stream(64, 128, fields=True)
+    units: list[bytes] = []
+    keys: list[int] = []
+    begins: list[int] = []
+    for number in range(frames):
+        place = number % 20
+        grey = draw_number(number, 64, 128)
+        begins.append(len(units))
+        if place == 0:
+            keys.append(len(units))
+        if number in fields:
+            pictures = list(fields_of(stream, grey, place, place, place == 0))
+        else:
+            pictures = [stream.picture(grey, display=place, decoding=place, key=place == 0)]
+        if place == 0:
+            pictures[0] = stream.sps() + stream.pps() + pictures[0]
+        units += pictures
+    _raw(path, units, range(len(units)), keys, RATE)
+    clock = steady(len(units), path.suffix)
+    return Known(range(frames), [clock[begin] for begin in begins])
+
+
+def promised_recovery(folder: Path, path: Path, every: int = 37) -> Known:
+    """P pictures that promise a recovery at once and are flagged as key frames."""
+    recovery = b"\0\0\0\5\x06\x06\x01\xc4\x80"
+    base = _base(folder, replace(H264_PLAIN, frames=640, options=numbered._x264(g="9999")))
+    clip = read(base)
+    told = [
+        replace(sample, data=recovery + sample.data, key=True) if place and place % every == 0 else sample
+        for place, sample in enumerate(clip.samples)
+    ]
+    write(path, base, replace(clip, samples=told))
+    return Known(range(640), steady(640, path.suffix))
+
+
+def broken_link(folder: Path, path: Path, at: int = 3) -> Known:
+    """HEVC cut amid: at a key frame of an open group the references of the pictures that it leads with are gone."""
+    options = {"preset": "ultrafast", "x265-params": _X265_OPEN}
+    base = _base(folder, replace(HEVC_B, name="open", frames=640, size=SMALL, options=options))
+    clip = read(base)
+    keys = [place for place, sample in enumerate(clip.samples) if sample.key]
+    begins = keys[at]
+    told = [
+        replace(sample, data=_renamed(sample.data)) if place == begins else sample
+        for place, sample in enumerate(clip.samples)
+    ]
+    write(path, base, replace(clip, samples=told))
+    return Known()
+
+
+def _renamed(data: bytes) -> bytes:
+    """An HEVC packet whose CRA slices (unit type 21) have become BLA (16)."""
+    changed = bytearray(data)
+    place = 0
+    while place + 4 < len(data):
+        if data[place + 4] >> 1 & 0x3F == 21:
+            changed[place + 4] = 16 << 1
+        place += 4 + int.from_bytes(data[place : place + 4], "big")
+    return bytes(changed)
 
 
 def unannounced_delay(folder: Path, path: Path, calm: int = 40, broken: bool = False) -> Known:
@@ -654,6 +718,9 @@ _KINDS: list[list[OddClip]] = [
     _odd("clock_wraps", ".ts", wrapping),
     _odd("same_times", ".mp4", same_times),
     _odd("fields", ".mp4 .mov .mkv .ts", field_pictures),
+    _odd("fields_amid", ".mp4 .mkv", fields_amid),
+    _odd("promised_recovery", ".mp4 .mkv", promised_recovery),
+    _odd("broken_link", ".mp4 .mkv", broken_link),
     _odd("unannounced_delay", ".mp4 .mkv .ts", unannounced_delay),
     _odd(
         "unannounced_delay_broken",

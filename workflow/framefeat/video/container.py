@@ -254,8 +254,22 @@ def _container(
         in_order=reading.state,
         full_delay=frames.full_delay,
         warnings=[*frames.warnings, *_picture_warnings(packets, context, reading.trial, rotation, crop)],
-        doubts=[*frames.doubts, *clock_doubts(frames.pts, timing.time_base, source)],
+        doubts=[
+            *frames.doubts,
+            *clock_doubts(frames.pts, timing.time_base, source),
+            *_lost_references(reading.lost_before),
+        ],
     )
+
+
+def _lost_references(packets: list[int]) -> list[str]:
+    """FFmpeg shows old pictures instead, and says nothing."""
+    if not packets:
+        return []
+    return [
+        f"pictures that others refer to are missing in it (before packet {packets[0]}, {len(packets)} gaps in all): frames "
+        "from there to the next key frame may show something else"
+    ]
 
 
 def _timing(frames: Presented, stream: Any, reading: Reading) -> Timing:

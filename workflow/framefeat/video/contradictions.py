@@ -43,6 +43,12 @@ def contradicted(
         return "the file's clock jumps"
     if reading.unordered:
         return f"{reading.unordered} B pictures are shown after all that was decoded before them"
+    if reading.unbegun:
+        return f"in {reading.unbegun} packets no picture begins"
+    if reading.second_fields:
+        return f"{reading.second_fields} packets hold the second field of the frame before them"
+    if reading.begins_anew:
+        return f"{reading.begins_anew} sequences begin amid it, where decoders drop pictures"
     if unmoved := _unmoved_group(packets, context):
         return unmoved
     timed = bool(_TIMED_FORMATS & set(source.format.name.split(",")))

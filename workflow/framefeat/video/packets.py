@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from framefeat.errors import UserError
-from framefeat.video.bitstream import parser_of
+from framefeat.video.bitstream import Head, ends_sequence, parser_of
 
 NO_PTS = np.iinfo(np.int64).min
 
@@ -73,8 +73,14 @@ class Trial:
 
 @dataclass
 class Reading:
-    """What one pass over the file found. ``state``: why packets may not be left out; ``unordered``: B slices that are
-    not shown before any picture decoded earlier; ``stopped``: why reading ended before the file did."""
+    """What one pass over the file found.
+
+    ``state``: why packets may not be left out; ``unordered``: B slices that are not shown before any picture decoded
+    earlier; ``second_fields``: packets that hold the other half of the frame before; ``begins_anew``: HEVC sequences
+    that begin amid the file without regard to what precedes; ``unbegun``: packets in which no picture begins;
+    ``lost_before``: H.264 packets before which a reference picture is missing; ``stopped``: why reading ended before
+    the file did.
+    """
 
     pts: list[int] = field(default_factory=list)
     dts: list[int] = field(default_factory=list)
@@ -85,6 +91,10 @@ class Reading:
     durations: list[int] = field(default_factory=list)
     state: str | None = None
     unordered: int = 0
+    second_fields: int = 0
+    begins_anew: int = 0
+    unbegun: int = 0
+    lost_before: list[int] = field(default_factory=list)
     trial: Trial = field(default_factory=Trial)
     stopped: str | None = None
 
@@ -208,6 +218,10 @@ def read_packets(source: Any, stream: Any, tick: Tick, trial: bool = True) -> Re
     if trying:
         _try(reading.trial, context, None, False)
     reading.state = state.change
+    reading.second_fields = state.second_fields
+    reading.begins_anew = state.begins_anew
+    reading.unbegun = state.unbegun
+    reading.lost_before = state.lost_before
     return reading
 
 
@@ -231,12 +245,19 @@ def _try(trial: Trial, context: Any, packet: Any, shown: bool) -> None:
 
 
 class _State:
-    """Notices the first packet that changes how later ones are decoded."""
+    """Notices the first packet that changes how later ones are decoded, and packets that give no frame of their own."""
 
     def __init__(self, codec: str, extradata: bytes | None) -> None:
         self._parser = parser_of(codec, extradata)
         self._known: frozenset[bytes] = self._parser.initial if self._parser else frozenset()
         self.change: str | None = None
+        self.second_fields = 0
+        self.begins_anew = 0
+        self.unbegun = 0
+        self.lost_before: list[int] = []
+        self._hevc = codec == "hevc"
+        self._field: tuple[int, bool] | None = None
+        self._ended = False
 
     def see(self, position: int, packet: Any) -> tuple[bool, bool | None]:
         """Whether decoding can begin with ``packet``, and whether it is a B picture (None: not known)."""
@@ -252,7 +273,21 @@ class _State:
             self._known |= head.parameters
         elif self.change is None and not head.parameters <= self._known:
             self.change = f"packet {position} carries new parameter sets"
+        self.unbegun += not head.begins
+        if head.lost:
+            self.lost_before.append(position)
+        self._see_fields(head)
+        if self._hevc:
+            self.begins_anew += position > 0 and (head.anew or self._ended)
+            self._ended = ends_sequence(memoryview(packet))
         return head.entry, head.bidirectional
+
+    def _see_fields(self, head: Head) -> None:
+        """A frame's fields are in one packet, as a rule; then all first slices are of the same parity."""
+        before, self._field = self._field, head.field
+        if before and head.field and before[0] == head.field[0] and before[1] != head.field[1]:
+            self.second_fields += 1
+            self._field = None
 
 
 def cause(error: Exception) -> str:

@@ -98,3 +98,21 @@ def quiet(path: Path, frames: int = 90) -> Path:
             output.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
         output.mux(stream.encode(None))
     return path
+
+
+def without_pictures(source: Path, target: Path, packets: range) -> Path:
+    """A copy in which those packets hold no picture that can be decoded; all others are what they were."""
+    import av
+
+    with av.open(str(source)) as original, av.open(str(target), "w") as output:
+        stream = original.streams.video[0]
+        copy = output.add_stream_from_template(stream)
+        for number, packet in enumerate(packet for packet in original.demux(stream) if packet.size):
+            if number in packets:
+                broken = av.Packet(b"\0\0\0\5\x41\xff\xff\xff\xff")
+                broken.pts, broken.dts, broken.duration = packet.pts, packet.dts, packet.duration
+                broken.time_base = packet.time_base
+                packet = broken
+            packet.stream = copy
+            output.mux(packet)
+    return target

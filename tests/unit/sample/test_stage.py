@@ -481,3 +481,12 @@ def test_a_second_decode_costs_a_bounded_number_of_frames(tmp_path, monkeypatch)
     evidence, _ = sample(tmp_path / "out", clip.path, [0.0, 1.0, 1.5, 10.0, 50.0])
     assert evidence["recheck"]["agrees"]
     assert set(evidence["recheck"]["rows"]) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("alignment", ["index", "pts"])
+def test_a_number_after_lost_frames_is_doubtful(tmp_path, alignment):
+    """No row is in the damaged part, and yet it is not sure which frame the numbers after it mean."""
+    path = clips.without_pictures(clips.made("h264_no_b.mp4").path, tmp_path / "lost.mkv", range(40, 43))
+    evidence, _ = sample(tmp_path / "out", path, [0.0, 3.0, 3.6], decoder="pyav", alignment=alignment)
+    assert evidence["rows"]["native_idx"] == [0, 75, 90]
+    assert any("3 frames are lost" in text for text in evidence["doubts"]) == (alignment == "index")

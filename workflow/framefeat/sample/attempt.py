@@ -68,13 +68,15 @@ class Frames:
 
 @dataclass(frozen=True)
 class Taken:
-    """The frames of one reader, judged: ``problems`` says why each frame that is not clean is not."""
+    """The frames of one reader, judged: ``problems`` says why each frame that is not clean is not. ``lost``: frames of
+    the file that damage took."""
 
     reader: str
     reason: str
     frames: Frames
     problems: Mapping[int, str]
     warnings: tuple[str, ...] = ()
+    lost: int = 0
 
     def clean(self, wanted: Sequence[int]) -> list[int]:
         return [number for number in wanted if number not in self.problems]
@@ -184,7 +186,7 @@ class Sampler:
                 warnings.append(
                     f"{found - len(problems)} frames came cleanly only when everything was decoded in order"
                 )
-        return Taken(reader.name, reason, frames, problems, tuple(warnings))
+        return Taken(reader.name, reason, frames, problems, tuple(warnings), getattr(reader, "lost", 0))
 
     def _keep(
         self, frames: Frames, reader: Reader, wanted: Sequence[int], rows_of: Mapping[int, Sequence[int]]
@@ -319,11 +321,20 @@ class Sampler:
                 "rows": self._told_rows(native, pts_sec, status),
                 "recheck": _told_look(look, rows_of),
                 "warnings": list(dict.fromkeys(warnings)),
-                "doubts": [*self.record.get("doubts", []), *container.doubts],
+                "doubts": [*self.record.get("doubts", []), *container.doubts, *self._uncounted(taken)],
                 "problems": problems,
             },
             rows_of,
         )
+
+    def _uncounted(self, taken: Taken) -> list[str]:
+        """Under ``index``, what a frame's number is worth after others were lost."""
+        if not taken.lost or self.job.alignment != "index":
+            return []
+        return [
+            f"{taken.lost} frames are lost to damage: those after them keep the numbers of their packets, and a player counts "
+            "on without the lost ones"
+        ]
 
     def _disagreement(self, look: SecondLook, rows_of: Mapping[int, Sequence[int]]) -> list[str]:
         if not look.unproved:

@@ -54,6 +54,8 @@ class PyavReader:
         self.container = container
         self.tick = tick
         self.problems: dict[int, str] = {}
+        #: Frames that damage took, of those that this pass should have given: the numbers after them are the packets'.
+        self.lost = 0
         self.whole = is_read_whole(container) if whole is None else whole
         if whole:
             self.name = "pyav-sequential"
@@ -92,7 +94,9 @@ class PyavReader:
             faults.setdefault(place, _DAMAGED_PACKET)
         for place in real_keys.unseen(np.flatnonzero(this_pass.restart)):
             faults.setdefault(place, _FALSE_KEY)
-        if not faults:
+        if faults:
+            self.lost = len(seen.missing(this_pass))
+        else:
             seen.require(this_pass)
         given = {number_of[pts] for pts in seen.times & set(number_of)}
         self.problems = judge(container, numbers, faults, given, real_keys)
@@ -142,12 +146,18 @@ class _Seen:
         self._last = pts
         self.times.add(pts)
 
-    def require(self, this_pass: Pass) -> None:
-        """All frames around which nothing was left out."""
+    def missing(self, this_pass: Pass) -> set[int]:
+        """Times of frames that did not come although nothing around them was left out."""
         packets = self._container.packets
         due = packets.pts[this_pass.whole & packets.shown & ~this_pass.leading]
-        if missing := len(set(due.tolist()) - self.times):
-            raise Contradiction(f"{missing} of {len(due)} packets give no frame of their own")
+        return set(due.tolist()) - self.times
+
+    def require(self, this_pass: Pass) -> None:
+        """Raises ``Contradiction`` where any is missing."""
+        if missing := len(self.missing(this_pass)):
+            raise Contradiction(
+                f"{missing} of {int(this_pass.whole.sum())} packets give no frame of their own"
+            )
 
 
 class CountingReader:

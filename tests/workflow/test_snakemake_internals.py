@@ -19,10 +19,13 @@ from typing import Any
 
 import pytest
 from snakemake.cli import parse_args
-from snakemake.io import contains_wildcard
+from snakemake.io import contains_wildcard, flag
 from snakemake.jobs import Job
+from snakemake.modules import WorkflowModifier
+from snakemake.path_modifier import PATH_MODIFIER_FLAG, PathModifier
+from snakemake.rules import Rule
 from snakemake.scheduling.job_scheduler import JobScheduler
-from snakemake.settings.types import DeploymentMethod, ExecutionSettings, SchedulingSettings
+from snakemake.settings.types import DeploymentMethod, ExecutionSettings, SchedulingSettings, StorageSettings
 
 from tests.workflow.project import ROOT, Project, environment
 
@@ -85,6 +88,12 @@ def test_what_else_is_reached_for_is_there() -> None:
     assert contains_wildcard("a{b}")
     assert not contains_wildcard("ab")
     assert DeploymentMethod.CONDA
+    # Whether this workflow is a module, and where Snakemake moves a module's files.
+    assert WorkflowModifier.is_main_snakefile(SimpleNamespace(base_snakefile=None))  # type: ignore[arg-type]
+    modifier = PathModifier(None, "sub", workflow=SimpleNamespace(storage_settings=StorageSettings()))
+    assert modifier.replace_prefix("a") == "sub/a"
+    assert modifier.modify(flag("a", PATH_MODIFIER_FLAG)) == "a"
+    assert {"is_checkpoint", "is_producer"} <= set(dir(Rule))
 
 
 def test_the_versions_allowed_are_those_looked_at() -> None:
@@ -92,7 +101,7 @@ def test_the_versions_allowed_are_those_looked_at() -> None:
 
     asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     (bounds,) = [line for line in asked if line.startswith("snakemake>")]
-    lowest = re.findall(r'min_version\("(.+)"\)', (ROOT / "Snakefile").read_text())
+    lowest = re.findall(r'min_version\("(.+)"\)', (ROOT / "workflow" / "Snakefile").read_text())
     assert bounds == f"snakemake>={lowest[0]},<10"
 
 
@@ -111,7 +120,9 @@ def snakemake(project: Project, *arguments: str, **more: str) -> subprocess.Comp
 
 
 def test_each_is_put_in_place(project: Project) -> None:
-    (project.folder / "probe.smk").write_text(PROBE.format(snakefile=str(project.folder / "Snakefile")))
+    (project.folder / "probe.smk").write_text(
+        PROBE.format(snakefile=str(project.folder / "workflow" / "Snakefile"))
+    )
     done = snakemake(project, "-s", "probe.smk", "results/toy/index.parquet")
     assert done.returncode == 0, done.stdout
     read, end = (json.loads(re.findall(rf"^{word} (.+)$", done.stdout, re.M)[0]) for word in ("READ", "DONE"))
@@ -141,7 +152,7 @@ def test_with_conda_jobs_run_in_the_environment_of_snakemake(project: Project, t
         file.chmod(0o755)
     here = tmp_path / "environment"
     (here / "conda-meta").mkdir(parents=True)
-    wrapper = f"import sys; sys.prefix = {str(here)!r}\ninclude: {str(project.folder / 'Snakefile')!r}\n"
+    wrapper = f"import sys; sys.prefix = {str(here)!r}\ninclude: {str(project.folder / 'workflow' / 'Snakefile')!r}\n"
     (project.folder / "conda.smk").write_text(wrapper)
     shutil.rmtree(project.results, ignore_errors=True)
     done = snakemake(
@@ -154,7 +165,7 @@ def test_with_conda_jobs_run_in_the_environment_of_snakemake(project: Project, t
 
 def test_as_a_module_of_another_workflow(project: Project) -> None:
     (project.folder / "outer.smk").write_text(
-        f"module frames:\n    snakefile: {str(project.folder / 'Snakefile')!r}\n    config: config\n"
+        f"module frames:\n    snakefile: {str(project.folder / 'workflow' / 'Snakefile')!r}\n    config: config\n"
         "use rule * from frames\n"
     )
     done = snakemake(project, "-s", "outer.smk", "-n", "--forceall")

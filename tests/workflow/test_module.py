@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import framefeat
 import numpy as np
 import pandas as pd
 import pytest
@@ -195,6 +196,52 @@ def test_a_module_where_the_other_rules_use_conda(tmp_path: Path, clips: Path) -
     done = snakemake(tmp_path, "-n", "--sdm", "conda", config={"outer.yaml": config})
     assert done.status == 0, done.output
     assert "environment.yaml" not in done.output
+    assert "fetch_weights" in done.output
+    assert "Missing output files: sub/resources/weights/" in done.output, "the prefix holds for weights, too"
+
+
+def blocks_of_the_readme(heading: str) -> list[str]:
+    """The code blocks below a heading, with this folder for the address."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    part = re.split(r"^#+ ", text[text.index(f"# {heading}\n") + 2 :], maxsplit=1, flags=re.M)[0]
+    blocks = re.findall(r"^```\w*\n(.+?)^```", part, re.M | re.S)
+    return [block.replace("/path/to/framefeat", str(ROOT)) for block in blocks]
+
+
+def test_as_the_readme_says(tmp_path: Path, clips: Path) -> None:
+    (tmp_path / "clips").symlink_to(clips)
+    snakefile, config = blocks_of_the_readme("Use it as a module")
+    (tmp_path / "Snakefile").write_text(snakefile, encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(config, encoding="utf-8")
+    as_module = snakemake(tmp_path, "-n")
+    by_path = snakemake(tmp_path, "-n", "results/mine/mobilenet_v3_large/mine_features.npy")
+    assert as_module.status == by_path.status == 0, as_module.output + by_path.output
+    assert {"merge_index:mine", "report:mine"} <= set(as_module.jobs)
+    assert "merge_index:mine" in by_path.jobs
+
+    (command,) = blocks_of_the_readme("In another folder, or in another workflow")
+    elsewhere = snakemake(tmp_path, "-n", *command.split()[1:])
+    assert elsewhere.status == 0, elsewhere.output
+    assert {"merge_index:mine", "report:mine"} <= set(elsewhere.jobs)
+
+
+def test_what_the_workflow_catalog_asks_for() -> None:
+    """Its 'standardized usage': workflow/Snakefile, config/README.md, and how software is deployed."""
+    assert SNAKEFILE.is_file()
+    assert (ROOT / "config" / "README.md").is_file()
+    shown = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text(encoding="utf-8"))["usage"]
+    assert set(shown["software-stack-deployment"]) == {"conda", "apptainer", "apptainer+conda"}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").lower()
+    assert "snakemake" in readme
+    assert "workflow" in readme
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["version"] == framefeat.__version__
+    for cited in citation["references"]:
+        assert {"type", "title", "authors"} <= set(cited)
 
 
 def test_from_another_folder_without_a_configuration(tmp_path: Path, clips: Path) -> None:

@@ -403,7 +403,7 @@ def _expanded(value: Any) -> Any:
 def check_inputs(settings: Settings) -> None:
     """Raises ``UserError`` where an index does not exist, or where nothing is named and the example is not here."""
     if settings.from_folder:
-        if settings.videos == DEFAULTS["videos"] and not os.path.isdir(settings.videos):
+        if settings.videos == DEFAULTS["videos"] and not os.path.isdir(str(settings.videos)):
             raise UserError(
                 f"The configuration names no input, and the example's folder {settings.videos!r} is not below "
                 f"{os.getcwd()!r}. Set videos to a folder of videos, or frame_index and video_index to two tables: in "

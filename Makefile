@@ -67,15 +67,15 @@ test: env-dev
 lint: env-dev
 	ruff check $(SOURCES)
 	ruff format --check $(SOURCES)
-	snakefmt --check workflow/Snakefile workflow/rules
+	snakefmt --check Snakefile workflow/rules
 	mypy workflow/framefeat workflow/snakemake_logger_plugin_framefeat
 	snakemake --lint
-	codespell workflow tests examples bench profiles Makefile $(PROSE)
+	codespell workflow tests examples bench profiles Snakefile Makefile $(PROSE)
 
 format: env-dev
 	ruff check --fix $(SOURCES)
 	ruff format $(SOURCES)
-	snakefmt workflow/Snakefile workflow/rules
+	snakefmt Snakefile workflow/rules
 
 bench: env-bench
 	python -m bench

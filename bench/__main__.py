@@ -112,7 +112,7 @@ def workflow(folder: Path, weights: Path, gpu: int, **config: Any) -> Figures:
     """The whole command in a fresh working folder: nothing is cached but the operating system's files."""
     work = Path(tempfile.mkdtemp(prefix="framefeat-bench-", dir=DATA))
     try:
-        for name in ("workflow", "config", "profiles", "envs"):
+        for name in ("Snakefile", "workflow", "config", "profiles", "envs"):
             (work / name).symlink_to(ROOT / name)
         values = {
             "dataset": "bench",

@@ -160,7 +160,7 @@ def workspace(parent: Path) -> Iterator[Path]:
     """A fresh working folder of the workflow; removed in the end."""
     folder = Path(tempfile.mkdtemp(prefix="framefeat-scale-", dir=parent))
     try:
-        for name in ("workflow", "profiles", "envs", "config"):
+        for name in ("Snakefile", "workflow", "profiles", "envs", "config"):
             (folder / name).symlink_to(ROOT / name)
         yield folder
     finally:

@@ -37,7 +37,7 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("workflow", "profiles", "envs"):
+        for name in ("Snakefile", "workflow", "profiles", "envs"):
             (folder / name).symlink_to(ROOT / name)
         shutil.copytree(ROOT / "config", folder / "config")
         self.videos = folder / "videos"

@@ -20,7 +20,7 @@ from snakemake.jobs import Job
 
 from tests.workflow.project import ROOT, Run, environment, started_jobs
 
-SNAKEFILE = ROOT / "workflow" / "Snakefile"
+SNAKEFILE = ROOT / "Snakefile"
 BACKBONE = "mobilenet_v3_large"
 #: A workflow that makes the tables of one data set itself, reads the features of two, and has a pipe of its own.
 OUTER = f"""
@@ -226,7 +226,7 @@ def test_as_the_readme_says(tmp_path: Path, clips: Path) -> None:
 
 
 def test_what_the_workflow_catalog_asks_for() -> None:
-    """Its 'standardized usage': workflow/Snakefile, config/README.md, and how software is deployed."""
+    """What it asks for: Snakefile, config/README.md, and how software is deployed."""
     assert SNAKEFILE.is_file()
     assert (ROOT / "config" / "README.md").is_file()
     shown = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text(encoding="utf-8"))["usage"]
@@ -271,7 +271,8 @@ def test_another_working_directory(tmp_path: Path, clips: Path, place: str) -> N
     arguments = ["--directory", str(tmp_path / "work"), "results/own/index.parquet"]
     snakefile = ["-s", str(SNAKEFILE)] if place == "outside" else []
     if not snakefile:
-        (tmp_path / "workflow").symlink_to(ROOT / "workflow")
+        for name in ("Snakefile", "workflow"):
+            (tmp_path / name).symlink_to(ROOT / name)
     done = snakemake(tmp_path, *snakefile, *arguments, config=own)
     assert done.status == 0, done.output
     assert (tmp_path / "work/results/own/index.parquet").is_file()

@@ -101,7 +101,7 @@ def test_the_versions_allowed_are_those_looked_at() -> None:
 
     asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     (bounds,) = [line for line in asked if line.startswith("snakemake>")]
-    lowest = re.findall(r'min_version\("(.+)"\)', (ROOT / "workflow" / "Snakefile").read_text())
+    lowest = re.findall(r'min_version\("(.+)"\)', (ROOT / "Snakefile").read_text())
     assert bounds == f"snakemake>={lowest[0]},<10"
 
 
@@ -121,7 +121,7 @@ def snakemake(project: Project, *arguments: str, **more: str) -> subprocess.Comp
 
 def test_each_is_put_in_place(project: Project) -> None:
     (project.folder / "probe.smk").write_text(
-        PROBE.format(snakefile=str(project.folder / "workflow" / "Snakefile"))
+        PROBE.format(snakefile=str(project.folder / "Snakefile"))
     )
     done = snakemake(project, "-s", "probe.smk", "results/toy/index.parquet")
     assert done.returncode == 0, done.stdout
@@ -152,7 +152,7 @@ def test_with_conda_jobs_run_in_the_environment_of_snakemake(project: Project, t
         file.chmod(0o755)
     here = tmp_path / "environment"
     (here / "conda-meta").mkdir(parents=True)
-    wrapper = f"import sys; sys.prefix = {str(here)!r}\ninclude: {str(project.folder / 'workflow' / 'Snakefile')!r}\n"
+    wrapper = f"import sys; sys.prefix = {str(here)!r}\ninclude: {str(project.folder / 'Snakefile')!r}\n"
     (project.folder / "conda.smk").write_text(wrapper)
     shutil.rmtree(project.results, ignore_errors=True)
     done = snakemake(
@@ -165,7 +165,7 @@ def test_with_conda_jobs_run_in_the_environment_of_snakemake(project: Project, t
 
 def test_as_a_module_of_another_workflow(project: Project) -> None:
     (project.folder / "outer.smk").write_text(
-        f"module frames:\n    snakefile: {str(project.folder / 'workflow' / 'Snakefile')!r}\n    config: config\n"
+        f"module frames:\n    snakefile: {str(project.folder / 'Snakefile')!r}\n    config: config\n"
         "use rule * from frames\n"
     )
     done = snakemake(project, "-s", "outer.smk", "-n", "--forceall")

@@ -17,15 +17,15 @@ if os.path.exists("config/config.yaml"):
     configfile: "config/config.yaml"
 
 
-include: "rules/snakemake_internals.smk"
-include: "rules/settings.smk"
-include: "rules/inputs.smk"
+include: "workflow/rules/snakemake_internals.smk"
+include: "workflow/rules/settings.smk"
+include: "workflow/rules/inputs.smk"
 
 
 # The report of a workflow that uses this one has a text of its own.
 if not IS_MODULE:
 
-    report: "report/workflow.rst"
+    report: "workflow/report/workflow.rst"
 
 
 rule all:
@@ -34,11 +34,11 @@ rule all:
         RESULTS.report,
 
 
-include: "rules/merge_index.smk"
-include: "rules/sample_frames.smk"
-include: "rules/fetch_weights.smk"
-include: "rules/extract_features.smk"
-include: "rules/assemble.smk"
-include: "rules/report.smk"
-include: "rules/targets.smk"
-include: "rules/outcome.smk"
+include: "workflow/rules/merge_index.smk"
+include: "workflow/rules/sample_frames.smk"
+include: "workflow/rules/fetch_weights.smk"
+include: "workflow/rules/extract_features.smk"
+include: "workflow/rules/assemble.smk"
+include: "workflow/rules/report.smk"
+include: "workflow/rules/targets.smk"
+include: "workflow/rules/outcome.smk"

@@ -3,16 +3,18 @@
 #   snakemake --cores 4 --resources gpu=1 [--configfile FILE]
 #
 # config/README.md is the manual of the configuration, results/README.md of what comes out.
+import os
+
 from snakemake.utils import min_version
 
 # The lowest version in pyproject.toml, which says why there is a highest.
 min_version("9.20")
 
 
-configfile: "config/config.yaml"
+# Every key has a default, so that a run in another folder needs no such file.
+if os.path.exists("config/config.yaml"):
 
-
-report: "workflow/report/workflow.rst"
+    configfile: "config/config.yaml"
 
 
 include: "workflow/rules/snakemake_internals.smk"
@@ -20,8 +22,13 @@ include: "workflow/rules/settings.smk"
 include: "workflow/rules/inputs.smk"
 
 
+# The report of a workflow that uses this one has a text of its own.
+if not IS_MODULE:
+
+    report: "workflow/report/workflow.rst"
+
+
 rule all:
-    default_target: True
     input:
         matrices(),
         RESULTS.report,

@@ -19,10 +19,13 @@ from typing import Any
 
 import pytest
 from snakemake.cli import parse_args
-from snakemake.io import contains_wildcard
+from snakemake.io import contains_wildcard, flag
 from snakemake.jobs import Job
+from snakemake.modules import WorkflowModifier
+from snakemake.path_modifier import PATH_MODIFIER_FLAG, PathModifier
+from snakemake.rules import Rule
 from snakemake.scheduling.job_scheduler import JobScheduler
-from snakemake.settings.types import DeploymentMethod, ExecutionSettings, SchedulingSettings
+from snakemake.settings.types import DeploymentMethod, ExecutionSettings, SchedulingSettings, StorageSettings
 
 from tests.workflow.project import ROOT, Project, environment
 
@@ -85,6 +88,12 @@ def test_what_else_is_reached_for_is_there() -> None:
     assert contains_wildcard("a{b}")
     assert not contains_wildcard("ab")
     assert DeploymentMethod.CONDA
+    # Whether this workflow is a module, and where Snakemake moves a module's files.
+    assert WorkflowModifier.is_main_snakefile(SimpleNamespace(base_snakefile=None))  # type: ignore[arg-type]
+    modifier = PathModifier(None, "sub", workflow=SimpleNamespace(storage_settings=StorageSettings()))
+    assert modifier.replace_prefix("a") == "sub/a"
+    assert modifier.modify(flag("a", PATH_MODIFIER_FLAG)) == "a"
+    assert Rule.is_producer
 
 
 def test_the_versions_allowed_are_those_looked_at() -> None:
@@ -111,7 +120,9 @@ def snakemake(project: Project, *arguments: str, **more: str) -> subprocess.Comp
 
 
 def test_each_is_put_in_place(project: Project) -> None:
-    (project.folder / "probe.smk").write_text(PROBE.format(snakefile=str(project.folder / "Snakefile")))
+    (project.folder / "probe.smk").write_text(
+        PROBE.format(snakefile=str(project.folder / "Snakefile"))
+    )
     done = snakemake(project, "-s", "probe.smk", "results/toy/index.parquet")
     assert done.returncode == 0, done.stdout
     read, end = (json.loads(re.findall(rf"^{word} (.+)$", done.stdout, re.M)[0]) for word in ("READ", "DONE"))

@@ -400,9 +400,15 @@ def _expanded(value: Any) -> Any:
     return os.path.expanduser(value) if isinstance(value, str) else value
 
 
-def check_index_files(settings: Settings) -> None:
-    """Raises ``UserError`` where the input is two indexes and one of them does not exist."""
+def check_inputs(settings: Settings) -> None:
+    """Raises ``UserError`` where an index does not exist, or where nothing is named and the example is not here."""
     if settings.from_folder:
+        if settings.videos == DEFAULTS["videos"] and not os.path.isdir(str(settings.videos)):
+            raise UserError(
+                f"The configuration names no input, and the example's folder {settings.videos!r} is not below "
+                f"{os.getcwd()!r}. Set videos to a folder of videos, or frame_index and video_index to two tables: in "
+                "config/config.yaml, in a file given with --configfile, or with --config videos=FOLDER."
+            )
         return
     paths = {"frame_index": str(settings.frame_index), "video_index": str(settings.video_index)}
     missing = [f"{key}: {path!r}" for key, path in paths.items() if not os.path.isfile(path)]

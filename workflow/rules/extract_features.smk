@@ -23,7 +23,7 @@ rule extract_features:
         batch_size=str(SETTINGS.batch_size),
         embedder="auto" if SETTINGS.warm_embedder else "off",
     params:
-        logs=str(JOBS.logs),
+        logs=str(MOVED_JOBS.logs),
         algorithm=identity.extract_algorithm(SETTINGS.precision),
         spec=lambda wildcards: BACKBONES[wildcards.backbone].spec_json,
         weights=lambda wildcards: BACKBONES[wildcards.backbone].weights_identity,

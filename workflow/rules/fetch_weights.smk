@@ -1,3 +1,8 @@
+FETCHED_HERE = [
+    file for file, chosen in FETCHED.items() if not is_made_by_another_module(moved(chosen.weights_file))
+]
+
+
 # A checkpoint, so that no video is decoded for weights that cannot be had: no job of a video is known before it is
 # done.
 checkpoint fetch_weights:
@@ -8,7 +13,7 @@ checkpoint fetch_weights:
     benchmark:
         JOBS_OF_ALL.benchmark("fetch_weights", "{file}")
     wildcard_constraints:
-        file="|".join(map(re.escape, FETCHED)) or "(?!)",
+        file="|".join(map(re.escape, FETCHED_HERE)) or "(?!)",
     priority: 100
     # Where Snakemake itself runs: a cluster's nodes often reach no network.
     localrule: True

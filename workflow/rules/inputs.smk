@@ -20,7 +20,7 @@ def matrices():
 
 def index_files(wildcards):
     without_rate_limit()
-    return [] if SETTINGS.from_folder else [SETTINGS.frame_index, SETTINGS.video_index]
+    return [] if SETTINGS.from_folder else [not_moved(SETTINGS.frame_index), not_moved(SETTINGS.video_index)]
 
 
 def export_sources(wildcards):
@@ -28,12 +28,12 @@ def export_sources(wildcards):
     named = [SETTINGS.annotations, SETTINGS.export_segments_from, SETTINGS.export_labels_from]
     paths = [Path(name) for name in named if name]
     files = [[path] if path.is_file() else sorted(path.glob("*.mat")) for path in paths]
-    return [str(file) for some in files for file in some]
+    return [not_moved(str(file)) for some in files for file in some]
 
 
 def collection(wildcards):
     """Tells a replaced file even where its time is older than the results."""
-    return index.stat_digest(SETTINGS, RESULTS.root)
+    return index.stat_digest(SETTINGS, MOVED_RESULTS.root)
 
 
 def video_keys():
@@ -41,7 +41,7 @@ def video_keys():
     decoded."""
     for file, chosen in FETCHED.items():
         # Only where it is missing: each checkpoint costs a look at the jobs of all videos.
-        if not os.path.isfile(chosen.weights_file):
+        if not os.path.isfile(moved(chosen.weights_file)):
             checkpoints.fetch_weights.get(file=file)
     merged = checkpoints.merge_index.get().output
     return layout.ResultsFolder(Path(merged.slices).parent).video_keys()
@@ -70,7 +70,7 @@ def features_of_part(wildcards):
 def remote_video(wildcards):
     """The video itself where it lies behind an address: fetched for the job by a storage plugin, and not kept."""
     leave_the_others_their_turn()
-    record = RESULTS.video(wildcards.video)
+    record = MOVED_RESULTS.video(wildcards.video)
     address = json.loads(record.read_text(encoding="utf-8"))["path"] if record.is_file() else ""
     if not index.is_remote(address):
         return []
@@ -95,7 +95,8 @@ def frames_of(wildcards):
 
 def weights_of(wildcards):
     # Replaced weights are told by their digest (a parameter), not by their time.
-    return ancient(BACKBONES[wildcards.backbone].weights_file)
+    chosen = BACKBONES[wildcards.backbone]
+    return ancient(not_moved(chosen.weights_file) if chosen.is_local else chosen.weights_file)
 
 
 def kept_if_asked(path):

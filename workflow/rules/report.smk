@@ -19,8 +19,8 @@ rule report:
         runtime=60,
     params:
         results=subpath(output[0], parent=True),
-        benchmarks=str(JOBS.benchmarks),
-        logs=str(JOBS.logs),
+        benchmarks=str(MOVED_JOBS.benchmarks),
+        logs=str(MOVED_JOBS.logs),
         backbones=list(BACKBONES),
     message:
         f"report of {SETTINGS.dataset}"

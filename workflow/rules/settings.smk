@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -37,8 +38,9 @@ def options(**values):
 
 SETTINGS = checked(configuration.resolve, config)
 # Where an input is gone, Snakemake takes the results that were once made from it for source files: nothing to be done.
-if workflow.is_main_process:
-    checked(configuration.check_index_files, SETTINGS)
+# Around a module there may be rules that make the input.
+if workflow.is_main_process and not IS_MODULE:
+    checked(configuration.check_inputs, SETTINGS)
 BACKBONES = {chosen.folder: chosen for chosen in checked(chosen_backbones, SETTINGS)}
 # Published weights, by their file's name; local files are nobody's output.
 FETCHED = {Path(chosen.weights_file).name: chosen for chosen in BACKBONES.values() if not chosen.is_local}
@@ -54,9 +56,23 @@ RESULTS = layout.results_of(SETTINGS.dataset)
 RESULT = RESULTS.backbone("{backbone}")
 JOBS = layout.jobs_of(SETTINGS.dataset)
 JOBS_OF_ALL = layout.jobs_of()
+# For functions and parameters: where a module's prefix puts them.
+MOVED_RESULTS = layout.ResultsFolder(Path(moved(RESULTS.root)))
+MOVED_JOBS = layout.JobFiles(Path(moved(JOBS.logs)), Path(moved(JOBS.benchmarks)))
+WEIGHTS_FILES = {
+    folder: chosen.weights_file if chosen.is_local else moved(chosen.weights_file)
+    for folder, chosen in BACKBONES.items()
+}
 ENVIRONMENT = conda_environment()
-# The environment's own commands come first, however snakemake itself was found.
-os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+COMMANDS = str(Path(sys.executable).parent)
+if not IS_MODULE:
+    # The environment's own commands come first, however snakemake itself was found.
+    os.environ.update(PATH=os.pathsep.join([COMMANDS, os.environ.get("PATH", "")]))
+elif shutil.which("framefeat") is None:
+    raise WorkflowError(
+        f"The command framefeat is not found on PATH: activate the environment that Snakemake runs in, or put {COMMANDS!r} "
+        "on PATH."
+    )
 
 RUN_BEGAN = time.time()
 # --resources gpu=0: no GPU is touched, nor asked for.
@@ -80,14 +96,14 @@ if not CLUSTER_JOB or os.environ.get(environment.OWNER_JOB) != CLUSTER_JOB:
 
 # Where this process runs the jobs itself, the first of them lets the embedder load while videos are decoded.
 if RUNS_JOBS_HERE and SETTINGS.warm_embedder:
-    first = next(iter(BACKBONES.values()))
+    folder, first = next(iter(BACKBONES.items()))
     os.environ[environment.PREWARM] = json.dumps(
         {
             "device": DEVICE,
             "gpus": GPU_PER_JOB,
-            "logs": str(JOBS.embedder_logs),
+            "logs": str(MOVED_JOBS.embedder_logs),
             "spec": first.spec_json,
-            "weights": os.path.abspath(first.weights_file),
+            "weights": os.path.abspath(WEIGHTS_FILES[folder]),
             "weights_identity": first.weights_identity,
             "precision": SETTINGS.precision,
         }

@@ -8,25 +8,47 @@ import os
 import sys
 
 from snakemake.exceptions import WorkflowError
-from snakemake.io import contains_wildcard
+from snakemake.io import contains_wildcard, flag
 from snakemake.jobs import Job
+from snakemake.path_modifier import PATH_MODIFIER_FLAG
 from snakemake.settings.types import DeploymentMethod
 
-# The jobs of ten thousand videos are millions of objects, none of them garbage: looking through them takes a fifth of
-# the time. Snakemake leaves Python's thresholds as they are.
-gc.set_threshold(100_000, 20, 100)
+# Whether another workflow uses this one as a module. Then nothing of what follows may reach that workflow's own rules.
+IS_MODULE = not workflow.modifier.is_main_snakefile()
+# How Snakemake moves the paths of this module's rules (prefix, replace_prefix).
+PATH_MODIFIER = workflow.modifier.path_modifier
+
+if not IS_MODULE:
+    # The jobs of ten thousand videos are millions of objects, none of them garbage: looking through them takes a fifth
+    # of the time. Snakemake leaves Python's thresholds as they are.
+    gc.set_threshold(100_000, 20, 100)
+
+    # No rule here has pipes or services. Whether an input is one, Snakemake asks for each file of a job by going
+    # through all jobs that it depends on: a minute before assemble begins at 10,000 videos, two hours at 100,000.
+    Job.is_pipe_or_service_input = lambda job, path: False
 
 
-# No rule here has pipes or services. Whether an input is one, Snakemake asks for each file of a job by going through
-# all jobs that it depends on: a minute before assemble begins at 10,000 videos, two hours at 100,000.
-Job.is_pipe_or_service_input = lambda job, path: False
+def moved(path):
+    """Where a file of the rules lies. Snakemake moves what rules name as files, and not what functions and parameters
+    name."""
+    return PATH_MODIFIER.replace_prefix(str(path))
+
+
+def not_moved(path):
+    """For a rule's input that a person named: it lies where it was said to."""
+    return path if moved(path) == path else flag(path, PATH_MODIFIER_FLAG)
+
+
+def is_made_by_another_module(path):
+    """Two modules of this workflow may need the same file, which only one rule can make."""
+    return any(rule.is_checkpoint and rule.is_producer(path) for rule in workflow.rules)
 
 
 def without_rate_limit():
     """Snakemake limits itself to 100 job starts a second by default. Its way to do so sets a timer at each look at the
     ready jobs that looks again and sets another: they add up to a core's whole time. Called while the jobs are worked
     out, when the settings are there and the scheduler is not yet. A limit that a person sets stays."""
-    scheduling = workflow.scheduling_settings
+    scheduling = None if IS_MODULE else workflow.scheduling_settings
     limit = scheduling and scheduling.max_jobs_per_timespan
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
         scheduling.max_jobs_per_timespan = None
@@ -35,7 +57,7 @@ def without_rate_limit():
 def leave_the_others_their_turn():
     """Inside a cluster job: a video that fails does not end its group (Snakemake hands no --keep-going on to its
     jobs)."""
-    if not workflow.is_main_process and workflow.execution_settings is not None:
+    if not IS_MODULE and not workflow.is_main_process and workflow.execution_settings is not None:
         workflow.execution_settings.keep_going = True
 
 
@@ -49,11 +71,11 @@ def given_resource(name):
 RUNS_JOBS_HERE = workflow.is_main_process and given_resource("_nodes") is None
 
 # --resources on the command line replaces a profile's, so a limit for runs without it cannot stand in the profile.
-if RUNS_JOBS_HERE and "gpu" not in workflow.global_resources:
+if RUNS_JOBS_HERE and not IS_MODULE and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", 1)
 # On a cluster the jobs of a group run one after the other, so that a group needs what one of them needs, for the sum of
 # their times.
-if workflow.is_main_process and not RUNS_JOBS_HERE:
+if workflow.is_main_process and not RUNS_JOBS_HERE and not IS_MODULE:
     workflow.register_resource("turn", 1)
 
 
@@ -88,6 +110,8 @@ def conda_environment():
     if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
         return "../../envs/environment.yaml"
     if not os.path.isdir(os.path.join(sys.prefix, "conda-meta")):
+        if IS_MODULE:  # asked for by the other workflow, for its own rules
+            return None
         raise WorkflowError(
             f"--sdm conda: Snakemake runs in {sys.prefix!r}, which is no conda environment. Leave the option out: the jobs run "
             "in the environment of Snakemake. Or run Snakemake in the one of envs/environment.yaml."
@@ -96,4 +120,4 @@ def conda_environment():
     return sys.prefix
 
 
-refuse_folder_with_braces(workflow.basedir)
+refuse_folder_with_braces(workflow.current_basedir.get_path_or_uri(secret_free=True))

@@ -61,7 +61,7 @@ rule verify:
         runtime=240,
     params:
         results=subpath(input[0], ancestor=2),
-        weights=lambda wildcards: [chosen.weights_file for chosen in BACKBONES.values()],
+        weights=lambda wildcards: list(WEIGHTS_FILES.values()),
     message:
         f"verify of {SETTINGS.dataset}"
     shell:

@@ -1,0 +1,279 @@
+"""The workflow in other people's hands: as a module of another workflow, and started from other folders."""
+
+import gc
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import framefeat
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from snakemake.jobs import Job
+
+from tests.workflow.project import ROOT, Run, environment, started_jobs
+
+SNAKEFILE = ROOT / "Snakefile"
+BACKBONE = "mobilenet_v3_large"
+#: A workflow that makes the tables of one data set itself, reads the features of two, and has a pipe of its own.
+OUTER = f"""
+import gc, json, os
+from snakemake.jobs import Job
+
+
+configfile: "outer.yaml"
+
+
+def state():
+    limit = workflow.scheduling_settings and workflow.scheduling_settings.max_jobs_per_timespan
+    return dict(
+        gc=gc.get_threshold(), pipes=Job.is_pipe_or_service_input.__qualname__, path=os.environ["PATH"],
+        resources=sorted(workflow.global_resources), report=workflow.report_text, limit=limit and limit.max_jobs,
+    )
+
+
+print("BEFORE", json.dumps(state()))
+
+
+module tables:
+    snakefile:
+        {str(SNAKEFILE)!r}
+    config:
+        config["tables"]
+    prefix:
+        "sub"
+
+
+use rule * from tables as tables_*
+
+
+module folder:
+    snakefile:
+        {str(SNAKEFILE)!r}
+    config:
+        config["folder"]
+
+
+use rule * from folder as folder_*
+
+
+rule all:
+    default_target: True
+    input:
+        "shapes.txt",
+
+
+rule indexes:
+    output:
+        frames="frames.csv",
+        videos="videos.csv",
+    shell:
+        "cp given/frames.csv {{output.frames}} && cp given/videos.csv {{output.videos}}"
+
+
+rule stream:
+    output:
+        pipe("stream"),
+    shell:
+        "echo streamed > {{output}}"
+
+
+rule shapes:
+    input:
+        "sub/results/one/{BACKBONE}/one_features.npy",
+        "results/two/{BACKBONE}/two_features.npy",
+        stream="stream",
+    output:
+        "shapes.txt",
+    shell:
+        "cat {{input.stream}} > {{output}}; "
+        "python -c 'import sys, numpy; [print(numpy.load(path).shape) for path in sys.argv[1:3]]' {{input}} >> {{output}}"
+
+
+print("AFTER", json.dumps(state()))
+
+
+onsuccess:
+    print("DONE", json.dumps(state()))
+"""
+
+
+def snakemake(
+    folder: Path, *arguments: str, config: Mapping[str, Any] | None = None, path: str | None = None
+) -> Run:
+    for name, content in (config or {}).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(yaml.safe_dump(content), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "2", "--nocolor", *arguments], cwd=folder,
+        env=environment() | ({"PATH": path} if path else {}), text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, timeout=200, check=False,
+    )  # fmt: skip
+    return Run(done.returncode, done.stdout, started_jobs(done.stdout))
+
+
+def outer_project(folder: Path, clips: Path, weights: str) -> dict[str, Any]:
+    """The outer workflow's files in ``folder``, and its configuration."""
+    (folder / "given").mkdir()
+    (folder / "clips").mkdir()
+    shutil.copy(clips / "a.mp4", folder / "clips")
+    rows = pd.DataFrame({"video_id": "x", "timestamp_sec": [0.0, 0.5, 1.0]})
+    rows.to_csv(folder / "given" / "frames.csv", index=False)
+    videos = pd.DataFrame({"video_id": ["x"], "video_path": ["clips/a.mp4"], "fps": [25]})
+    videos.to_csv(folder / "given" / "videos.csv", index=False)
+    (folder / "Snakefile").write_text(OUTER, encoding="utf-8")
+    given = {"frame_index": "frames.csv", "video_index": "videos.csv"}
+    shared = {"weights": weights, "device": "cpu"}
+    return {
+        "tables": {"dataset": "one", **given, **shared},
+        "folder": {"dataset": "two", "videos": "clips", "sample_fps": 1, **shared},
+    }
+
+
+def test_two_modules_one_with_a_prefix_and_rules_around_them(
+    tmp_path: Path, clips: Path, weights: Path
+) -> None:
+    shutil.copy(weights, tmp_path / "live.pth")
+    config = outer_project(tmp_path, clips, "./live.pth")
+    done = snakemake(tmp_path, config={"outer.yaml": config})
+    assert done.status == 0, done.output
+    assert (tmp_path / "shapes.txt").read_text().split("\n") == ["streamed", "(3, 960)", "(3, 960)", ""]
+
+    before, after, end = (
+        json.loads(re.findall(rf"^{word} (.+)$", done.output, re.M)[0])
+        for word in ("BEFORE", "AFTER", "DONE")
+    )
+    assert after == before, "importing changed the workflow around it"
+    assert before["gc"] == list(gc.get_threshold())
+    assert before["pipes"] == Job.is_pipe_or_service_input.__qualname__
+    assert end == before | {"limit": 100}, "its jobs changed the workflow around it"
+
+    made = [tmp_path / "sub/results/one", tmp_path / "results/two"]
+    one, two = (np.load(root / BACKBONE / f"{root.name}_features.npy") for root in made)
+    assert np.array_equal(one[[0, 2]], two[:2])
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["two"]
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["two"], (
+        "logs outside of the prefix"
+    )
+    assert (tmp_path / "sub/logs/one/assemble").is_dir()
+
+    again = snakemake(tmp_path, "-n", "shapes.txt")
+    assert "Nothing to be done" in again.output
+    again = snakemake(tmp_path, "shapes.txt", "folder_report", "tables_report", "tables_verify")
+    assert again.status == 0, again.output
+    assert again.of("sample_frames", "extract_features", "folder_sample_frames", "tables_sample_frames") == []
+    assert (made[0] / "report.html").is_file()
+    assert (made[1] / "report.html").is_file()
+
+
+def test_two_modules_that_need_the_same_weights(tmp_path: Path, clips: Path) -> None:
+    config = outer_project(tmp_path, clips, "IMAGENET1K_V1")
+    text = OUTER.replace('    prefix:\n        "sub"\n', "").replace("sub/", "")
+    (tmp_path / "Snakefile").write_text(text, encoding="utf-8")
+    done = snakemake(tmp_path, "-n", config={"outer.yaml": config})
+    assert done.status == 0, done.output
+    fetched = re.findall(r"^(\w*fetch_weights) +(\d+)$", done.output, re.M)
+    assert set(fetched) == {("tables_fetch_weights", "1")}
+
+
+def test_a_module_without_the_command_on_path(tmp_path: Path, clips: Path) -> None:
+    config = outer_project(tmp_path, clips, "IMAGENET1K_V1")
+    done = snakemake(tmp_path, "-n", config={"outer.yaml": config}, path="/usr/bin:/bin")
+    assert done.status != 0
+    assert "framefeat is not found on PATH: activate the environment" in done.output
+
+
+def test_a_module_where_the_other_rules_use_conda(tmp_path: Path, clips: Path) -> None:
+    """Its rules stay in the environment that Snakemake runs in."""
+    config = outer_project(tmp_path, clips, "IMAGENET1K_V1")
+    done = snakemake(tmp_path, "-n", "--sdm", "conda", config={"outer.yaml": config})
+    assert done.status == 0, done.output
+    assert "environment.yaml" not in done.output
+    assert "fetch_weights" in done.output
+    assert "Missing output files: sub/resources/weights/" in done.output, "the prefix holds for weights, too"
+
+
+def blocks_of_the_readme(heading: str) -> list[str]:
+    """The code blocks below a heading, with this folder for the address."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    part = re.split(r"^#+ ", text[text.index(f"# {heading}\n") + 2 :], maxsplit=1, flags=re.M)[0]
+    blocks = re.findall(r"^```\w*\n(.+?)^```", part, re.M | re.S)
+    return [block.replace("/path/to/framefeat", str(ROOT)) for block in blocks]
+
+
+def test_as_the_readme_says(tmp_path: Path, clips: Path) -> None:
+    (tmp_path / "clips").symlink_to(clips)
+    snakefile, config = blocks_of_the_readme("Use it as a module")
+    (tmp_path / "Snakefile").write_text(snakefile, encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(config, encoding="utf-8")
+    as_module = snakemake(tmp_path, "-n")
+    by_path = snakemake(tmp_path, "-n", "results/mine/mobilenet_v3_large/mine_features.npy")
+    assert as_module.status == by_path.status == 0, as_module.output + by_path.output
+    assert {"merge_index:mine", "report:mine"} <= set(as_module.jobs)
+    assert "merge_index:mine" in by_path.jobs
+
+    (command,) = blocks_of_the_readme("In another folder, or in another workflow")
+    elsewhere = snakemake(tmp_path, "-n", *command.split()[1:])
+    assert elsewhere.status == 0, elsewhere.output
+    assert {"merge_index:mine", "report:mine"} <= set(elsewhere.jobs)
+
+
+def test_what_the_workflow_catalog_asks_for() -> None:
+    """What it asks for: Snakefile, config/README.md, and how software is deployed."""
+    assert SNAKEFILE.is_file()
+    assert (ROOT / "config" / "README.md").is_file()
+    shown = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text(encoding="utf-8"))["usage"]
+    assert set(shown["software-stack-deployment"]) == {"conda", "apptainer", "apptainer+conda"}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").lower()
+    assert "snakemake" in readme
+    assert "workflow" in readme
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["version"] == framefeat.__version__
+    for cited in citation["references"]:
+        assert {"type", "title", "authors"} <= set(cited)
+
+
+def test_from_another_folder_without_a_configuration(tmp_path: Path, clips: Path) -> None:
+    nothing = snakemake(tmp_path, "-s", str(SNAKEFILE), "-n")
+    assert nothing.status != 0
+    assert f"names no input, and the example's folder 'resources/example' is not below {str(tmp_path)!r}" in (
+        nothing.output
+    )
+    done = snakemake(tmp_path, "-s", str(SNAKEFILE), "-n", "--config", f"videos={clips}")
+    assert done.status == 0, done.output
+    assert "merge_index:example" in done.jobs
+    assert f"profile {SNAKEFILE.parent}/profiles/default" in done.output
+
+
+def test_from_another_folder_with_a_configuration_of_its_own(tmp_path: Path, clips: Path) -> None:
+    own = {"config/config.yaml": {"dataset": "own", "videos": "videos"}}
+    (tmp_path / "videos").symlink_to(clips)
+    done = snakemake(tmp_path, "-s", str(SNAKEFILE), "results/own/index.parquet", config=own)
+    assert done.status == 0, done.output
+    assert len(pd.read_parquet(tmp_path / "results/own/index.parquet")) > 0
+
+
+@pytest.mark.parametrize("place", ["inside", "outside"])
+def test_another_working_directory(tmp_path: Path, clips: Path, place: str) -> None:
+    """--directory: from the project's own folder, and from anywhere."""
+    own = {"work/config/config.yaml": {"dataset": "own", "videos": os.path.relpath(clips, tmp_path / "work")}}
+    arguments = ["--directory", str(tmp_path / "work"), "results/own/index.parquet"]
+    snakefile = ["-s", str(SNAKEFILE)] if place == "outside" else []
+    if not snakefile:
+        for name in ("Snakefile", "workflow"):
+            (tmp_path / name).symlink_to(ROOT / name)
+    done = snakemake(tmp_path, *snakefile, *arguments, config=own)
+    assert done.status == 0, done.output
+    assert (tmp_path / "work/results/own/index.parquet").is_file()
+    assert not (tmp_path / "results").exists()

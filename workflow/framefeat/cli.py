@@ -138,7 +138,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> None:
     from framefeat.run import plan as run_plan
 
-    run_plan.run(options.configfile, as_json=options.json)
+    run_plan.run(options.configfile, options.config, directory=options.directory, as_json=options.json)
 
 
 def _stale(options: argparse.Namespace) -> None:
@@ -404,8 +404,21 @@ def _show_options(part: argparse.ArgumentParser) -> None:
 
 
 def _plan_options(part: argparse.ArgumentParser) -> None:
-    part.add_argument(
-        "--configfile", type=Path, metavar="FILE", help="laid over config/config.yaml, as for Snakemake"
+    as_snakemake = part.add_argument_group("as for Snakemake")
+    as_snakemake.add_argument(
+        "--config", "-C", nargs="*", default=[], metavar="KEY=VALUE", help="laid over the configuration files"
+    )
+    as_snakemake.add_argument(
+        "--configfile",
+        "--configfiles",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="laid over config/config.yaml",
+    )
+    as_snakemake.add_argument(
+        "--directory", "-d", type=Path, metavar="FOLDER", help="where the results lie (default: here)"
     )
     part.add_argument("--json", action="store_true", help="print JSON instead of sentences")
 
@@ -529,7 +542,7 @@ _FOR_PEOPLE = {
     ),
     "plan": _Command(
         "list the videos that the next run recomputes, and why",
-        "--configfile my.yaml",
+        "--config dataset=mine videos=films/",
         _plan_options,
         _plan,
     ),

@@ -477,6 +477,7 @@ def _export_options(part: argparse.ArgumentParser) -> None:
             metavar="SECONDS",
             help="one row per so many seconds: the mean of its rows (default: rows as sampled)",
         )
+        one.set_defaults(videos_per_shard=1000)
         if name == "webdataset":
             one.add_argument(
                 "--videos-per-shard", type=int, default=1000, metavar="N", help="(default: %(default)s)"

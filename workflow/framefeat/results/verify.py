@@ -21,7 +21,7 @@ from framefeat.names import video_key
 from framefeat.records import Counts, Manifest, VideoEntry, VideoRecord
 from framefeat.results.decode_again import DecodedAgain, Decoding, container_of
 from framefeat.results.finished import FinishedRun, result_folders, rows_of
-from framefeat.terminal import print_table, printable
+from framefeat.terminal import print_table, print_wrapped, printable
 from framefeat.vectors import cosine
 
 _SPREAD_ROWS = 2000
@@ -400,18 +400,21 @@ def _print(verdict: Verdict) -> None:
         for video in verdict.videos
     ]  # fmt: skip
     levels = [3 if video.failures else 0 for video in verdict.videos]
-    print_table(names, rows, sys.stdout, right={1, 2, 3, 4, 6, 7, 8}, levels=levels, coloured_column=9)
+    print_table(
+        names, rows, sys.stdout, right={1, 2, 3, 4, 6, 7, 8}, levels=levels, coloured_column=9, droppable=[5, 3, 2],
+        cut=0,
+    )  # fmt: skip
     for video in verdict.videos:
         for text in video.failures:
-            print(printable(f"failed: {video.video_id}: {text}"))
+            print_wrapped(printable(f"failed: {video.video_id}: {text}"), sys.stdout)
         for text in video.warnings:
-            print(printable(f"warning: {video.video_id}: {text}"))
+            print_wrapped(printable(f"warning: {video.video_id}: {text}"), sys.stdout)
     for text in verdict.failures:
-        print(f"failed: {text}")
+        print_wrapped(f"failed: {text}", sys.stdout)
     for text in verdict.warnings:
-        print(f"warning: {text}")
+        print_wrapped(f"warning: {text}", sys.stdout)
     if verdict.unchecked and verdict.ok:
-        print(verdict.unchecked)
+        print_wrapped(verdict.unchecked, sys.stdout)
         print("frames and files hold")
     else:
         print("everything holds" if verdict.ok else "not verified")

@@ -10,6 +10,8 @@ INTO := --python $(BIN)/python
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONNOUSERSITE := 1
+# Trust what the system trusts: some networks sign TLS connections anew.
+export UV_SYSTEM_CERTS ?= 1
 # Where this is set and nothing is compiled yet, every job of a run would compile what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 SOURCES := workflow/framefeat workflow/snakemake_logger_plugin_framefeat tests examples bench

@@ -115,3 +115,13 @@ def test_a_wrong_choice_is_told_with_the_right_ones(capsys: pytest.CaptureFixtur
     assert re.search(r"--alignment: .*'nearest' \(choose from '?index'?, '?pts", capsys.readouterr().err)
     assert cli.main(["merge", "--sample-fps", "0", "--videos", "v", "--out", "x"]) == 1
     assert "sample_fps: 0.0 is not a number above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", ["npy", "npz", "webdataset"])
+def test_every_layout_of_the_export_gets_its_options(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+    monkeypatch.setattr(
+        "framefeat.summaries.export_files.run", lambda *arguments, **options: given.extend(arguments)
+    )
+    assert cli.main(["export", layout, "results/x/y", "out"]) == 0
+    assert given[0] == layout

@@ -157,6 +157,24 @@ def test_verify_holds_and_catches_swapped_rows(real: Project, tmp_path: Path, we
     assert "cosine" in done.stdout
 
 
+def test_verify_without_the_weights_checks_the_rest(real: Project, tmp_path: Path) -> None:
+    done = real.framefeat("verify", "results/toy", "--rows", "1")
+    assert done.stdout.endswith("everything holds\n"), "the run's own weights file is remembered"
+    copy = tmp_path / "results" / "toy"
+    shutil.copytree(real.results, copy)
+    cache = (real.folder / ".cache").rename(tmp_path / "cache")
+    try:
+        done = real.framefeat("verify", str(copy), "--rows", "1")
+        refused = real.framefeat("verify", str(copy), "--rows", "1", "--weights", "run.yaml")
+    finally:
+        cache.rename(real.folder / ".cache")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("features not checked") == 1
+    assert done.stdout.endswith("frames and files hold\n")
+    assert refused.returncode == 1
+    assert refused.stdout.count("features not checked") == 1
+
+
 def test_a_damaged_video_is_a_finding(new_project: Callable[..., Project]) -> None:
     """Everything else is computed; ``fail`` refuses the matrix, and from there to ``mask`` only the matrix is made."""
     project = new_project(name="damage")

@@ -65,6 +65,31 @@ def test_nothing_changed(project: Project) -> None:
     assert "Nothing to be done" in project.framefeat("plan", "--configfile", "run.yaml").stdout
 
 
+def test_files_that_are_gone_are_foretold(project: Project) -> None:
+    """A result is made again; what it was made from, with the next result."""
+    folder = project.results / BACKBONE
+    jobs = {}
+    for path in (
+        project.results / "report.html",
+        project.results / "index.parquet",
+        folder / "features" / "b.npy",
+        folder / "frame_index.parquet",
+    ):
+        path.unlink()
+        told = project.framefeat("plan", "--configfile", "run.yaml").stdout
+        assert told.startswith("toy:")
+        assert f"{path.relative_to(project.folder)} is not there" in told
+        done = run_as_planned(project)
+        assert ("Nothing to be done" in told) == (not done.jobs)
+        jobs[path.name] = done.jobs
+    assert jobs == {
+        "report.html": ["report:toy"],
+        "index.parquet": [],
+        "b.npy": [],
+        "frame_index.parquet": sorted([*MERGED, *recomputed("b"), *ASSEMBLED]),
+    }
+
+
 def test_index_touched_or_rewritten_or_columns_reordered(project: Project) -> None:
     for name in ("frames.csv", "videos.csv"):
         os.utime(project.folder / name)

@@ -4,6 +4,7 @@ A failure after an update of Snakemake says which workaround to look at again.
 """
 
 import gc
+import inspect
 import json
 import os
 import re
@@ -81,6 +82,13 @@ def test_the_default_rate_limit_still_sets_a_timer_for_each_look() -> None:
     for timer in timers:
         timer.cancel()
     assert len(timers) == 3, "looks share a timer now: is clearing the limit still needed?"
+
+
+def test_quiet_still_keeps_the_scheduler_from_telling_what_is_finished() -> None:
+    """The line under a run takes PROGRESS out of the set that the scheduler asks."""
+    source = inspect.getsource(JobScheduler.__init__)
+    assert "Quietness.PROGRESS not in self.quiet" in source, "is the set asked elsewhere, or not any more?"
+    assert isinstance(parse_args(["--quiet"])[1].quiet, set)
 
 
 def test_what_else_is_reached_for_is_there() -> None:

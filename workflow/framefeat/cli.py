@@ -138,7 +138,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> None:
     from framefeat.run import plan as run_plan
 
-    run_plan.run(options.configfile, as_json=options.json)
+    run_plan.run(options.configfile, options.config, directory=options.directory, as_json=options.json)
 
 
 def _stale(options: argparse.Namespace) -> None:
@@ -404,8 +404,21 @@ def _show_options(part: argparse.ArgumentParser) -> None:
 
 
 def _plan_options(part: argparse.ArgumentParser) -> None:
-    part.add_argument(
-        "--configfile", type=Path, metavar="FILE", help="laid over config/config.yaml, as for Snakemake"
+    as_snakemake = part.add_argument_group("as for Snakemake")
+    as_snakemake.add_argument(
+        "--config", "-C", nargs="*", default=[], metavar="KEY=VALUE", help="laid over the configuration files"
+    )
+    as_snakemake.add_argument(
+        "--configfile",
+        "--configfiles",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="laid over config/config.yaml",
+    )
+    as_snakemake.add_argument(
+        "--directory", "-d", type=Path, metavar="FOLDER", help="where the results lie (default: here)"
     )
     part.add_argument("--json", action="store_true", help="print JSON instead of sentences")
 
@@ -464,6 +477,7 @@ def _export_options(part: argparse.ArgumentParser) -> None:
             metavar="SECONDS",
             help="one row per so many seconds: the mean of its rows (default: rows as sampled)",
         )
+        one.set_defaults(videos_per_shard=1000)
         if name == "webdataset":
             one.add_argument(
                 "--videos-per-shard", type=int, default=1000, metavar="N", help="(default: %(default)s)"
@@ -529,7 +543,7 @@ _FOR_PEOPLE = {
     ),
     "plan": _Command(
         "list the videos that the next run recomputes, and why",
-        "--configfile my.yaml",
+        "--config dataset=mine videos=films/",
         _plan_options,
         _plan,
     ),

@@ -68,6 +68,11 @@ def remembered_sha256(path: str | os.PathLike[str], memory: Path) -> str:
     return entry["sha256"]
 
 
+def remembered_paths(sha256: str, memory: Path) -> list[Path]:
+    """The files that had this content when they were last looked at."""
+    return [Path(name) for name, entry in _remembered(memory).items() if entry["sha256"] == sha256]
+
+
 def _remembered(memory: Path) -> dict[str, Any]:
     try:
         return read_json(memory)["files"]

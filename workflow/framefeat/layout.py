@@ -163,6 +163,11 @@ def is_evidence(path: str) -> bool:
     return "/evidence/" in path and path.endswith(".json")
 
 
+def results_of_evidence(path: str) -> ResultsFolder:
+    """The data set's folder around a video's evidence."""
+    return ResultsFolder(Path(path).parent.parent.parent)
+
+
 @dataclass(frozen=True)
 class JobFiles:
     """What jobs leave beside their results: ``logs/{dataset}`` and ``benchmarks/{dataset}``."""

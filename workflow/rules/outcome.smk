@@ -3,6 +3,7 @@ import sys
 
 from snakemake.logging import logger
 
+from framefeat import signals
 from framefeat.run.progress import command_again
 
 
@@ -25,15 +26,29 @@ def print_outcome():
         logger.info(line)
     for line in remarks_of_exports():
         logger.info(line)
+    for line in outcome.next_steps(RESULTS):
+        logger.info(line)
 
 
 def print_failures():
     """What failed, why, and how to go on."""
     from framefeat.run import outcome
 
+    if signals.interrupted():
+        logger.error(interruption())
+        return
     logs = [JOBS.logs, JOBS_OF_ALL.log("fetch_weights").parent]
     for line in outcome.failures(logs, RUN_BEGAN, command_again(sys.argv)):
         logger.error(line)
+
+
+def interruption():
+    from framefeat.run import plan
+
+    done, videos = plan.videos_done(SETTINGS, RESULTS)
+    return (
+        f"interrupted, {done} of {videos} videos done; the same command goes on:\n  {command_again(sys.argv)}"
+    )
 
 
 onsuccess:

@@ -10,10 +10,20 @@ import time
 from logging import Formatter, LogRecord
 from typing import TextIO
 
+from framefeat import signals
 from framefeat.run.progress import Tally
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
+_OF_ENDED_JOBS = (
+    "RuleException",
+    "Exiting because a job execution failed",
+    "Trying to restart job",
+    "Removing output files of failed job",
+    "Complete log",
+    "WorkflowError:\nAt least one job",
+    "At least one job did not complete",
+)
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
@@ -22,14 +32,28 @@ class LogHandler(LogHandlerBase):
     message."""
 
     def __post_init__(self) -> None:
-        from snakemake.logging import ColorizingTextHandler
+        from snakemake.logging import ColorizingTextHandler, DefaultFilter
+        from snakemake.settings.enums import Quietness
 
+        common = self.common_settings
         self.stream: TextIO = sys.stdout if self.common_settings.stdout else sys.stderr
         self.usual = ColorizingTextHandler(nocolor=self.common_settings.nocolor, stream=self.stream)
-        self.tally = Tally()
-        self.live = (
-            bool(self.stream.isatty()) and not self.common_settings.dryrun and self.usual.can_color_tty()
+        # Snakemake's own filter would keep from the line what --quiet keeps from the screen.
+        quiet = set(common.quiet or ())
+        self.usual.addFilter(
+            DefaultFilter(quiet, common.debug_dag, common.verbose, common.dryrun, common.printshellcmds)
         )
+        self.tally = Tally()
+        signals.watch_for_interruption()
+        self.live = (
+            bool(self.stream.isatty())
+            and not common.dryrun
+            and Quietness.ALL not in quiet
+            and self.usual.can_color_tty()
+        )
+        if self.live and isinstance(common.quiet, set):
+            # Snakemake's scheduler asks this set whether to tell what is finished at all.
+            common.quiet.discard(Quietness.PROGRESS)
         self.shown = False
         self.ended = False
         self.turn = 0
@@ -48,7 +72,7 @@ class LogHandler(LogHandlerBase):
 
     @property
     def has_filter(self) -> bool:
-        return False
+        return True
 
     @property
     def has_formatter(self) -> bool:
@@ -73,7 +97,8 @@ class LogHandler(LogHandlerBase):
                 except (AttributeError, KeyError, TypeError, ValueError):
                     self.live = False  # an event in a shape not known: no line rather than a wrong one
                 self._erase()
-            self.usual.emit(record)
+            if self.usual.filter(record) and not _told_by_the_interruption(record):
+                self.usual.emit(record)
             self._draw()
 
     def close(self) -> None:
@@ -108,13 +133,12 @@ class LogHandler(LogHandlerBase):
     def _draw(self) -> None:
         if not self.live or self.ended:
             return
-        text = self.tally.line(time.monotonic())
+        # Never as wide as the terminal: a line that wraps cannot be erased.
+        text = self.tally.line(time.monotonic(), max(10, shutil.get_terminal_size().columns - 3))
         if not text:
             return
-        # Never as wide as the terminal: a line that wraps cannot be erased.
-        columns = max(10, shutil.get_terminal_size().columns - 3)
         mark = _FRAMES[self.turn % len(_FRAMES)]
-        self.stream.write(f"{mark} {text[:columns]}\r")
+        self.stream.write(f"{mark} {text}\r")
         self.stream.flush()
         self.shown = True
 
@@ -131,3 +155,11 @@ class LogHandler(LogHandlerBase):
                     self.turn += 1
                     self._erase()
                     self._draw()
+
+
+def _told_by_the_interruption(record: LogRecord) -> bool:
+    """Whether this only tells that Ctrl-C ended the jobs, too, as an error of each."""
+    if not signals.interrupted():
+        return False
+    failed = getattr(record, "event", None) in (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR)
+    return failed or str(record.msg).lstrip().startswith(_OF_ENDED_JOBS)

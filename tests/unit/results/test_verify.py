@@ -1,5 +1,6 @@
 """The decoders of ``framefeat verify`` may die or hang: a sentence, not a hanging command."""
 
+import hashlib
 import os
 import signal
 from collections.abc import Iterator
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from framefeat.errors import UserError
-from framefeat.results import decode_again
+from framefeat.files import remembered_sha256
+from framefeat.results import decode_again, verify
 from framefeat.video.decord import DecordReader
 
 from tests.clips import made, quiet
@@ -65,3 +67,21 @@ def test_a_decoder_that_dies(decoding: decode_again.Decoding, clip: str) -> None
     decoding._process.join()
     with pytest.raises(UserError, match="killed the decoder"):
         decoding(clip, [0], "decord", "squash224", "packets")
+
+
+def test_weights_are_found_where_the_run_had_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere, project = tmp_path / "elsewhere" / "w.pth", tmp_path / "project"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(b"weights")
+    remembered_sha256(elsewhere, project / ".cache" / "framefeat" / "files.json")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    manifest = {"weights_sha256": hashlib.sha256(b"weights").hexdigest()}
+    results = project / "results" / "mine"
+    network = verify.StoredNetwork(manifest, verify._weight_files([], results, manifest))  # type: ignore[arg-type]
+    assert network.is_there()
+    elsewhere.write_bytes(b"others")
+    network = verify.StoredNetwork(manifest, verify._weight_files([], results, manifest))  # type: ignore[arg-type]
+    assert not network.is_there()
+    assert not network.is_there()
+    assert network.missing.startswith("features not checked: the weights with sha256")

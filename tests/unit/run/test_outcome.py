@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from framefeat.files import write_json
+from framefeat.layout import ResultsFolder
 from framefeat.run import outcome
 
 from tests.unit.report.report_fixture import drawn, leave_out, write_run
@@ -12,6 +13,16 @@ def test_a_good_run_is_one_line(tmp_path: Path) -> None:
     results = write_run(tmp_path, [drawn("good", [4])])
     (line,) = outcome.lines(results, ["colour_grid"])
     assert line.endswith("float32 (4, 192), 1 videos, alignment verified")
+
+
+def test_a_good_run_names_the_report_and_the_next_command(tmp_path: Path) -> None:
+    results = ResultsFolder(write_run(tmp_path, [drawn("good", [4])]))
+    assert list(outcome.next_steps(results)) == []
+    results.report.touch()
+    assert list(outcome.next_steps(results)) == [
+        f"report: {results.report}",
+        f"next: framefeat show {results.root}",
+    ]
 
 
 def test_doubtful_videos_are_told_as_bad_ones_are(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from framefeat.run import plan as run_plan
 def test_outside_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"config/config.yaml.*in the folder from which Snakemake is run"):
-        run_plan.configuration(None)
+        run_plan.configuration()
 
 
 @pytest.mark.parametrize("content", [None, b"a: [", b"\xff\xfe", b"- a\n- b\n", b"words"])
@@ -25,4 +25,24 @@ def test_what_is_no_configuration(
     if content is not None:
         mine.write_bytes(content)
     with pytest.raises(UserError, match=r"mine.yaml.*no configuration"):
-        run_plan.configuration(mine)
+        run_plan.configuration([mine])
+
+
+def test_command_line_values_are_read_as_snakemake_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse_config = pytest.importorskip("snakemake.cli").parse_config
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("weights: {a: x.pth}\ndataset: a\n")
+    (tmp_path / "b.yaml").write_text("weights: {b: y.pth}\nalignment: pts\n")
+    entries = [
+        "dataset=2024", "sample_fps=0.5", "keep_frames=True", "warm_embedder=false", "videos='my films'",
+        "frame_index=", "backbones=[resnet18, resnet50]", "weights={c: z.pth}", "annotations=a: [", "video_root=null",
+    ]  # fmt: skip
+    config = run_plan.configuration([tmp_path / "a.yaml", tmp_path / "b.yaml"], entries)
+    said = parse_config(entries)
+    assert config == {"alignment": "pts", **said, "weights": {"a": "x.pth", "b": "y.pth", "c": "z.pth"}}
+    assert type(config["dataset"]) is type(said["dataset"])
+    for wrong in ("dataset", "=a", "2=a"):
+        with pytest.raises(UserError, match="KEY=VALUE"):
+            run_plan.configuration([tmp_path / "a.yaml"], [wrong])

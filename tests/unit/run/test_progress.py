@@ -42,6 +42,33 @@ def test_tally(tmp_path: Path) -> None:
     assert tally.line(60.0) == "6 of 10 videos · 600 frames · 10 frames/s · about 55 s left · 13 of 24 steps"
 
 
+def test_a_narrow_terminal_gets_what_tells_most(tmp_path: Path) -> None:
+    tally = progress.Tally(sampled=7, embedded=6, frames=1200, failed=1, done=13, total=24)
+    tally._counts = {"assemble": 1, "report": 1}
+    whole = tally.line(60.0)
+    assert whole == "6 of 11 videos · 7 decoded · 1,200 frames · 1 failed · 13 of 24 steps"
+    assert tally.line(60.0, len(whole)) == whole
+    assert tally.line(60.0, 57) == "6 of 11 videos · 1,200 frames · 1 failed · 13 of 24 steps"
+    assert tally.line(60.0, 30) == "6 of 11 videos · 1 failed"
+    assert tally.line(60.0, 10) == "6 of 11 vi"
+
+
+def test_a_resumed_run_counts_from_all_videos(tmp_path: Path) -> None:
+    (tmp_path / "slices").mkdir()
+    for number in range(40):
+        (tmp_path / "slices" / f"v{number}.json").touch()
+    tally = progress.Tally()
+    tally.run_begins({"assemble": 1, "report": 1, "all": 1, "total": 3})
+    tally.steps(0, 23)
+    path = evidence(tmp_path, "v39", 5)
+    tally.job_begins(1, "sample_frames", [], [path], 0.0)
+    tally.job_ends(1, 1.0)
+    tally.job_begins(2, "extract_features", [path], [], 1.0)
+    tally.job_ends(2, 2.0)
+    tally.steps(2, 23)
+    assert tally.line(2.0).startswith("31 of 40 videos")
+
+
 def test_unknown_jobs_and_lost_evidence() -> None:
     tally = progress.Tally()
     tally.job_ends(7, 1.0)
@@ -95,13 +122,17 @@ def _records() -> list[logging.LogRecord]:
     ]  # fmt: skip
 
 
-def _written(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> str:
+def _written(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, quiet: set[object] | None = None) -> str:
     from snakemake.logging import DefaultFormatter
 
     plugin = pytest.importorskip("snakemake_logger_plugin_framefeat")
+    common = {
+        "stdout": False, "nocolor": False, "dryrun": False, "quiet": quiet, "debug_dag": False, "verbose": False,
+        "printshellcmds": False,
+    }  # fmt: skip
     monkeypatch.setattr("sys.stderr", stream)
     monkeypatch.setenv("TERM", "xterm")
-    handler = plugin.LogHandler(SimpleNamespace(stdout=False, nocolor=False, dryrun=False), None)
+    handler = plugin.LogHandler(SimpleNamespace(**common), None)
     handler.setFormatter(DefaultFormatter())
     for record in _records():
         handler.emit(record)
@@ -125,3 +156,25 @@ def test_the_line_is_erased_before_every_message(monkeypatch: pytest.MonkeyPatch
     assert "half way" in "".join(lines)
     assert not any(letter in "".join(lines) for letter in "⠋⠙⠹")
     assert text.endswith("done\x1b[0m\n")
+
+
+def test_quiet_is_for_snakemake_s_lines_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from snakemake.settings.enums import Quietness
+
+    quiet: set[object] = {Quietness.PROGRESS, Quietness.RULES}
+    text = _written(_Terminal(), monkeypatch, quiet)
+    assert quiet == {Quietness.RULES}  # else the scheduler would not tell what is finished
+    assert "rule sample_frames:" not in text
+    assert "1 of 2 steps\r\r\x1b[K" in text
+    assert "half way" in text
+    assert _written(_Terminal(), monkeypatch, {Quietness.ALL}) == ""
+
+
+def test_after_an_interruption_its_jobs_are_no_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = pytest.importorskip("snakemake_logger_plugin_framefeat")
+    failed = logging.LogRecord("snakemake", logging.ERROR, __file__, 1, "Error in rule a:", None, None)
+    failed.__dict__.update(event=LogEvent.JOB_ERROR, jobid=1)
+    assert not plugin._told_by_the_interruption(failed)
+    monkeypatch.setattr("framefeat.signals.interrupted", lambda: True)
+    assert plugin._told_by_the_interruption(failed)
+    assert not plugin._told_by_the_interruption(_records()[4])

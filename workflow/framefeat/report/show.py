@@ -21,7 +21,7 @@ from framefeat.report.gather import (
 from framefeat.results import verdict
 from framefeat.results.finished import result_folders
 from framefeat.run import outcome
-from framefeat.terminal import coloured, print_table, printable
+from framefeat.terminal import coloured, print_table, print_wrapped, printable
 from framefeat.vectors import row_lengths, unit_rows
 
 _LEVELS = {verdict.NOT_VERIFIED: 3, verdict.DOUBTFUL: 2, verdict.VERIFIED: 0}
@@ -47,14 +47,14 @@ def run(results: str | Path, video: str | None = None, stream: TextIO | None = N
 def _print_backbone(backbone: Backbone, out: TextIO) -> None:
     judge(backbone)
     manifest = backbone.manifest
-    print(f"{backbone.folder}: {manifest['backbone']}, weights {manifest['weights']}", file=out)
+    print_wrapped(f"{backbone.folder}: {manifest['backbone']}, weights {manifest['weights']}", out)
     size = (
         f"float32 ({len(backbone.matrix)}, {manifest['feature_dim']}), {many(len(backbone.videos), 'video')}"
     )
-    print(f"{size}; alignment {coloured(backbone.state, _LEVELS[backbone.state], out)}", file=out)
+    print_wrapped(f"{size}; alignment {coloured(backbone.state, _LEVELS[backbone.state], out)}", out)
     for note in manifest.get("notes") or []:
-        print(printable(str(note)), file=out)
-    lines, levels = [], []
+        print_wrapped(printable(str(note)), out)
+    lines, levels, notes = [], [], []
     for place in by_concern(backbone.videos):
         video = backbone.videos[place]
         count, offset = video.counts, video.max_offset
@@ -66,23 +66,31 @@ def _print_backbone(backbone: Backbone, out: TextIO) -> None:
             video.state, video.video_id, str(video.total_rows), str(count["clamped"]),
             str(count["bad"]), "-" if offset is None else f"{offset * 1000:.1f}", f"{video.fps:.5g}" if video.fps else "-",
             "x".join(str(part) for part in size_text if part) or "-", str(video.container.get("codec") or "-"),
-            str(video.entry.get("decoder") or "none"), "; ".join(text for _, text in video.reasons),
+            str(video.entry.get("decoder") or "none"),
         ])  # fmt: skip
+        if video.reasons:
+            notes.append(f"{video.video_id}: {'; '.join(text for _, text in video.reasons)}")
         levels.append(video.severity)
-    names = ["state", "video", "rows", "clamped", "bad", "ms off", "fps", "size", "codec", "reader", "note"]
-    print_table(names, lines, out, right={2, 3, 4, 5, 6}, levels=levels)
+    names = ["state", "video", "rows", "clamped", "bad", "ms off", "fps", "size", "codec", "reader"]
+    least_telling_first = [8, 7, 6, 9, 3, 5]
+    print_table(names, lines, out, right={2, 3, 4, 5, 6}, levels=levels, droppable=least_telling_first, cut=1)
     if not lines:
         print("(none)", file=out)
+    if notes:
+        print(file=out)
+    for text in notes:
+        print_wrapped(printable(text), out)
 
 
 def _print_left_out(results: Path, out: TextIO) -> None:
     left = outcome.left_out(results)
     if left.files:
-        print(f"\n{many(len(left.files), 'file')} left out, no row is of them:", file=out)
+        print(file=out)
+        print_wrapped(f"{many(len(left.files), 'file')} left out, no row is of them:", out)
     for file in left.files:
-        print(printable(f"  {file['path']}: {file['reason']}"), file=out)
+        print_wrapped(printable(f"  {file['path']}: {file['reason']}"), out, indent="    ")
     if left.counts:
-        print(f"left out as no videos: {left.counted}", file=out)
+        print_wrapped(f"left out as no videos: {left.counted}", out)
 
 
 def _print_video(backbone: Backbone, video_id: str, out: TextIO) -> None:
@@ -93,19 +101,17 @@ def _print_video(backbone: Backbone, video_id: str, out: TextIO) -> None:
     change = numbers.changes(unit)
     learn_unlike(backbone)
     cuts = set(numbers.likely_cuts(change, backbone.unlike).tolist())
-    print(f"{backbone.folder}: {printable(video.video_id)}", file=out)
+    print_wrapped(f"{backbone.folder}: {printable(video.video_id)}", out)
     facts = [f"{name} {value}" for name, value in video.container.items() if value not in (None, [], "")]
-    print(printable("; ".join(facts)), file=out)
+    print_wrapped(printable("; ".join(facts)), out)
     reason = video.entry.get("decoder_reason") or ""
-    print(
-        f"{coloured(video.state, _LEVELS[video.state], out)}; read by {video.entry.get('decoder') or 'none'}{f' ({reason})' if reason else ''}",
-        file=out,
-    )
+    read_by = f"read by {video.entry.get('decoder') or 'none'}{f' ({reason})' if reason else ''}"
+    print_wrapped(f"{coloured(video.state, _LEVELS[video.state], out)}; {read_by}", out)
     for level, text in video.reasons:
-        print(f"{_REASONS[level]}: {printable(text)}", file=out)
+        print_wrapped(f"{_REASONS[level]}: {printable(text)}", out)
     repeated = video.total_rows - len(video.rows)
     if repeated > 0:
-        print(f"{many(repeated, 'row')} asking for the same times again: not listed", file=out)
+        print_wrapped(f"{many(repeated, 'row')} asking for the same times again: not listed", out)
     lines = [
         [
             str(row), f"{video.times[place]:.3f}", str(video.native[place]),
@@ -116,7 +122,9 @@ def _print_video(backbone: Backbone, video_id: str, out: TextIO) -> None:
     ]  # fmt: skip
     levels = [{"ok": 0, "clamped": 1}.get(str(status), 3) for status in video.status]
     names = ["row", "asked s", "frame", "shown s", "ms off", "status", "norm", "change", ""]
-    print_table(names, lines, out, right={0, 1, 2, 3, 4, 6, 7}, levels=levels, coloured_column=5)
+    print_table(
+        names, lines, out, right={0, 1, 2, 3, 4, 6, 7}, levels=levels, coloured_column=5, droppable=[6, 3, 7]
+    )
     if not lines:
         print("(none)", file=out)
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from framefeat import tolerances
+from framefeat.backbone.chosen import CACHE, WEIGHTS
 from framefeat.errors import UserError
-from framefeat.files import file_sha256, read_json
+from framefeat.files import file_sha256, read_json, remembered_paths
 from framefeat.layout import FRAME_INDEX, BackboneFolder
 from framefeat.names import video_key
 from framefeat.records import Counts, Manifest, VideoEntry, VideoRecord
 from framefeat.results.decode_again import DecodedAgain, Decoding, container_of
 from framefeat.results.finished import FinishedRun, result_folders, rows_of
-from framefeat.terminal import print_table, printable
+from framefeat.terminal import print_table, print_wrapped, printable
 from framefeat.vectors import cosine
 
 _SPREAD_ROWS = 2000
@@ -36,16 +37,17 @@ class CheckedVideo:
     decoder: str
     redecoded: int = 0
     pixel_difference: float = 0.0
-    cosine: float = 1.0
+    cosine: float | None = None
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Verdict:
-    """What ``verify_folder`` found of one backbone's results."""
+    """What ``verify_folder`` found of one backbone's results; ``unchecked``: why no row was embedded again."""
 
     folder: Path
+    unchecked: str = ""
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     videos: list[CheckedVideo] = field(default_factory=list)
@@ -98,6 +100,9 @@ def verify_folder(folder: Path, *, rows_per_video: int, weights: Sequence[Path])
             verdict.videos.append(_verify_video(stored, again))
     finally:
         again.end()
+    verdict.unchecked = again.unchecked
+    if weights and again.unchecked:  # who names the weights asks for the check
+        verdict.failures.append(again.unchecked)
     if not covered.all():
         verdict.failures.append(f"{int((~covered).sum())} rows belong to no video of the manifest")
     verdict.warnings += _oddities(run.manifest, matrix, status)
@@ -240,12 +245,17 @@ class Again:
     ) -> None:
         self._results = BackboneFolder(folder).results
         self._manifest = manifest
-        self._network = StoredNetwork(manifest, weights)
+        self._network = StoredNetwork(manifest, _weight_files(weights, self._results.root, manifest))
         self._rows_per_video = rows_per_video
         self._decoding: Decoding | None = None
 
+    @property
+    def unchecked(self) -> str:
+        """Why no row was embedded again, where the weights could not be had."""
+        return self._network.missing
+
     def check(self, stored: StoredRows, video: CheckedVideo) -> None:
-        """Write into ``video`` what comes out. Raises ``UserError`` where the video or the weights cannot be had."""
+        """Write into ``video`` what comes out. Raises ``UserError`` where the video cannot be had."""
         entry = stored.entry
         record: VideoRecord = read_json(self._results.video(video_key(entry["video_id"])))
         path = _unchanged_file(record, entry["fingerprint"])
@@ -264,7 +274,7 @@ class Again:
             f"frame {number} {why}, decoded again in order"
             for number, why in sorted(decoded.unproved.items())
         ]
-        if set(wanted) <= set(decoded.frames):
+        if set(wanted) <= set(decoded.frames) and self._network.is_there():
             self._compare(stored, chosen, decoded, video)
 
     def _compare(
@@ -274,7 +284,7 @@ class Again:
         vectors = self._network.embed(np.stack([decoded.frames[number] for number in numbers]))
         for place, number, vector in zip(chosen, numbers, vectors, strict=True):
             alike = cosine(vector, stored.features[place])
-            video.cosine = min(video.cosine, alike)
+            video.cosine = alike if video.cosine is None else min(video.cosine, alike)
             same = decoded.differences.get(number, 0.0) == 0
             if alike < (tolerances.COSINE_OF_SAME_PIXELS_LATER if same else tolerances.COSINE_OF_NEAR_PIXELS):
                 video.failures.append(
@@ -307,36 +317,46 @@ def _unchanged_file(record: VideoRecord, fingerprint: str) -> str:
 class StoredNetwork:
     """The network that made the matrix, found by the sha256 of its weights and loaded when first needed."""
 
-    def __init__(self, manifest: Manifest, weights: Sequence[Path]) -> None:
-        self._manifest, self._weights = manifest, weights
+    def __init__(self, manifest: Manifest, candidates: Iterable[Path]) -> None:
+        self._manifest, self._candidates = manifest, candidates
         self._loaded: Any = None
+        self._path: Path | None = None
+        #: Why there is no network: said once, however many videos ask.
+        self.missing = ""
+
+    def is_there(self) -> bool:
+        """Whether a file with the weights' sha256 was found."""
+        if self._path is None and not self.missing:
+            wanted = self._manifest["weights_sha256"]
+            fitting = (path for path in self._candidates if path.is_file() and file_sha256(path) == wanted)
+            self._path = next(fitting, None)
+            if self._path is None:
+                self.missing = (
+                    f"features not checked: the weights with sha256 {wanted[:16]}... are neither where they were nor in "
+                    f"{WEIGHTS} nor in torch's cache; name their file with --weights"
+                )
+        return self._path is not None
 
     def embed(self, frames: np.ndarray) -> np.ndarray:
-        """Features float32 [K, D] of resized frames uint8 [K, h, w, 3]."""
+        """Features float32 [K, D] of resized frames uint8 [K, h, w, 3]; only where the weights are there."""
         from framefeat.backbone.network import embed, load_model
         from framefeat.backbone.spec import BackboneSpec
 
         if self._loaded is None:
             spec = BackboneSpec.from_json(self._manifest["spec"])
             self._loaded = load_model(
-                spec, str(self._find_weights()), device="cpu", precision=self._manifest["precision"]
+                spec, str(self._path), device="cpu", precision=self._manifest["precision"]
             )
         return embed(self._loaded, frames, 16)[0]
 
-    def _find_weights(self) -> Path:
-        wanted = self._manifest["weights_sha256"]
-        for path in _weight_files(self._weights):
-            if path.is_file() and file_sha256(path) == wanted:
-                return path
-        raise UserError(
-            f"the weights with sha256 {wanted[:16]}... are not in resources/weights nor in torch's cache; "
-            "name their file with --weights"
-        )
 
-
-def _weight_files(named: Sequence[Path]) -> Iterator[Path]:
+def _weight_files(named: Sequence[Path], results: Path, manifest: Manifest) -> Iterator[Path]:
+    """Where the weights may lie: what is named, where a run from here or from the results' project had them, and the
+    usual places."""
     yield from named
-    yield from sorted(Path("resources/weights").glob("*"))
+    for project in dict.fromkeys((Path().absolute(), results.absolute().parent.parent)):
+        yield from remembered_paths(manifest["weights_sha256"], project / CACHE / "files.json")
+        yield from sorted((project / WEIGHTS).glob("*"))
     yield from sorted((Path.home() / ".cache" / "torch" / "hub" / "checkpoints").glob("*"))
 
 
@@ -360,6 +380,7 @@ def _as_json(verdict: Verdict) -> dict[str, Any]:
     return {
         "folder": str(verdict.folder),
         "ok": verdict.ok,
+        "unchecked": verdict.unchecked,
         "failures": verdict.failures,
         "warnings": verdict.warnings,
         "videos": [asdict(video) for video in verdict.videos],
@@ -372,20 +393,28 @@ def _print(verdict: Verdict) -> None:
     rows = [
         [
             video.video_id, str(video.rows), *(str(video.counts[name]) for name in ("ok", "clamped", "bad")),
-            video.decoder, str(video.redecoded), f"{video.pixel_difference:.2f}", f"{video.cosine:.6f}",
+            video.decoder, str(video.redecoded), f"{video.pixel_difference:.2f}",
+            "-" if video.cosine is None else f"{video.cosine:.6f}",
             "FAILED" if video.failures else "ok",
         ]
         for video in verdict.videos
     ]  # fmt: skip
     levels = [3 if video.failures else 0 for video in verdict.videos]
-    print_table(names, rows, sys.stdout, right={1, 2, 3, 4, 6, 7, 8}, levels=levels, coloured_column=9)
+    print_table(
+        names, rows, sys.stdout, right={1, 2, 3, 4, 6, 7, 8}, levels=levels, coloured_column=9, droppable=[5, 3, 2],
+        cut=0,
+    )  # fmt: skip
     for video in verdict.videos:
         for text in video.failures:
-            print(printable(f"failed: {video.video_id}: {text}"))
+            print_wrapped(printable(f"failed: {video.video_id}: {text}"), sys.stdout)
         for text in video.warnings:
-            print(printable(f"warning: {video.video_id}: {text}"))
+            print_wrapped(printable(f"warning: {video.video_id}: {text}"), sys.stdout)
     for text in verdict.failures:
-        print(f"failed: {text}")
+        print_wrapped(f"failed: {text}", sys.stdout)
     for text in verdict.warnings:
-        print(f"warning: {text}")
-    print("everything holds" if verdict.ok else "not verified")
+        print_wrapped(f"warning: {text}", sys.stdout)
+    if verdict.unchecked and verdict.ok:
+        print_wrapped(verdict.unchecked, sys.stdout)
+        print("frames and files hold")
+    else:
+        print("everything holds" if verdict.ok else "not verified")

@@ -37,6 +37,13 @@ def lines(results: Path, backbones: Sequence[str]) -> Iterator[str]:
         yield f"left out as no videos: {left.counted}"
 
 
+def next_steps(results: ResultsFolder) -> Iterator[str]:
+    """Where to look at what came out."""
+    if results.report.is_file() and results.assembled():
+        yield f"report: {results.report}"
+        yield f"next: framefeat show {results.root}"
+
+
 @dataclass(frozen=True)
 class LeftOutFiles:
     """What the merge did not take of a folder of videos: ``path`` and ``reason`` of each; by kind, what needs no

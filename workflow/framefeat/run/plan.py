@@ -6,11 +6,14 @@ checkpoint. This does the merge aside and compares what each stored result was c
 
 import contextlib
 import io
+import itertools
 import json
+import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +26,22 @@ from framefeat.files import read_json
 from framefeat.identity import differences, features_key, request_key, sample_key
 from framefeat.index import merge
 from framefeat.records import Evidence, FeatureRecord, Slice
-from framefeat.results.finished import read_manifest_head
+from framefeat.results.finished import read_manifest, read_manifest_head
+
+_SAMPLED_AGAIN = "its frames are sampled again"
 
 
 @dataclass(frozen=True)
 class Changes:
     """What the next run does: video ids -> reasons, for each kind of job.
 
-    ``extract``: by backbone folder. ``assemble``: backbone folders whose matrix is missing, or was made under another
-    rule for bad rows. ``refused``: the problems of videos for which assemble refuses, where on_bad_frames is fail.
+    ``extract``: by backbone folder. ``assemble``: backbone folders of whose results a file is missing, or which were
+    made under another rule for bad rows. ``refused``: the problems of videos for which assemble refuses, where
+    on_bad_frames is fail. ``missing``: results that are not there and are made again. ``lost``: what they were made
+    from and is not there: Snakemake makes it again with the next matrix, and not before.
     """
 
+    dataset: str
     sample: dict[str, list[str]]
     extract: dict[str, dict[str, list[str]]]
     removed: list[str]
@@ -41,21 +49,55 @@ class Changes:
     rows_changed: bool
     assemble: list[str]
     refused: dict[str, list[str]]
+    missing: list[str]
+    lost: list[str]
 
     @property
-    def nothing(self) -> bool:
-        return not (
+    def assembles(self) -> bool:
+        return bool(
             self.sample or any(self.extract.values()) or self.removed or self.rows_changed or self.assemble
         )
 
+    @property
+    def nothing(self) -> bool:
+        return not (self.assembles or self.missing)
 
-def configuration(configfile: Path | None) -> dict[str, Any]:
-    """config/config.yaml with ``configfile`` laid over it, the way Snakemake does: maps are merged, the rest
-    replaced."""
-    config = _mapping(Path("config/config.yaml"), "run this in the folder from which Snakemake is run")
-    if configfile is not None:
-        _lay_over(config, _mapping(configfile, "name the file that Snakemake is given"))
+
+def configuration(configfiles: Sequence[Path] = (), entries: Sequence[str] = ()) -> dict[str, Any]:
+    """config/config.yaml, ``configfiles`` and then ``entries`` (KEY=VALUE) laid over it, the way Snakemake does: maps
+    are merged, the rest replaced. Where either is given, config/config.yaml need not be there."""
+    usual = Path("config/config.yaml")
+    config: dict[str, Any] = {}
+    if usual.exists() or not (configfiles or entries):
+        _lay_over(config, _mapping(usual, "run this in the folder from which Snakemake is run"))
+    for path in configfiles:
+        _lay_over(config, _mapping(path, "name the file that Snakemake is given"))
+    _lay_over(config, _read_entries(entries))
     return config
+
+
+def _read_entries(entries: Sequence[str]) -> dict[str, Any]:
+    """What Snakemake makes of ``--config KEY=VALUE ...``."""
+    config: dict[str, Any] = {}
+    for entry in entries:
+        key, equals, text = entry.partition("=")
+        if not equals or not re.fullmatch(r"[a-zA-Z_][\w-]*\w", key):
+            raise UserError(f"--config {entry!r}: write KEY=VALUE, as in dataset=mine.")
+        _lay_over(config, {key: _read_value(text.strip("'\""))})
+    return config
+
+
+def _read_value(text: str) -> Any:
+    if not text:
+        return None
+    if text in ("True", "False"):
+        return text == "True"
+    for read in (int, float):
+        with contextlib.suppress(ValueError):
+            return read(text)
+    with contextlib.suppress(yaml.YAMLError):
+        return yaml.load(text, Loader=yaml.BaseLoader)
+    return text
 
 
 def _mapping(path: Path, advice: str) -> dict[str, Any]:
@@ -82,8 +124,27 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
     backbones = chosen_backbones(wanted)
     results = layout.results_of(wanted.dataset, results_root)
     slices, rows_changed = _merge_aside(wanted, results)
-    videos = [_changes_of(results, wanted, backbones, key, entry) for key, entry in slices.items()]
+    found = [_changes_of(results, wanted, backbones, key, entry) for key, entry in slices.items()]
+    removed = sorted(set(results.video_keys()) - set(slices))
+    assemble = [
+        chosen.folder for chosen in backbones if not _is_assembled(results.backbone(chosen.folder), wanted)
+    ]
+    remade = {
+        chosen.folder
+        for chosen in backbones
+        if rows_changed or removed or chosen.folder in assemble
+        or not _holds_all(results.backbone(chosen.folder), found)
+        or any(chosen.folder in video.extract and chosen.folder not in video.lost for video in found)
+    }  # fmt: skip
+    videos = [video if video.is_due(remade) else video.as_it_lies() for video in found]
+    finals = [
+        path
+        for chosen in backbones
+        for path in _assembled_files(results.backbone(chosen.folder), wanted.dataset)
+    ]
+    merged = (results.index, results.slices, results.videos, results.left_out)
     return Changes(
+        dataset=wanted.dataset,
         sample={video.video_id: video.sample for video in videos if video.sample},
         extract={
             chosen.folder: {
@@ -93,20 +154,44 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
             }
             for chosen in backbones
         },
-        removed=sorted(set(results.video_keys()) - set(slices)),
+        removed=removed,
         videos=len(videos),
         rows_changed=rows_changed,
-        assemble=[
-            chosen.folder
-            for chosen in backbones
-            if not _is_assembled(results.backbone(chosen.folder), wanted.on_bad_frames)
-        ],
+        assemble=assemble,
         refused={
             video.video_id: video.problems
             for video in videos
             if wanted.on_bad_frames == "fail" and video.problems and not video.sample
         },
+        missing=[str(path) for path in (*finals, results.report) if not path.is_file()],
+        lost=[str(path) for path in merged if not path.exists()]
+        + [
+            words
+            for video in found
+            if not video.is_due(remade)
+            for words in dict.fromkeys(itertools.chain(*video.lost.values()))
+        ],
     )
+
+
+def _holds_all(folder: layout.BackboneFolder, videos: Sequence["_VideoChanges"]) -> bool:
+    """Whether the matrix has rows of each of the videos of which a file is lost: else they are new."""
+    lost = {video.video_id for video in videos if folder.root.name in video.lost}
+    return not lost or lost <= {entry["video_id"] for entry in read_manifest(folder.manifest)["videos"]}
+
+
+def _assembled_files(folder: layout.BackboneFolder, dataset: str) -> tuple[Path, ...]:
+    return folder.matrix(dataset), folder.frame_index, folder.manifest
+
+
+def videos_done(wanted: settings.Settings, results: layout.ResultsFolder) -> tuple[int, int]:
+    """How many of the videos that were merged last have their features of every backbone, and how many there are."""
+    backbones = chosen_backbones(wanted)
+    entries: dict[str, Slice] = {key: read_json(results.slice(key)) for key in results.video_keys()}
+    todo = sum(
+        bool(_changes_of(results, wanted, backbones, key, entry).extract) for key, entry in entries.items()
+    )
+    return len(entries) - todo, len(entries)
 
 
 def _merge_aside(wanted: settings.Settings, results: layout.ResultsFolder) -> tuple[dict[str, Slice], bool]:
@@ -118,17 +203,27 @@ def _merge_aside(wanted: settings.Settings, results: layout.ResultsFolder) -> tu
         with contextlib.redirect_stderr(io.StringIO()):
             merge.merge(wanted, aside.root, workers=4)
         slices: dict[str, Slice] = {key: read_json(aside.slice(key)) for key in aside.video_keys()}
-        return slices, _differs(aside.index, results.index)
+        return slices, _rows_differ(aside.index, results)
 
 
 @dataclass(frozen=True)
 class _VideoChanges:
-    """Reasons to sample a video and, by backbone folder, to embed it; ``problems``: of what lies there and stays."""
+    """Reasons to sample a video and, by backbone folder, to embed it; ``problems``: of what lies there and stays.
+    ``lost``: by backbone folder, the files that are not there, where nothing else speaks against its features."""
 
     video_id: str
     sample: list[str]
     extract: dict[str, list[str]]
     problems: list[str]
+    lost: dict[str, list[str]]
+
+    def is_due(self, remade: Collection[str]) -> bool:
+        """Whether this is to be done in a run that makes the matrices ``remade``: files alone that are not there are
+        no reason for Snakemake."""
+        return any(folder in remade or folder not in self.lost for folder in self.extract)
+
+    def as_it_lies(self) -> "_VideoChanges":
+        return replace(self, sample=[], extract={})
 
 
 def _changes_of(
@@ -142,6 +237,8 @@ def _changes_of(
     sample: list[str] = []
     extract: dict[str, list[str]] = {}
     problems: list[str] = []
+    lost: dict[str, list[str]] = {}
+    changed = False
     valid: dict[str, Evidence] = {}  # by geometry: the evidence of frames that need no new sampling
     for geometry in sorted({chosen.geometry for chosen in backbones}):
         evidence: Evidence | None = _read(results.evidence(geometry, key))
@@ -149,27 +246,39 @@ def _changes_of(
         if evidence is None:
             sample = ["new: no frames were sampled yet"]
         elif reasons := differences(evidence["key"], expected):
-            sample = reasons
+            sample, changed = reasons, True
         else:
             valid[geometry] = evidence
             problems = evidence["problems"] or problems
     for chosen in backbones:
-        record: FeatureRecord | None = _read(results.backbone(chosen.folder).record(key))
-        reasons = _extract_reasons(record, chosen, wanted.precision, valid.get(chosen.geometry))
-        if not reasons and record is not None:
+        folder = results.backbone(chosen.folder)
+        record: FeatureRecord | None = _read(folder.record(key))
+        evidence = valid.get(chosen.geometry)
+        reasons = _extract_reasons(record, chosen, wanted.precision, evidence)
+        needed = (results.evidence(chosen.geometry, key), folder.features(key), folder.record(key))
+        gone = [str(path) for path in needed if not path.is_file()]
+        if not reasons and record is not None and not gone:
             problems = problems or record.get("problems") or []
             continue
+        if gone and not changed and (record is None or reasons in ([], [_SAMPLED_AGAIN])):
+            lost[chosen.folder] = gone
+        reasons = reasons or [f"{path} is not there" for path in gone]
         extract[chosen.folder] = reasons
         kept = (results.frames(chosen.geometry, key), results.recheck(chosen.geometry, key))
         if not sample and not all(path.is_file() for path in kept):
             sample = [f"its frames are needed again for {chosen.folder}"]
-    return _VideoChanges(entry["video_id"], sample, extract, problems)
+    return _VideoChanges(entry["video_id"], sample, extract, problems, lost)
 
 
-def _is_assembled(folder: layout.BackboneFolder, on_bad_frames: str) -> bool:
-    """Whether a matrix lies there that was made under this rule."""
+def _is_assembled(folder: layout.BackboneFolder, wanted: settings.Settings) -> bool:
+    """Whether a matrix, whole with its index and manifest, lies there that was made under the rule for bad rows."""
     head = read_manifest_head(folder.manifest)
-    return head is not None and head.get("on_bad_frames") == on_bad_frames
+    files = _assembled_files(folder, wanted.dataset)
+    return (
+        head is not None
+        and head.get("on_bad_frames") == wanted.on_bad_frames
+        and all(path.is_file() for path in files)
+    )
 
 
 def _extract_reasons(
@@ -180,7 +289,7 @@ def _extract_reasons(
         return ["no features yet"]
     expected = request_key(chosen.spec_json, chosen.weights_identity, precision)
     if evidence is None:
-        return differences(record["key"], expected) or ["its frames are sampled again"]
+        return differences(record["key"], expected) or [_SAMPLED_AGAIN]
     return differences(record["key"], features_key(expected, evidence))
 
 
@@ -188,16 +297,37 @@ def _read(path: Path) -> Any:
     return read_json(path) if path.is_file() else None
 
 
-def _differs(new: Path, old: Path) -> bool:
+def _rows_differ(new: Path, results: layout.ResultsFolder) -> bool:
+    """Whether the rows are others than those that were merged last; where that index is lost, than the matrices'."""
     import pyarrow.parquet as pq
 
-    return not old.is_file() or not pq.read_table(new).equals(pq.read_table(old))
+    table = pq.read_table(new)
+    if results.index.is_file():
+        return not table.equals(pq.read_table(results.index))
+    columns = json.loads(table.schema.metadata[merge.COLUMNS])
+    olds = [folder.frame_index for folder in results.assembled() if folder.frame_index.is_file()]
+    return not olds or not all(
+        set(columns) <= set(pq.read_schema(old).names)
+        and pq.read_table(old, columns=columns).equals(table.select(columns))
+        for old in olds
+    )
 
 
 def sentences(changes: Changes) -> Iterator[str]:
     """The changes as lines of text, the costly ones first."""
     if changes.nothing:
-        yield f"Nothing to be done: the results of all {changes.videos} videos are up to date."
+        yield (
+            f"{changes.dataset}: Nothing to be done: the results of all {changes.videos} videos are up to date."
+        )
+        for path in changes.lost:
+            yield f"  {path} is not there; it is made again with the next matrix"
+        return
+    yield f"{changes.dataset}:"
+    # Before the first run it would be the whole list.
+    if len(changes.sample) < changes.videos:
+        yield from (f"{path} is not there" for path in changes.missing)
+    if not changes.assembles:
+        yield "The report will be drawn again; no video is decoded or embedded."
         return
     yield f"{len(changes.sample)} of {changes.videos} videos will be decoded:"
     for video_id, reasons in sorted(changes.sample.items()):
@@ -218,8 +348,21 @@ def sentences(changes: Changes) -> Iterator[str]:
         yield "The matrix and its manifest will be assembled again."
 
 
-def run(configfile: Path | None, as_json: bool = False) -> None:
-    changes = find(configuration(configfile))
+def run(
+    configfiles: Sequence[Path] = (),
+    entries: Sequence[str] = (),
+    *,
+    directory: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    """``directory``: where Snakemake works; files that are named here are meant from where the command is called."""
+    configfiles = [path.absolute() for path in configfiles]
+    if directory is not None:
+        try:
+            os.chdir(directory)
+        except OSError as error:
+            raise UserError(f"--directory {str(directory)!r}: {error.strerror}.") from None
+    changes = find(configuration(configfiles, entries))
     if as_json:
         print(json.dumps(vars(changes), indent=1))
         return

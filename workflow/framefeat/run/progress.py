@@ -7,11 +7,12 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from framefeat.layout import is_evidence
+from framefeat.layout import is_evidence, results_of_evidence
 
 SAMPLE, EXTRACT = "sample_frames", "extract_features"
 _WINDOW = 120.0  # seconds over which the pace is measured
 _FEWEST = 4  # steps before a time left is said
+_LEAST_TELLING_FIRST = ("decoded", "frames", "steps", "rate", "left", "failed", "videos")
 
 
 @dataclass
@@ -30,7 +31,8 @@ class Tally:
     failed: int = 0
     done: int = 0
     total: int = 0
-    videos: int | None = None
+    #: All videos of the data set, those that an earlier run has done among them; 0: not known.
+    videos: int = 0
     _counts: dict[str, int] = field(default_factory=dict)
     _jobs: dict[int, _Job] = field(default_factory=dict)
     _steps: deque[tuple[float, int]] = field(
@@ -47,7 +49,10 @@ class Tally:
         self, number: int, rule: str, inputs: Iterable[str], outputs: Iterable[str], now: float
     ) -> None:
         paths = [str(path) for path in (*inputs, *outputs)]
-        self._jobs[number] = _Job(rule, next(filter(is_evidence, paths), None))
+        evidence = next(filter(is_evidence, paths), None)
+        self._jobs[number] = _Job(rule, evidence)
+        if evidence and not self.videos and rule in (SAMPLE, EXTRACT):
+            self.videos = len(results_of_evidence(evidence).video_keys())
         if rule in (SAMPLE, EXTRACT) and self._began is None:
             self._began = now
 
@@ -101,25 +106,32 @@ class Tally:
         )
         return (self.total - self.done) * (now - since) / max(1, steps)
 
-    def line(self, now: float) -> str:
+    def line(self, now: float, columns: int | None = None) -> str:
         """One line for a person: ``12 of 50 videos · 6,120 frames · 310 frames/s · about 40 s left · 27 of 105
-        steps``."""
-        parts = []
-        if self.of_videos:
-            parts.append(f"{self.embedded:,} of {self.of_videos:,} videos")
+        steps``; of what does not fit into ``columns``, the least telling parts are left out."""
+        parts = self._parts(now)
+        while columns is not None and len(parts) > 1 and len(" · ".join(parts.values())) > columns:
+            del parts[next(name for name in _LEAST_TELLING_FIRST if name in parts)]
+        return " · ".join(parts.values())[:columns]
+
+    def _parts(self, now: float) -> dict[str, str]:
+        parts = {}
+        if wanted := self.of_videos:
+            of_all = max(wanted, self.videos * max(1, self._counts.get("assemble", 1)))
+            parts["videos"] = f"{of_all - wanted + self.embedded:,} of {of_all:,} videos"
             if self.sampled > self.embedded:
-                parts.append(f"{self.sampled:,} decoded")
+                parts["decoded"] = f"{self.sampled:,} decoded"
         if self.frames:
-            parts.append(f"{self.frames:,} frames")
+            parts["frames"] = f"{self.frames:,} frames"
         if rate := self.frames_per_second(now):
-            parts.append(f"{rate:,.0f} frames/s" if rate >= 10 else f"{rate:.1f} frames/s")
+            parts["rate"] = f"{rate:,.0f} frames/s" if rate >= 10 else f"{rate:.1f} frames/s"
         if left := self.seconds_left(now):
-            parts.append(f"about {spell(left)} left")
+            parts["left"] = f"about {spell(left)} left"
         if self.failed:
-            parts.append(f"{self.failed:,} failed")
+            parts["failed"] = f"{self.failed:,} failed"
         if self.total:
-            parts.append(f"{self.done:,} of {self.total:,} steps")
-        return " · ".join(parts)
+            parts["steps"] = f"{self.done:,} of {self.total:,} steps"
+        return parts
 
 
 def rows_of_evidence(path: str | None) -> int:

@@ -1,0 +1,39 @@
+"""Ctrl-C in a run: the last lines say how far it is, and not that jobs failed."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import yaml
+
+from tests.workflow.project import Project, environment
+
+
+def test_ctrl_c_says_how_far_the_run_is(new_project: Callable[..., Project]) -> None:
+    project = new_project(name="interrupted")
+    (project.folder / "run.yaml").write_text(yaml.safe_dump(project.config), encoding="utf-8")
+    command = ["--cores", "1", "--resources", "gpu=1", "--configfile", "run.yaml", "--nocolor"]
+    said = []
+    with subprocess.Popen(
+        [sys.executable, "-m", "snakemake", *command], cwd=project.folder, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        finished = False
+        for line in process.stdout:
+            said.append(line)
+            finished = finished or "(Rule: extract_features)" in line
+            if finished and "of merge_index" not in line and re.match(r"Job \d+: sample_frames", line):
+                os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the jobs get it, too
+                finished = False
+    output = "".join(said)
+    assert process.returncode != 0
+    assert re.search(
+        r"interrupted, [12] of 3 videos done; the same command goes on:\n  snakemake --cores 1", output
+    )
+    for word in ("Error in rule", "RuleException", "Traceback", "failed"):
+        assert word not in output, output
+    assert project.run().status == 0

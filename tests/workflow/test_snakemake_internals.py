@@ -128,9 +128,7 @@ def snakemake(project: Project, *arguments: str, **more: str) -> subprocess.Comp
 
 
 def test_each_is_put_in_place(project: Project) -> None:
-    (project.folder / "probe.smk").write_text(
-        PROBE.format(snakefile=str(project.folder / "Snakefile"))
-    )
+    (project.folder / "probe.smk").write_text(PROBE.format(snakefile=str(project.folder / "Snakefile")))
     done = snakemake(project, "-s", "probe.smk", "results/toy/index.parquet")
     assert done.returncode == 0, done.stdout
     read, end = (json.loads(re.findall(rf"^{word} (.+)$", done.stdout, re.M)[0]) for word in ("READ", "DONE"))

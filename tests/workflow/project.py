@@ -100,6 +100,12 @@ def environment() -> dict[str, str]:
     }
 
 
+def python_own_thresholds() -> list[int]:
+    """Those of the garbage collection in a new process; this one's may have been set by a subcommand run in it."""
+    asked = [sys.executable, "-c", "import gc; print(*gc.get_threshold())"]
+    return [int(word) for word in subprocess.check_output(asked, text=True).split()]
+
+
 def started_jobs(output: str) -> list[str]:
     """``rule:what`` of each job that Snakemake announced (the rules' messages are ``rule of what``)."""
     jobs: list[str] = []

@@ -1,6 +1,5 @@
 """The workflow in other people's hands: as a module of another workflow, and started from other folders."""
 
-import gc
 import json
 import os
 import re
@@ -18,7 +17,7 @@ import pytest
 import yaml
 from snakemake.jobs import Job
 
-from tests.workflow.project import ROOT, Run, environment, started_jobs
+from tests.workflow.project import ROOT, Run, environment, python_own_thresholds, started_jobs
 
 SNAKEFILE = ROOT / "Snakefile"
 BACKBONE = "mobilenet_v3_large"
@@ -151,7 +150,7 @@ def test_two_modules_one_with_a_prefix_and_rules_around_them(
         for word in ("BEFORE", "AFTER", "DONE")
     )
     assert after == before, "importing changed the workflow around it"
-    assert before["gc"] == list(gc.get_threshold())
+    assert before["gc"] == python_own_thresholds()
     assert before["pipes"] == Job.is_pipe_or_service_input.__qualname__
     assert end == before | {"limit": 100}, "its jobs changed the workflow around it"
 

@@ -3,7 +3,6 @@
 A failure after an update of Snakemake says which workaround to look at again.
 """
 
-import gc
 import inspect
 import json
 import os
@@ -28,7 +27,7 @@ from snakemake.rules import Rule
 from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake.settings.types import DeploymentMethod, ExecutionSettings, SchedulingSettings, StorageSettings
 
-from tests.workflow.project import ROOT, Project, environment
+from tests.workflow.project import ROOT, Project, environment, python_own_thresholds
 
 #: A workflow around ours that prints what became of Snakemake once ours was read, and once a run of it is done.
 PROBE = """
@@ -133,7 +132,7 @@ def test_each_is_put_in_place(project: Project) -> None:
     assert done.returncode == 0, done.stdout
     read, end = (json.loads(re.findall(rf"^{word} (.+)$", done.stdout, re.M)[0]) for word in ("READ", "DONE"))
     assert read == {
-        "before": list(gc.get_threshold()),  # Snakemake sets none itself
+        "before": python_own_thresholds(),  # Snakemake sets none itself
         "after": [100_000, 20, 100],
         "pipes": False,
         "gpu": 1,

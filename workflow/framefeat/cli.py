@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import framefeat
 from framefeat import environment
 from framefeat.errors import UserError, machine_trouble
+from framefeat.needs import Wanted
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,36 +56,61 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _sample(options: argparse.Namespace) -> None:
-    from framefeat.sample import job, stage
+    from framefeat.layout import ResultsFolder
+    from framefeat.sample import stage
 
-    record = job.read_record(options.video, options.slice, options.path)
     if environment.PREWARM in os.environ:
         import json
 
         from framefeat.extract import stage as extract_stage
 
         extract_stage.prewarm(json.loads(os.environ[environment.PREWARM]))
-    if options.backlog:
-        from framefeat.extract import backlog
+    results = ResultsFolder(options.results)
 
-        backlog.wait_for_room(options.frames.parent, options.backlog)
-    stage.sample_video(
-        record,
-        geometry=options.geometry,
-        alignment=options.alignment,
-        decoder=options.decoder,
-        frames_path=options.frames,
-        recheck_path=options.recheck,
-        thumbnails_path=options.thumbnails,
-        evidence_path=options.evidence,
-        timeout=options.timeout,
+    def before_each() -> None:
+        if options.backlog:
+            from framefeat.extract import backlog
+
+            backlog.wait_for_room(results.frames_ready(options.geometry, "any").parent, options.backlog)
+
+    asked = stage.SampleShard(
+        results,
+        options.shard,
+        options.geometry,
+        Wanted.from_json(options.wanted),
+        options.timeout,
+        tuple(options.fetched),
+        options.again,
+        options.keep_frames,
     )
+    stage.run(asked, before_each)
 
 
 def _extract(options: argparse.Namespace) -> None:
-    from framefeat.extract import stage as extract_stage
+    from framefeat.extract import stage
+    from framefeat.layout import ResultsFolder
 
-    extract_stage.run(options)
+    computing = stage.Computing(
+        options.weights,
+        options.precision,
+        options.device,
+        options.gpus,
+        options.batch_size,
+        options.threads,
+        options.embedder,
+        options.embedder_logs,
+    )
+    wanted = Wanted.from_json(options.wanted)
+    stage.run(
+        stage.ExtractShard(
+            ResultsFolder(options.results),
+            options.shard,
+            options.backbone,
+            wanted,
+            computing,
+            options.keep_frames,
+        )
+    )
 
 
 def _assemble(options: argparse.Namespace) -> None:
@@ -138,7 +164,13 @@ def _verify(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> None:
     from framefeat.run import plan as run_plan
 
-    run_plan.run(options.configfile, options.config, directory=options.directory, as_json=options.json)
+    run_plan.run(
+        options.configfile,
+        options.config,
+        directory=options.directory,
+        as_json=options.json,
+        wanted_alone=options.wanted,
+    )
 
 
 def _stale(options: argparse.Namespace) -> None:
@@ -217,6 +249,10 @@ def _proof(options: argparse.Namespace) -> int:
     return proof_run.run_with(options)
 
 
+def _rows(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
 #: What options that stand for a key of the configuration say, and how they are read.
 _KEYS: dict[str, dict[str, Any]] = {
     "alignment": {"help": "frame round(time * fps), or the frame presented nearest to the time"},
@@ -232,6 +268,7 @@ _KEYS: dict[str, dict[str, Any]] = {
     "on_bad_frames": {"help": "rows without a frame: refuse, mark, or leave out their videos"},
     "precision": {"help": "of the forward pass"},
     "preprocess": {"help": "squash frames to 224 x 224, or as the weights were trained"},
+    "shard_rows": {"type": _rows, "metavar": "N", "help": "of more than 64 videos: rows of a shard, about"},
     "sample_every": {"type": int, "metavar": "K", "help": "instead of a rate: every K-th native frame"},
     "sample_fps": {"type": float, "metavar": "N", "help": "rows per second"},
 }
@@ -295,54 +332,58 @@ def _merge_options(part: argparse.ArgumentParser) -> None:
     folder = part.add_argument_group("or a folder")
     folder.add_argument("--videos", metavar="FOLDER_OR_GLOB", help="instead of both indexes")
     _of_keys(folder, "sample_fps", "sample_every")
-    _of_keys(part, "alignment", "on_bad_frames")
+    _of_keys(part, "alignment", "on_bad_frames", "shard_rows")
     part.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="results/DATASET")
     part.add_argument(
         "--threads", type=int, default=1, metavar="N", help="files read at a time (default: %(default)s)"
     )
 
 
+def _shard_options(part: argparse.ArgumentParser) -> None:
+    _dataset(part)
+    part.add_argument("--shard", required=True, metavar="NAME", help="of those in RESULTS/shards")
+    part.add_argument(
+        "--wanted",
+        required=True,
+        metavar="JSON",
+        help="all that the configuration asks of a video: 'framefeat plan --wanted' prints it",
+    )
+
+
+def _keep_frames(part: argparse.ArgumentParser) -> None:
+    part.add_argument(
+        "--keep-frames", action="store_true", help="keep frames that no backbone needs any more"
+    )
+
+
 def _sample_options(part: argparse.ArgumentParser) -> None:
-    video = part.add_argument_group("the video")
-    video.add_argument(
-        "--video", type=Path, required=True, metavar="JSON", help="the video's record written by merge"
-    )
-    video.add_argument("--slice", type=Path, metavar="JSON", help="the slice that the record must agree with")
-    video.add_argument(
-        "--path",
+    _shard_options(part)
+    _shared(part, "--geometry")
+    _of_keys(part, "decoder_timeout")
+    part.add_argument(
+        "--fetched",
         type=Path,
-        nargs="?",
+        nargs="*",
+        default=[],
         metavar="FILE",
-        help="where the video is, if not where the record says (nothing: it is)",
+        help="where the shard's remote videos are, in the order of their keys",
     )
-    decoding = part.add_argument_group("how it is decoded")
-    _shared(decoding, "--geometry")
-    _of_keys(decoding, "alignment", "decoder", "decoder_timeout")
-    decoding.add_argument(
+    part.add_argument(
         "--backlog",
         type=int,
         default=0,
         metavar="N",
-        help="wait while a device is at work and N videos' frames lie on the disk",
+        help="wait while a device is at work and the frames of N shards lie on the disk",
     )
-    output = part.add_argument_group("output")
-    for name, help in (
-        ("frames", "uint8 [T, h, w, 3]"),
-        ("recheck", "rows decoded a second time"),
-        ("evidence", "what was decoded, as JSON"),
-        ("thumbnails", "one JPEG strip"),
-    ):
-        output.add_argument(f"--{name}", type=Path, required=True, metavar="FILE", help=help)
+    part.add_argument("--again", action="store_true", help="also what is sampled already")
+    _keep_frames(part)
 
 
 def _extract_options(part: argparse.ArgumentParser) -> None:
-    backbone = part.add_argument_group("the backbone")
-    _shared(backbone, "--spec")
-    _of_keys(backbone, "precision")
-    backbone.add_argument("--weights", required=True, metavar="FILE")
-    backbone.add_argument(
-        "--weights-identity", **{**_SHARED["--weights-identity"], "required": False, "default": ""}
-    )
+    _shard_options(part)
+    part.add_argument("--backbone", required=True, metavar="FOLDER", help="its folder in RESULTS")
+    part.add_argument("--weights", required=True, metavar="FILE")
+    _of_keys(part, "precision")
     device = part.add_argument_group("where it runs")
     _of_keys(device, "device", "batch_size")
     device.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs this job may use; 0 means CPU")
@@ -350,15 +391,8 @@ def _extract_options(part: argparse.ArgumentParser) -> None:
     device.add_argument(
         "--embedder", choices=["auto", "off"], default="auto", help="off: embed in this process"
     )
-    device.add_argument("--embedder-logs", default=None, metavar="FOLDER")
-    sampled = part.add_argument_group("what 'framefeat sample' wrote")
-    for name in ("frames", "recheck", "evidence"):
-        sampled.add_argument(f"--{name}", required=True, metavar="FILE")
-    output = part.add_argument_group("output")
-    output.add_argument("--features", required=True, metavar="FILE", help="float32 [T, D]")
-    output.add_argument(
-        "--record", required=True, metavar="FILE", help="what they were computed from, as JSON"
-    )
+    device.add_argument("--embedder-logs", default="logs", metavar="FOLDER")
+    _keep_frames(part)
 
 
 def _assemble_options(part: argparse.ArgumentParser) -> None:
@@ -421,6 +455,11 @@ def _plan_options(part: argparse.ArgumentParser) -> None:
         "--directory", "-d", type=Path, metavar="FOLDER", help="where the results lie (default: here)"
     )
     part.add_argument("--json", action="store_true", help="print JSON instead of sentences")
+    part.add_argument(
+        "--wanted",
+        action="store_true",
+        help="print what the configuration asks of each video, for --wanted elsewhere",
+    )
 
 
 def _stale_options(part: argparse.ArgumentParser) -> None:
@@ -610,7 +649,7 @@ _FOR_PEOPLE = {
 }
 _FOR_RULES = {
     "merge": _Command(
-        "join and check the two indexes, and write one slice per video",
+        "join and check the two indexes, and deal the videos into shards",
         "--videos films/ --out results/mine",
         _merge_options,
         _merge,
@@ -622,15 +661,14 @@ _FOR_RULES = {
         _fetch_weights,
     ),
     "sample": _Command(
-        "decode the frames of one video",
-        "--video results/mine/videos/a.json --frames a.npy --recheck a2.npy --evidence a.json --thumbnails a.jpg",
+        "decode the frames of a shard's videos, as far as they are needed",
+        'results/mine --shard a --wanted "$(framefeat plan --wanted)"',
         _sample_options,
         _sample,
     ),
     "extract": _Command(
-        "embed the sampled frames of one video",
-        '--spec "$(framefeat describe resnet50)" --weights resnet50.pth --frames a.npy --recheck a2.npy '
-        "--evidence a.json --features f.npy --record f.json",
+        "embed the sampled frames of a shard's videos",
+        'results/mine --shard a --wanted "$(framefeat plan --wanted)" --backbone resnet50 --weights resnet50.pth',
         _extract_options,
         _extract,
     ),

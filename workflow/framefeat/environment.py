@@ -4,8 +4,6 @@
 
 #: The process whose embedders its jobs share (``pid:start``); they end with it. Not set: no embedder is shared.
 OWNER = "FRAMEFEAT_OWNER"
-#: The cluster job that ``OWNER`` lives in; empty outside of one.
-OWNER_JOB = "FRAMEFEAT_OWNER_JOB"
 #: JSON: the model that the first job lets the embedder load while videos are decoded.
 PREWARM = "FRAMEFEAT_PREWARM"
 

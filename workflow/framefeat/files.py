@@ -10,6 +10,13 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 4 << 20
+#: A video that lies behind an address, and no local file: fetched by a storage plugin.
+_REMOTE = ("http://", "https://", "s3://", "gs://", "gcs://", "az://", "ftp://", "sftp://")
+
+
+def is_remote(path: str) -> bool:
+    """Whether ``path`` is an address for a storage plugin and not a local file."""
+    return path.lower().startswith(_REMOTE)
 
 
 @contextmanager

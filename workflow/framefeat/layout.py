@@ -3,33 +3,40 @@
 ::
 
     results/{dataset}/
-        index.parquet                          the merged index
-        slices/{key}.json                      what decides a video's frames
-        videos/{key}.json                      the rest that is known of a video
-        fingerprints.json                      what is remembered of each video file
-        left_out.json                          what of a folder is no row's video
-        frames/{geometry}/{key}.npy            temporary: sampled frames
-        rechecks/{geometry}/{key}.npy          temporary: some of them, decoded a second time
-        evidence/{geometry}/{key}.json         what was decoded
-        thumbnails/{geometry}/{key}.jpg
-        {backbone}/features/{key}.npy, .json   a video's features, and what they were computed from
-        {backbone}/store/{key}.npy, .json      its last features, which Snakemake does not delete
+        index.parquet                               the merged index
+        shards/{shard}.json                         which videos one job takes together, and what decides their frames
+        videos/{shard}.json                         the rest that is known of them
+        fingerprints.json                           what is remembered of each video file
+        left_out.json                               what of a folder is no row's video
+        evidence/{geometry}/{key}.safetensors       what was decoded of a video, and thumbnails
+        frames/{geometry}/{key}.npy                 temporary: sampled frames
+        rechecks/{geometry}/{key}.npy               temporary: some of them, decoded a second time
+        sampled/{geometry}/{shard}.json             a shard's videos are sampled
+        sampled/{geometry}/{shard}.frames           temporary: and their frames lie there as far as they are needed
+        {backbone}/features/{key}.safetensors       a video's features, and what they were computed from
+        {backbone}/extracted/{shard}.json           a shard's features are there
         {backbone}/{dataset}_features.npy, frame_index.parquet, feature_manifest.json, {dataset}.h5
         report.html
-    logs/{dataset}/{rule}/.../{job}.log        and embedder/{device}.log
+    logs/{dataset}/{rule}/.../{job}.log             and embedder/{device}.log
     benchmarks/{dataset}/{rule}/.../{job}.tsv
 
-``key`` is a video's file-safe name (``names.video_key``) and may hold dots. Any part of a path may be a Snakemake
-wildcard (``"{video}"``): the rules' patterns come from the same methods as the paths. Standard library only.
+``key`` is a video's file-safe name (``names.video_key``) and may hold dots. Snakemake knows what is named by a shard;
+what is named by a video is this package's own, so that a job that fails or runs again loses no video's results.
+
+Any part of a path may be a Snakemake wildcard (``"{shard}"``): the rules' patterns come from the same methods as the
+paths. Standard library only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 MANIFEST = "feature_manifest.json"
 FRAME_INDEX = "frame_index.parquet"
 LEFT_OUT = "left_out.json"
+#: The ending of what ``stored`` writes.
+STORED = ".safetensors"
+FRAMES_READY = ".frames"
 _MATRIX_SUFFIX = "_features.npy"
 
 
@@ -63,21 +70,10 @@ class BackboneFolder:
         return self.root / f"{dataset}.h5"
 
     def features(self, key: str) -> Path:
-        return self.root / "features" / f"{key}.npy"
+        return self.root / "features" / (key + STORED)
 
-    def record(self, key: str) -> Path:
-        return record_of(self.features(key))
-
-
-def record_of(features: Path) -> Path:
-    """Where it is on record what a file of features was computed from."""
-    return features.with_suffix(".json")
-
-
-def stored(features: Path) -> Path:
-    """Where a copy of a video's ``features`` is kept for when Snakemake deletes them; its record lies beside it."""
-    # Named by the video alone: a job of one video among 100,000 must not look through all files to find its own.
-    return features.parent.parent / "store" / features.name
+    def extracted(self, shard: str) -> Path:
+        return self.root / "extracted" / f"{shard}.json"
 
 
 @dataclass(frozen=True)
@@ -103,18 +99,21 @@ class ResultsFolder:
         return self.root / "fingerprints.json"
 
     @property
-    def slices(self) -> Path:
-        return self.root / "slices"
+    def shards(self) -> Path:
+        return self.root / "shards"
 
     @property
     def videos(self) -> Path:
         return self.root / "videos"
 
-    def slice(self, key: str) -> Path:
-        return self.slices / f"{key}.json"
+    def shard(self, shard: str) -> Path:
+        return self.shards / f"{shard}.json"
 
-    def video(self, key: str) -> Path:
-        return self.videos / f"{key}.json"
+    def videos_of(self, shard: str) -> Path:
+        return self.videos / f"{shard}.json"
+
+    def evidence(self, geometry: str, key: str) -> Path:
+        return self.root / "evidence" / geometry / (key + STORED)
 
     def frames(self, geometry: str, key: str) -> Path:
         return self.root / "frames" / geometry / f"{key}.npy"
@@ -122,22 +121,19 @@ class ResultsFolder:
     def recheck(self, geometry: str, key: str) -> Path:
         return self.root / "rechecks" / geometry / f"{key}.npy"
 
-    def evidence(self, geometry: str, key: str) -> Path:
-        return self.root / "evidence" / geometry / f"{key}.json"
+    def sampled(self, geometry: str, shard: str) -> Path:
+        return self.root / "sampled" / geometry / f"{shard}.json"
 
-    def thumbnails(self, geometry: str, key: str) -> Path:
-        return self.root / "thumbnails" / geometry / f"{key}.jpg"
-
-    def part(self, part: str, parts: str) -> Path:
-        return self.root / "parts" / f"{part}-of-{parts}"
+    def frames_ready(self, geometry: str, shard: str) -> Path:
+        return self.root / "sampled" / geometry / (shard + FRAMES_READY)
 
     def backbone(self, folder: str) -> BackboneFolder:
         return BackboneFolder(self.root / folder)
 
-    def video_keys(self) -> list[str]:
-        """Keys of the videos that have rows, sorted; empty before the first merge."""
+    def shard_names(self) -> list[str]:
+        """The shards of the last merge, sorted; empty before the first."""
         # Snakemake keeps a time stamp of its own in the folder.
-        return sorted(path.stem for path in self.slices.glob("*.json") if not path.name.startswith("."))
+        return sorted(path.stem for path in self.shards.glob("*.json") if not path.name.startswith("."))
 
     def geometries(self) -> list[str]:
         """The frame geometries that evidence lies here for, sorted."""
@@ -150,22 +146,35 @@ class ResultsFolder:
     def files_of_videos(self) -> Iterator[tuple[str, Path]]:
         """``(key, path)`` of every file that is one video's and outlives the merge, whether or not it still has
         rows."""
-        patterns = ("frames/*", "rechecks/*", "evidence/*", "thumbnails/*", "*/features", "*/store")
-        for pattern in patterns:
-            for folder in sorted(filter(Path.is_dir, self.root.glob(pattern))):
-                for path in sorted(folder.iterdir()):
-                    if path.is_file() and not path.name.startswith("."):
-                        yield path.stem, path
+        for pattern in ("frames/*", "rechecks/*", "evidence/*", "*/features"):
+            yield from self._files_in(pattern)
+
+    def files_of_shards(self) -> Iterator[tuple[str, Path]]:
+        """``(shard, path)`` of every file that is one shard's and outlives the merge."""
+        for pattern in ("sampled/*", "*/extracted"):
+            yield from self._files_in(pattern)
+
+    def _files_in(self, pattern: str) -> Iterator[tuple[str, Path]]:
+        for folder in sorted(filter(Path.is_dir, self.root.glob(pattern))):
+            for path in sorted(folder.iterdir()):
+                if path.is_file() and not path.name.startswith("."):
+                    yield path.stem, path
 
 
-def is_evidence(path: str) -> bool:
-    """Whether a path, as Snakemake names it, is a video's evidence."""
-    return "/evidence/" in path and path.endswith(".json")
+def promise_in(paths: Iterable[str]) -> Path | None:
+    """Of the files of a job, as Snakemake names them, the one that tells that a shard is done; None where there is
+    none."""
+    for text in paths:
+        path = Path(text)
+        folders = path.parts[-3:-1]
+        if path.suffix == ".json" and (folders[0] == "sampled" or folders[-1] == "extracted"):
+            return path
+    return None
 
 
-def results_of_evidence(path: str) -> ResultsFolder:
-    """The data set's folder around a video's evidence."""
-    return ResultsFolder(Path(path).parent.parent.parent)
+def results_of_promise(path: Path) -> ResultsFolder:
+    """The data set's folder around a file that tells that a shard is done."""
+    return ResultsFolder(path.parent.parent.parent)
 
 
 @dataclass(frozen=True)

@@ -39,16 +39,22 @@ class Facts(TypedDict):
 
 
 class Slice(Sampled):
-    """``slices/{key}.json``: what decides a video's frames. ``rows``: how many distinct times are asked for."""
+    """What decides a video's frames. ``rows``: how many distinct times are asked for."""
 
-    schema: int
     video_id: str
     rows: int
 
 
+class Shard(TypedDict):
+    """``shards/{shard}.json``: the slices of its videos, by key, sorted."""
+
+    schema: int
+    videos: dict[str, Slice]
+
+
 class VideoRecord(Slice):
-    """``videos/{key}.json``: ``timestamps`` in seconds from the first presented frame, ascending; why a file is
-    damaged."""
+    """A member of ``videos/{shard}.json``, by key: ``timestamps`` in seconds from the first presented frame, ascending;
+    why a file is damaged."""
 
     path: str
     timestamps: list[float]
@@ -58,13 +64,24 @@ class VideoRecord(Slice):
     doubts: list[str]
 
 
+def slice_of(record: VideoRecord) -> Slice:
+    """What of a video's record decides its frames."""
+    return {
+        "video_id": record["video_id"],
+        "fingerprint": record["fingerprint"],
+        "fps": record["fps"],
+        "alignment": record["alignment"],
+        "rows": record["rows"],
+        "times_sha256": record["times_sha256"],
+    }
+
+
 # --- sample_frames
 
 
 @dataclass(frozen=True)
 class SampleJob:
-    """What the decoding child is asked for. ``paths``: of frames, recheck, thumbnails and evidence, as they are
-    written.
+    """What the decoding child is asked for. ``paths``: of frames, recheck and thumbnails, as they are written.
 
     ``hopeless``: why no frame is to be tried; ``not_decord``: why decord is not. Empty where there is no reason.
     """
@@ -123,7 +140,7 @@ class Findings(TypedDict):
 
 
 class Evidence(Findings):
-    """``evidence/{geometry}/{key}.json``. ``frame_size``: height and width as decoded."""
+    """``evidence/{geometry}/{key}.safetensors``. ``frame_size``: height and width as decoded."""
 
     schema: int
     video_id: str
@@ -145,21 +162,29 @@ class ModelRequest(TypedDict):
     precision: str
 
 
-class EmbedRequest(ModelRequest):
-    """What an embedder is asked for, as JSON. ``frames``, ``recheck``, ``evidence``: read; ``features``, ``record``:
-    written."""
+class VideoToEmbed(TypedDict):
+    """``evidence``, ``frames``, ``recheck``: files that are read; ``features``: the file that is written. ``place``: by
+    which the answer names the video."""
 
-    kind: str
+    place: int
     video: str
+    rows: int
     key: FeaturesKey
-    batch_size: int | str
-    threads: int
+    evidence: str
     frames: str
     recheck: str
-    evidence: str
-    scratch: str
     features: str
-    record: str
+
+
+class EmbedRequest(ModelRequest):
+    """What an embedder is asked for, as JSON. ``scratch``: the folder of what is half-made. ``together``: whether
+    videos may share a batch."""
+
+    videos: list[VideoToEmbed]
+    batch_size: int | str
+    threads: int
+    scratch: str
+    together: bool
     warnings: list[str]
 
 
@@ -172,15 +197,13 @@ class FeatureCheck(TypedDict):
 
 
 class FeatureRecord(TypedDict):
-    """``{backbone}/features/{key}.json``. ``features_sha256``: of the values, ``file_sha256``: of the file beside
-    it."""
+    """``{backbone}/features/{key}.safetensors``. ``features_sha256``: of the values."""
 
     schema: int
     video_id: str
     key: FeaturesKey
     weights_sha256: str
     features_sha256: str
-    file_sha256: str
     rows: int
     dim: int
     device: str
@@ -195,9 +218,13 @@ class FeatureRecord(TypedDict):
     problems: NotRequired[list[str]]
 
 
-class Embedded(FeatureRecord):
-    """An embedder's answer. ``trace``: where something happened that nobody foresaw; it is not stored."""
+class Embedded(TypedDict):
+    """An embedder's answer about the ``place``-th video: its ``record``, which is stored, or the ``failure`` that kept
+    it from being embedded. ``trace``: where something happened that nobody foresaw."""
 
+    place: int
+    record: NotRequired[FeatureRecord]
+    failure: NotRequired[str]
     trace: NotRequired[str]
 
 

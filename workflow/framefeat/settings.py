@@ -117,6 +117,11 @@ class Settings(NamedTuple):
         Literal["float32", "bf16", "fp16"],
         "float32, or bf16 / fp16 arithmetic in the forward pass. Features are stored as float32.",
     ] = "float32"
+    shard_rows: Annotated[
+        Literal["auto"] | Annotated[int, Limits(ge=1, le=10_000_000)],
+        "Of more than 64 videos: about how many rows one job takes together; auto is 512. Never triggers a recompute of a "
+        "video.",
+    ] = "auto"
     keep_frames: Annotated[
         _Switch, "Keep the sampled frames (uint8), so that adding a backbone costs no decoding."
     ] = False
@@ -157,6 +162,11 @@ class Settings(NamedTuple):
         "For the export_h5 target: another HDF5 file of this layout, whose user_summary, gtscore and change_points are "
         "taken. Not with annotations or export_segments_from.",
     ] = None
+
+    @property
+    def rows_of_a_shard(self) -> int | None:
+        """``shard_rows``; None: automatic."""
+        return None if self.shard_rows == "auto" else int(self.shard_rows)
 
     @property
     def from_folder(self) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from framefeat.files import is_remote
 from framefeat.index import collection as index
 
 
@@ -19,7 +20,6 @@ def matrices():
 
 
 def index_files(wildcards):
-    without_rate_limit()
     return [] if SETTINGS.from_folder else [not_moved(SETTINGS.frame_index), not_moved(SETTINGS.video_index)]
 
 
@@ -36,60 +36,48 @@ def collection(wildcards):
     return index.stat_digest(SETTINGS, MOVED_RESULTS.root)
 
 
-def video_keys():
-    """The videos that have rows, once merge_index has run and the weights are there: without them no video is
-    decoded."""
+def shards():
+    """The shards of the videos that have rows, once merge_index has run and the weights are there: without them no video
+    is decoded."""
     for file, chosen in FETCHED.items():
-        # Only where it is missing: each checkpoint costs a look at the jobs of all videos.
+        # Only where it is missing: each checkpoint costs a look at the jobs of all shards.
         if not os.path.isfile(moved(chosen.weights_file)):
             checkpoints.fetch_weights.get(file=file)
     merged = checkpoints.merge_index.get().output
-    return layout.ResultsFolder(Path(merged.slices).parent).video_keys()
+    return layout.ResultsFolder(Path(merged.shards).parent).shard_names()
 
 
 def parts_of_backbone(wildcards):
-    """Everything that assemble reads of each video."""
-    keys = video_keys()
+    """What tells that everything is there that assemble reads."""
     geometry, result = BACKBONES[wildcards.backbone].geometry, RESULTS.backbone(wildcards.backbone)
-    return (
-        [RESULTS.evidence(geometry, key) for key in keys]
-        + [result.features(key) for key in keys]
-        + [result.record(key) for key in keys]
-    )
+    names = shards()
+    return [RESULTS.sampled(geometry, shard) for shard in names] + [
+        result.extracted(shard) for shard in names
+    ]
 
 
-def features_of_part(wildcards):
-    """The features of every parts-th video."""
-    part, parts = int(wildcards.part), int(wildcards.parts)
-    if not 1 <= part <= parts:
-        raise WorkflowError(f"There is no part {part} of {parts}: count from 1 to {parts}.")
-    keys = video_keys()[part - 1 :: parts]
-    return [result.features(key) for result in map(RESULTS.backbone, BACKBONES) for key in keys]
+def remote_videos(wildcards):
+    """The shard's videos that lie behind an address: fetched for the job by a storage plugin, and not kept."""
+    record = MOVED_RESULTS.videos_of(wildcards.shard)
+    videos = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    return [fetched(video) for video in videos.values() if is_remote(video["path"])]
 
 
-def remote_video(wildcards):
-    """The video itself where it lies behind an address: fetched for the job by a storage plugin, and not kept."""
-    leave_the_others_their_turn()
-    record = MOVED_RESULTS.video(wildcards.video)
-    address = json.loads(record.read_text(encoding="utf-8"))["path"] if record.is_file() else ""
-    if not index.is_remote(address):
-        return []
+def fetched(video):
     try:
-        return storage(address)
+        return storage(video["path"])
     except WorkflowError:
         raise WorkflowError(
-            f"{wildcards.video}: no storage plugin for {address!r} is installed in this environment; "
+            f"{video['video_id']}: no storage plugin for {video['path']!r} is installed in this environment; "
             "'make env-slurm' makes one that has http(s); docs/cluster.md says how to add others."
         ) from None
 
 
 def frames_of(wildcards):
-    leave_the_others_their_turn()
     geometry = BACKBONES[wildcards.backbone].geometry
     return {
-        "frames": RESULTS.frames(geometry, wildcards.video),
-        "recheck": RESULTS.recheck(geometry, wildcards.video),
-        "evidence": RESULTS.evidence(geometry, wildcards.video),
+        "sampled": RESULTS.sampled(geometry, wildcards.shard),
+        "frames": RESULTS.frames_ready(geometry, wildcards.shard),
     }
 
 

@@ -3,7 +3,7 @@ checkpoint merge_index:
         index_files,
     output:
         index=RESULTS.index,
-        slices=directory(RESULTS.slices),
+        shards=directory(RESULTS.shards),
         videos=directory(RESULTS.videos),
         left_out=RESULTS.left_out,
     log:
@@ -32,6 +32,7 @@ checkpoint merge_index:
             sample_fps=SETTINGS.sample_fps if SETTINGS.from_folder else None,
             sample_every=SETTINGS.sample_every,
             alignment=SETTINGS.alignment,
+            shard_rows=SETTINGS.shard_rows,
         ),
     message:
         f"merge_index of {SETTINGS.dataset}"

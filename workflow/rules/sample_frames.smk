@@ -1,36 +1,33 @@
 rule sample_frames:
     input:
-        slice=RESULTS.slice("{video}"),
-        remote=remote_video,
+        shard=RESULTS.shard("{shard}"),
+        remote=remote_videos,
     output:
-        frames=kept_if_asked(RESULTS.frames("{geometry}", "{video}")),
-        recheck=kept_if_asked(RESULTS.recheck("{geometry}", "{video}")),
-        evidence=RESULTS.evidence("{geometry}", "{video}"),
-        thumbnails=RESULTS.thumbnails("{geometry}", "{video}"),
+        sampled=RESULTS.sampled("{geometry}", "{shard}"),
+        frames=kept_if_asked(RESULTS.frames_ready("{geometry}", "{shard}")),
     log:
-        JOBS.log("sample_frames", "{geometry}", "{video}"),
+        JOBS.log("sample_frames", "{geometry}", "{shard}"),
     benchmark:
-        JOBS.benchmark("sample_frames", "{geometry}", "{video}")
+        JOBS.benchmark("sample_frames", "{geometry}", "{shard}")
     conda:
         ENVIRONMENT
-    # What follows 'runtime' says how, not what: unlike a parameter it recomputes nothing when it changes.
+    # What follows 'runtime' says how, not what: unlike a parameter it recomputes nothing when it changes. What is wanted
+    # decides what the job does; whether there is a job at all, the shard and the parameters decide.
     resources:
-        turn=1,
         mem_mb=1500,
-        runtime=120,
+        runtime=240,
         backlog=BACKLOG,
         decoder_timeout=str(SETTINGS.decoder_timeout),
+        more=KEEP_FRAMES + SAMPLE_AGAIN,
+        wanted=WANTED,
     params:
-        results=subpath(input.slice, ancestor=2),
+        results=subpath(input.shard, ancestor=2),
         algorithm=identity.SAMPLE_ALGORITHM,
         alignment=SETTINGS.alignment,
         decoder=SETTINGS.decoder,
     message:
-        "sample_frames of {wildcards.video}"
+        "sample_frames of {wildcards.shard}"
     shell:
-        "framefeat sample --video {params.results:q}/videos/{wildcards.video:q}.json --slice {input.slice:q}"
-        " --path {input.remote:q}"
-        " --geometry {wildcards.geometry:q} --alignment {params.alignment} --decoder {params.decoder}"
-        " --timeout {resources.decoder_timeout} --backlog {resources.backlog}"
-        " --frames {output.frames:q} --recheck {output.recheck:q} --evidence {output.evidence:q}"
-        " --thumbnails {output.thumbnails:q} 2> {log:q}"
+        "framefeat sample {params.results:q} --shard {wildcards.shard:q} --geometry {wildcards.geometry:q}"
+        " --wanted {resources.wanted:q} --timeout {resources.decoder_timeout} --backlog {resources.backlog}"
+        " {resources.more} --fetched {input.remote:q} 2> {log:q}"

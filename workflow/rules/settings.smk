@@ -12,7 +12,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from framefeat import environment, identity, layout
+from framefeat import environment, identity, layout, needs, shard_files
 from framefeat import settings as configuration
 from framefeat.backbone.chosen import chosen_backbones
 from framefeat.errors import UserError
@@ -83,16 +83,31 @@ if RUNS_JOBS_HERE and (warning := checked(devices.settle, DEVICE)):
 # Where this machine runs the jobs and has no CUDA device, extraction is CPU work and must not wait for a GPU.
 HAS_GPU = not RUNS_JOBS_HERE or bool(checked(devices.wanted, DEVICE))
 GPU_PER_JOB = int(DEVICE != "cpu" and HAS_GPU)
-# Videos whose temporary frames may wait on the disk for the device; 0: any number.
+# Shards whose temporary frames may wait on the disk for the device; 0: any number.
 BACKLOG = 4 * (given_resource("_cores") or 8) if RUNS_JOBS_HERE and not SETTINGS.keep_frames else 0
+KEEP_FRAMES = "--keep-frames " if SETTINGS.keep_frames else ""
+# Jobs do what a video needs; who forces them wants all videos decoded again.
+SAMPLE_AGAIN = "--again " if is_forced("sample_frames") else ""
+# All that is asked of a video: what is to be done for it follows from it and from what is stored.
+WANTED = needs.Wanted.of(
+    SETTINGS.alignment,
+    SETTINGS.decoder,
+    SETTINGS.precision,
+    [
+        dict(
+            folder=chosen.folder,
+            geometry=chosen.geometry,
+            spec=chosen.spec_json,
+            weights=chosen.weights_identity,
+        )
+        for chosen in BACKBONES.values()
+    ],
+).to_json()
+if workflow.is_main_process:
+    shard_files.drop_empty_promises(MOVED_RESULTS)
 
-# Embedders that the jobs of this process share end with it. Slurm's plugin runs one Snakemake for each job of a group
-# inside another that lives as long as the Slurm job: there the outer one is the owner, and the group shares one
-# embedder.
-CLUSTER_JOB = "" if workflow.is_main_process else os.environ.get("SLURM_JOB_ID", "")
-if not CLUSTER_JOB or os.environ.get(environment.OWNER_JOB) != CLUSTER_JOB:
-    os.environ[environment.OWNER] = devices.process_identity(os.getpid())
-    os.environ[environment.OWNER_JOB] = CLUSTER_JOB
+# Embedders that the jobs of this process share end with it.
+os.environ[environment.OWNER] = devices.process_identity(os.getpid())
 
 # Where this process runs the jobs itself, the first of them lets the embedder load while videos are decoded.
 if RUNS_JOBS_HERE and SETTINGS.warm_embedder:
@@ -111,6 +126,6 @@ if RUNS_JOBS_HERE and SETTINGS.warm_embedder:
 
 
 wildcard_constraints:
-    video="[^/]+",
+    shard="[^/]+",
     backbone="|".join(map(re.escape, BACKBONES)),
     geometry="[^/]+",

@@ -3,13 +3,11 @@
 #
 # Tried with 9.27.1. Of 9.20, 9.21, 9.22, 9.23, 9.25.2 and 9.27.1 the source was compared: all have what is used here.
 # pyproject.toml allows no version that was not looked at (snakemake <10).
-import gc
 import os
 import sys
 
 from snakemake.exceptions import WorkflowError
 from snakemake.io import contains_wildcard, flag
-from snakemake.jobs import Job
 from snakemake.path_modifier import PATH_MODIFIER_FLAG
 from snakemake.settings.types import DeploymentMethod
 
@@ -17,15 +15,6 @@ from snakemake.settings.types import DeploymentMethod
 IS_MODULE = not workflow.modifier.is_main_snakefile()
 # How Snakemake moves the paths of this module's rules (prefix, replace_prefix).
 PATH_MODIFIER = workflow.modifier.path_modifier
-
-if not IS_MODULE:
-    # The jobs of ten thousand videos are millions of objects, none of them garbage: looking through them takes a fifth
-    # of the time. Snakemake leaves Python's thresholds as they are.
-    gc.set_threshold(100_000, 20, 100)
-
-    # No rule here has pipes or services. Whether an input is one, Snakemake asks for each file of a job by going
-    # through all jobs that it depends on: a minute before assemble begins at 10,000 videos, two hours at 100,000.
-    Job.is_pipe_or_service_input = lambda job, path: False
 
 
 def moved(path):
@@ -44,21 +33,10 @@ def is_made_by_another_module(path):
     return any(rule.is_checkpoint and rule.is_producer(path) for rule in workflow.rules)
 
 
-def without_rate_limit():
-    """Snakemake limits itself to 100 job starts a second by default. Its way to do so sets a timer at each look at the
-    ready jobs that looks again and sets another: they add up to a core's whole time. Called while the jobs are worked
-    out, when the settings are there and the scheduler is not yet. A limit that a person sets stays."""
-    scheduling = None if IS_MODULE else workflow.scheduling_settings
-    limit = scheduling and scheduling.max_jobs_per_timespan
-    if limit and (limit.max_jobs, limit.timespan) == (100, 1):
-        scheduling.max_jobs_per_timespan = None
-
-
-def leave_the_others_their_turn():
-    """Inside a cluster job: a video that fails does not end its group (Snakemake hands no --keep-going on to its
-    jobs)."""
-    if not IS_MODULE and not workflow.is_main_process and workflow.execution_settings is not None:
-        workflow.execution_settings.keep_going = True
+def is_forced(rule):
+    """Whether a person asked for this rule's jobs to run whatever is there (--forcerun, --forceall)."""
+    asked = workflow.dag_settings
+    return asked is not None and (asked.forceall or rule in asked.forcerun)
 
 
 def given_resource(name):
@@ -73,14 +51,6 @@ RUNS_JOBS_HERE = workflow.is_main_process and given_resource("_nodes") is None
 # --resources on the command line replaces a profile's, so a limit for runs without it cannot stand in the profile.
 if RUNS_JOBS_HERE and not IS_MODULE and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", 1)
-# On a cluster the jobs of a group run one after the other, so that a group needs what one of them needs, for the sum of
-# their times.
-if workflow.is_main_process and not RUNS_JOBS_HERE and not IS_MODULE:
-    workflow.register_resource("turn", 1)
-
-
-resource_scopes:
-    turn="local",
 
 
 def refuse_braces(*paths):

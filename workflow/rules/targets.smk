@@ -4,20 +4,6 @@ rule export_h5:
         expand(RESULT.h5(SETTINGS.dataset), backbone=BACKBONES),
 
 
-# One part of a collection whose jobs are too many for one graph: docs/cluster.md, "A hundred thousand videos".
-rule part:
-    input:
-        features_of_part,
-    output:
-        touch(RESULTS.part("{part}", "{parts}")),
-    wildcard_constraints:
-        part=r"\d+",
-        parts=r"\d+",
-    localrule: True
-    message:
-        "part of {wildcards.part}-of-{wildcards.parts}"
-
-
 rule write_h5:
     input:
         features=RESULT.matrix(SETTINGS.dataset),

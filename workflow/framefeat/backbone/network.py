@@ -9,7 +9,7 @@ import contextlib
 import copy
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -61,7 +61,8 @@ def _batchnorms(model: nn.Module) -> list[nn.Module]:
 class Network(nn.Module):
     """uint8 frames ``[B, h, w, 3]`` (RGB, on ``device``) to pooled features, float32 ``[B, D]``.
 
-    ``about`` says what computes them, for the record; ``fits`` is the largest batch that had room, where one had none.
+    ``about`` says what computes them, for the record; ``fits`` is the largest batch that had room, where one had none;
+    ``alone`` what ``rows_stand_alone`` found, by batch size.
     """
 
     def __init__(self, spec: BackboneSpec, body: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
@@ -73,6 +74,7 @@ class Network(nn.Module):
         self.body = body
         self.about: dict[str, Any] = {}
         self.fits: int | None = None
+        self.alone: dict[int, bool] = {}
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (spec.mean, spec.std))
         columns = self.size[1]  # one number per byte of a line: a line is computed as one run of memory
         self.scale = (1 / (255 * std)).repeat(columns).to(device, torch.float32)
@@ -135,6 +137,37 @@ def load_model(
             f"{spec.name} gives {found} features, not the {spec.dim} expected: is the library another version?"
         )
     return network
+
+
+def rows_stand_alone(network: Network, batch_size: int) -> bool:
+    """Whether a row of a full batch has the same bytes wherever it stands and whatever stands beside it.
+
+    On the CPU that holds (a test tries families of backbones). On CUDA a kernel may treat the places of a batch
+    differently, so it is tried once for each batch size, with noise that is moved about.
+    """
+    if network.device.type == REFERENCE:
+        return True
+    if batch_size not in network.alone:
+        network.alone[batch_size] = _tried_alone(network, batch_size)
+    return network.alone[batch_size]
+
+
+@torch.inference_mode()
+def _tried_alone(network: Network, batch_size: int) -> bool:
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (2, batch_size, *network.size, 3), dtype=np.uint8)
+    first, other = (torch.from_numpy(part).to(network.device) for part in noise)
+    try:
+        expected = network(first)
+        for step in {1, batch_size // 2, batch_size - 1} - {0}:
+            moved = torch.cat([other[:step], first[: batch_size - step]])
+            if not torch.equal(network(moved)[step:], expected[: batch_size - step]):
+                return False
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 def _about(network: Network, folding: str) -> dict[str, Any]:
@@ -210,26 +243,26 @@ def _settle(device: torch.device) -> None:
 
 
 class Stacked:
-    """Frames of two arrays (uint8 ``[T, h, w, 3]``, ``[K, h, w, 3]``) read one after the other, without a copy of them
-    all."""
+    """Frames of several arrays (uint8 ``[T, h, w, 3]`` each) read one after the other, without a copy of them all."""
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, first: np.ndarray, second: np.ndarray) -> None:
-        self._first, self._second = first, second
-        self.shape = (len(first) + len(second), *first.shape[1:])
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.shape = (int(self._ends[-1]), *parts[0].shape[1:])
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(len(self))
-        split = len(self._first)
-        if stop <= split:  # all batches but the last: no copy
-            return self._first[start:stop]
-        return np.concatenate(
-            [self._first[start:stop], self._second[max(0, start - split) : max(0, stop - split)]]
-        )
+        first, last = np.searchsorted(self._ends, [start, stop - 1], side="right")
+        pieces = []
+        for number in range(first, last + 1):
+            before = int(self._ends[number]) - len(self._parts[number])
+            pieces.append(self._parts[number][max(0, start - before) : stop - before])
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def embed(

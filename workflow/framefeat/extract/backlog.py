@@ -6,10 +6,12 @@ import time
 from pathlib import Path
 
 from framefeat.extract import client
+from framefeat.layout import FRAMES_READY
 
 
-def wait_for_room(frames: Path, most: int) -> None:
-    """Wait while ``most`` videos' frames or more lie in ``frames`` *and* a device is at work to use them up.
+def wait_for_room(sampled: Path, most: int) -> None:
+    """Wait while the frames of ``most`` shards or more wait for their extraction, as the files in ``sampled`` tell,
+    *and* a device is at work to use them up.
 
     Only a device at work is waited for: its job holds a core of its own, so waiting decoders cannot keep it from
     ending. Without an owner (by hand) there is nothing to wait for.
@@ -18,14 +20,14 @@ def wait_for_room(frames: Path, most: int) -> None:
     if not owner:
         return
     folder = client.runtime_folder(owner)
-    while _count(frames) >= most and any(_is_held(slot) for slot in folder.glob("*.slot")):
+    while _count(sampled) >= most and any(_is_held(slot) for slot in folder.glob("*.slot")):
         time.sleep(0.25)
 
 
-def _count(frames: Path) -> int:
-    if not frames.is_dir():
+def _count(sampled: Path) -> int:
+    if not sampled.is_dir():
         return 0
-    return sum(entry.name.endswith(".npy") and not entry.name.startswith(".") for entry in os.scandir(frames))
+    return sum(entry.name.endswith(FRAMES_READY) for entry in os.scandir(sampled))
 
 
 def _is_held(slot: Path) -> bool:

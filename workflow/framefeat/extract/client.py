@@ -1,4 +1,4 @@
-"""The light side of the warm embedder: find or start it, hand it one request, wait for the answer.
+"""The light side of the warm embedder: find or start it, hand it a request, take the answers as they come.
 
 One embedder serves one owner (a Snakemake process) and one device. Its socket, key and locks lie in a folder that only
 the user can enter. Standard library only.
@@ -24,7 +24,7 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from framefeat.environment import EMBEDDER_TIMEOUT, OWNER
 from framefeat.errors import UserError
 from framefeat.extract import devices
+from framefeat.records import Embedded, EmbedRequest
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -123,40 +124,82 @@ def runtime_folder(owner: str) -> Path:
     return folder
 
 
-def request(message: Mapping[str, Any], owner: str, device: str, log: Path) -> dict[str, Any]:
-    """Hand ``message`` to the embedder of (``owner``, ``device``) and return its answer; starts one where none runs.
+def request(
+    message: EmbedRequest, owner: str, device: str, log: Path, receive: Callable[[Embedded], None]
+) -> None:
+    """Hand ``message`` to the embedder of (``owner``, ``device``); starts one where none runs. ``receive`` is called
+    with the answer about each video, as it comes.
 
-    ``log`` takes the standard streams of an embedder that is started. Where the device fails under it, the work is done
-    once more by a new embedder. Raises ``UserError`` with the embedder's own sentence, or one that says how it ended
-    while it worked.
-    """
-    video = message.get("video", "this video")
-    gone, failed = 0, ""
-    while gone < 3:
+    ``log`` takes the standard streams of an embedder that is started. Where the device fails under it, what is left is
+    done by a new embedder, each video by itself; the one under which the device fails twice is given up, and so are all
+    where that happens to two. Raises ``UserError`` with the embedder's own sentence, or one that says how it ended
+    while it worked: nothing more comes then."""
+    work = _Left(message, receive, log)
+    gone = 0
+    while work.videos and gone < 3:
         if not devices.is_running(owner):
             raise UserError(
                 f"the run that this job belongs to (process {owner.partition(':')[0]}) has ended."
             )
         try:
             place = Place(runtime_folder(owner), device)
-            answer = _ask(_connect(place) or _connect_or_start(place, owner, log), message, place)
+            ended = _ask(_connect(place) or _connect_or_start(place, owner, log), work, place)
         except (EmbedderLost, FileNotFoundError):
             gone += 1  # it was ending, and may have taken the folder with it
             continue
         except _Silent as silent:
-            raise UserError(_end_silent(place, silent.process, video, log)) from None
-        if "lost" not in answer:
-            return answer
-        if answer["blame"] and failed:
-            raise UserError(
-                f"{video}: the device failed twice, each time in a new process ({answer['lost']}). Where other videos fail as "
-                "well, the device or its driver is at fault: look at 'nvidia-smi -q' and the system's log ('Xid'), or set "
-                f"device: cpu. The log: {log}"
-            )
-        if answer["blame"]:
-            failed = answer["lost"]
-            print(f"{video}: {failed}; once more in a new process", file=sys.stderr)
-    raise UserError(f"the embedder ends as soon as it is started; its log: {log}")
+            raise UserError(_end_silent(place, silent.process, work.name, log)) from None
+        if "lost" not in ended:
+            return
+        gone = 0
+        if ended["blame"]:
+            work.blame(ended["lost"])
+    if work.videos:
+        raise UserError(f"the embedder ends as soon as it is started; its log: {log}")
+
+
+class _Left:
+    """What of a request is still to be done."""
+
+    def __init__(self, message: EmbedRequest, receive: Callable[[Embedded], None], log: Path) -> None:
+        self._message, self._receive, self._log = message, receive, log
+        self.videos = {video["place"]: video for video in message["videos"]}
+        self._together = message["together"]
+        self._failed: set[int] = set()
+        self._given_up = 0
+
+    @property
+    def name(self) -> str:
+        """The video at work: they are answered in order."""
+        return next((video["video"] for video in self.videos.values()), "its videos")
+
+    @property
+    def message(self) -> EmbedRequest:
+        return {**self._message, "videos": list(self.videos.values()), "together": self._together}
+
+    def take(self, answer: Embedded) -> None:
+        del self.videos[answer["place"]]
+        self._receive(answer)
+
+    def blame(self, lost: str) -> None:
+        """The device failed: try again, the videos one by one; who is at work twice when it fails is given up."""
+        first = next(iter(self.videos))
+        alone = not self._together or len(self.videos) == 1
+        self._together = False
+        if not (alone and first in self._failed):
+            if alone:
+                self._failed.add(first)
+            print(f"{self.name}: {lost}; once more in a new process", file=sys.stderr)
+            return
+        sentence = (
+            f"{self.name}: the device failed twice, each time in a new process ({lost}). Where other videos fail as well, "
+            "the device or its driver is at fault: look at 'nvidia-smi -q' and the system's log ('Xid'), or set "
+            f"device: cpu. The log: {self._log}"
+        )
+        self._given_up += 1
+        if self._given_up > 1:
+            raise UserError(sentence)
+        self.take({"place": first, "failure": sentence})
 
 
 def prewarm(message: Mapping[str, Any], owner: str, device: str, log: Path) -> None:
@@ -185,31 +228,36 @@ def remove_folder(folder: Path, kinds: Sequence[str] = ("lock", "alive", "slot")
 # -------------------------------------------------------------------------------------------------------- requests
 
 
-def _ask(connection: "Connection", message: Mapping[str, Any], place: Place) -> dict[str, Any]:
+def _ask(connection: "Connection", work: _Left, place: Place) -> dict[str, Any]:
+    """Hand over what is left and take the answers; returns the last message: ``end`` or ``lost``."""
     with connection:
         try:
-            connection.send_bytes(json.dumps(message).encode())
+            connection.send_bytes(json.dumps(work.message).encode())
             embedder = json.loads(connection.recv_bytes())[_TAKEN]
         except BlockingIOError:
             raise _Silent(place) from None
         except (EOFError, OSError) as error:
             raise EmbedderLost from error
-        try:
-            _wait(connection, place)
-            answer = json.loads(connection.recv_bytes())
-        except (EOFError, OSError) as error:
-            log = embedder["log"]
-            with suppress(OSError):
-                _tidy(place)
-            raise UserError(
-                f"the embedder ended ({_how_it_ended(Path(log), embedder['pid'])}) while it worked on "
-                f"{message.get('video', 'this video')}; its log: {log}. Run again: a new one is started."
-            ) from error
-    if "trace" in answer:
-        print(answer["trace"], file=sys.stderr)
-    if "error" in answer:
-        raise UserError(answer["error"])
-    return answer
+        while True:
+            try:
+                _wait(connection, place)
+                message: dict[str, Any] = json.loads(connection.recv_bytes())
+            except (EOFError, OSError) as error:
+                log = embedder["log"]
+                with suppress(OSError):
+                    _tidy(place)
+                raise UserError(
+                    f"the embedder ended ({_how_it_ended(Path(log), embedder['pid'])}) while it worked on {work.name}; "
+                    f"its log: {log}. Run again: a new one is started."
+                ) from error
+            if "answer" not in message:
+                break
+            work.take(message["answer"])
+    if "trace" in message:
+        print(message["trace"], file=sys.stderr)
+    if "error" in message:
+        raise UserError(message["error"])
+    return message
 
 
 def _silent_seconds() -> float:

@@ -1,10 +1,11 @@
-"""One video's frames to features: what of the extract stage needs torch, in the embedder or in the job itself."""
+"""Frames to features: what of the extract stage needs torch, in the embedder or in the job itself."""
 
 import hashlib
 import json
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -14,14 +15,24 @@ from typing import Any
 
 import numpy as np
 
-from framefeat import tolerances
+from framefeat import stored, tolerances
 from framefeat.backbone.device_errors import is_lost
-from framefeat.errors import UserError
-from framefeat.files import atomic_path, file_sha256, read_json, write_json
-from framefeat.records import Embedded, EmbedRequest, Evidence, ModelRequest, PixelCheck
+from framefeat.errors import MachineError, UserError, machine_trouble
+from framefeat.files import file_sha256
+from framefeat.records import (
+    Embedded,
+    EmbedRequest,
+    Evidence,
+    FeatureRecord,
+    ModelRequest,
+    PixelCheck,
+    VideoToEmbed,
+)
 from framefeat.vectors import cosine
 
-SCHEMA = 1
+SCHEMA = 2
+#: Rows that small videos are gathered to before they are embedded: the last batch alone has repetitions.
+_PACK_ROWS = 256
 _VERSIONED = ("torch", "torchvision", "timm", "numpy")
 
 
@@ -81,28 +92,248 @@ def load_network(message: ModelRequest, path: Path, device: str) -> tuple[Any, s
     return load_model(spec, str(path), device=device, precision=message["precision"]), sha256
 
 
-def embed_video(
+@dataclass(frozen=True)
+class _Opened:
+    """A video to embed: its frames (uint8 [T, h, w, 3]), those decoded again (uint8 [K, h, w, 3]), its evidence, and
+    which rows are bad (bool [T])."""
+
+    asked: VideoToEmbed
+    evidence: Evidence
+    frames: np.ndarray
+    again: np.ndarray
+    bad: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """Features of a video's frames (float32 [T, D], NaN in bad rows) and of those decoded again (float32 [K, D]), and
+    the batch size that was used."""
+
+    features: np.ndarray
+    second: np.ndarray
+    batch: int
+
+
+def embed_videos(
     message: EmbedRequest,
     network: Any,
     weights_sha256: str,
+    tell: Callable[[Embedded], None],
     turn: Callable[[], AbstractContextManager[None]] = nullcontext,
     beat: Callable[[], None] = lambda: None,
-) -> Embedded:
-    """``_embed``; what nobody foresaw is a finding about this video, and the answer's ``trace`` says where it happened.
+) -> None:
+    """Embed the videos of ``message`` with ``network`` (a ``framefeat.backbone.network.Network``) and write a file of
+    features for each: ``features`` (float32 [T, D], NaN in bad rows) and their record (see ``stored``).
 
-    Trouble of the machine, the device or the weights is raised: it is no video's.
+    Small videos share batches where the network gives a row the same bytes whatever its neighbours are. ``tell`` is
+    called for each video, in order, once its file is written. What nobody foresaw about a video is a finding about it,
+    and the answer's ``trace`` says where it happened; what keeps one video alone from being embedded is its
+    ``failure``. Trouble of the machine, the device or the weights is raised: it is no video's.
+
+    The forward passes alone happen in ``turn``, so that others compute while this reads and writes; ``beat`` is called
+    after each batch.
     """
-    try:
-        return _embed(message, network, weights_sha256, turn, beat)
-    except Exception as error:
-        if not _is_the_video_s(error, network):
-            raise
-        problem = f"its frames could not be embedded ({type(error).__name__}: {error})"
-        trace = traceback.format_exc()
-    return {**_embed(message, network, weights_sha256, turn, beat, problem), "trace": trace}
+    work = _Work(message, network, weights_sha256, turn, beat)
+    together = work.fill_together()
+    written: Future[list[Embedded]] | None = None
+    with ThreadPoolExecutor(1, "store") as writer:
+        try:
+            for pack in _packs(message["videos"], together):
+                opened, answers = work.open(pack)
+                computed = work.compute(opened)
+                if written is not None:
+                    _tell(written.result(), tell)
+                written = writer.submit(work.finish, opened, computed, answers)
+        finally:
+            if written is not None:
+                _tell(written.result(), tell)
 
 
-def _is_the_video_s(error: Exception, network: Any) -> bool:
+def _tell(answers: Sequence[Embedded], tell: Callable[[Embedded], None]) -> None:
+    for answer in sorted(answers, key=lambda one: one["place"]):
+        tell(answer)
+
+
+def _packs(videos: Sequence[VideoToEmbed], together: bool) -> Iterator[list[VideoToEmbed]]:
+    """Videos whose batches are filled together: neighbours, until they have enough rows."""
+    pack: list[VideoToEmbed] = []
+    for video in videos:
+        pack.append(video)
+        if not together or sum(one["rows"] for one in pack) >= _PACK_ROWS:
+            yield pack
+            pack = []
+    if pack:
+        yield pack
+
+
+class _Work:
+    """What holds for all videos of a request."""
+
+    def __init__(
+        self,
+        message: EmbedRequest,
+        network: Any,
+        weights_sha256: str,
+        turn: Callable[[], AbstractContextManager[None]],
+        beat: Callable[[], None],
+    ) -> None:
+        from framefeat.backbone.network import AUTO_BATCH
+
+        self._message, self._network, self._weights_sha256 = message, network, weights_sha256
+        self._turn, self._beat = turn, beat
+        given = message["batch_size"]
+        self._batch = AUTO_BATCH[network.device.type] if given == "auto" else int(given)
+
+    def fill_together(self) -> bool:
+        """Whether the videos may share batches."""
+        from framefeat.backbone.network import rows_stand_alone
+
+        if not self._message["together"] or len(self._message["videos"]) < 2:
+            return False
+        with self._turn():
+            return rows_stand_alone(self._network, self._batch)
+
+    def open(self, pack: Sequence[VideoToEmbed]) -> tuple[list[_Opened], list[Embedded]]:
+        """The videos of ``pack``, and answers for those that cannot be opened."""
+        opened: list[_Opened] = []
+        answers: list[Embedded] = []
+        for video in pack:
+            try:
+                opened.append(_opened(video))
+            except MachineError:
+                raise
+            except UserError as error:
+                answers.append({"place": video["place"], "failure": str(error)})
+            except Exception as error:
+                if trouble := machine_trouble(error):
+                    raise trouble from error
+                answers.append(_failure(video, error))
+        return opened, answers
+
+    def compute(self, opened: Sequence[_Opened]) -> list[_Computed | tuple[str, str]]:
+        """For each video its features, or a problem and its trace."""
+        if not opened:
+            return []
+        try:
+            return list(self._features(opened))
+        except Exception as error:
+            if not _is_a_video_s(error, self._network):
+                raise
+            if len(opened) > 1:  # each alone: the others are not to blame
+                return [outcome for one in opened for outcome in self.compute([one])]
+            return [
+                (
+                    f"its frames could not be embedded ({type(error).__name__}: {error})",
+                    traceback.format_exc(),
+                )
+            ]
+
+    def _features(self, opened: Sequence[_Opened]) -> Iterator[_Computed]:
+        from framefeat.backbone.network import Stacked, embed
+
+        network, beat, workers = self._network, self._beat, int(self._message["threads"])
+        some = [one for one in opened if not one.bad.all()]
+        # Every batch is full, the last one with repetitions: where a video's own leave room, the second look is free.
+        # Whether they do is the video's own affair: its neighbours must not decide a byte.
+        beside = [one for one in some if len(one.again) <= -len(one.frames) % self._batch]
+        parts = [one.frames for one in some] + [one.again for one in beside]
+        second: dict[int, np.ndarray] = {}
+        used = self._batch
+        ends = np.cumsum([0, *map(len, parts)]).tolist()
+        if some:
+            with self._turn():
+                together, used = embed(network, Stacked(parts), self._batch, workers, beat)
+                for place, one in enumerate(some):
+                    if one not in beside and len(one.again):
+                        second[place] = embed(network, one.again, len(one.again), beat=beat)[0]
+            for number, one in enumerate(beside, len(some)):
+                second[some.index(one)] = together[ends[number] : ends[number + 1]]
+        for one in opened:
+            if one not in some:
+                nothing = np.full((len(one.frames), network.spec.dim), np.nan, np.float32)
+                yield _Computed(nothing, nothing[:0], self._batch)
+                continue
+            place = some.index(one)
+            features = together[ends[place] : ends[place + 1]].copy()
+            features[one.bad] = np.nan
+            yield _Computed(features, second.get(place, features[:0]), used)
+
+    def finish(
+        self,
+        opened: Sequence[_Opened],
+        outcomes: Sequence[_Computed | tuple[str, str]],
+        answers: Sequence[Embedded],
+    ) -> list[Embedded]:
+        """Write each video's file; the answers about all of them."""
+        found = list(answers)
+        for one, outcome in zip(opened, outcomes, strict=True):
+            try:
+                found.append(self._store(one, outcome))
+            except MachineError:
+                raise
+            except UserError as error:
+                found.append({"place": one.asked["place"], "failure": str(error)})
+        return found
+
+    def _store(self, one: _Opened, outcome: _Computed | tuple[str, str]) -> Embedded:
+        network, evidence, bad = self._network, one.evidence, one.bad
+        problem, trace = "", ""
+        if isinstance(outcome, tuple):
+            problem, trace = outcome
+            nothing = np.full((len(one.frames), network.spec.dim), np.nan, np.float32)
+            outcome = _Computed(nothing, nothing[:0], self._batch)
+        features, second = outcome.features, outcome.second
+        rechecked = evidence["recheck"]["rows"] if len(second) else []
+        lost = _lost(features, second, rechecked, bad)
+        features[lost] = np.nan
+        problem = problem or _not_finite(lost)
+        bad = bad | lost
+        kept = [place for place, row in enumerate(rechecked) if not lost[row]]
+        compared = _compare(self._message["precision"], evidence["recheck"], kept, second, features)
+        about = network.about
+        record: FeatureRecord = {
+            "schema": SCHEMA,
+            "video_id": evidence["video_id"],
+            "key": one.asked["key"],
+            "weights_sha256": self._weights_sha256,
+            "features_sha256": hashlib.sha256(features.tobytes()).hexdigest(),
+            "rows": len(features),
+            "dim": int(features.shape[1]),
+            "device": network.device.type,
+            "batch_size": outcome.batch,
+            "batch_halved": outcome.batch != self._batch,
+            "network": {**about, "warnings": [*about["warnings"], *self._message.get("warnings", [])]},
+            "recheck": {
+                "rows": compared.rows,
+                "cosine": [round(value, 7) for value in compared.cosines],
+                "agrees": compared.agrees,
+            },
+            "verified": compared.agrees and bool(evidence["recheck"]["agrees"]) and not bad.any(),
+            "warnings": _warnings(features, evidence, bad) + compared.warnings,
+            "versions": dict(_versions()),
+            "bad_rows": np.flatnonzero(lost).tolist(),
+            "problems": [problem] if problem else [],
+        }
+        # From other pixels, if near ones, other features can come: a verdict. From the same pixels they cannot.
+        if compared.impossible:
+            raise UserError(
+                f"{one.asked['video']}: {compared.warnings[0]}; the frames or the model cannot be trusted. Run Snakemake with "
+                "--forcerun sample_frames; if it stays so, this machine computes wrongly."
+            )
+        stored.write(one.asked["features"], record, {"features": features})
+        answer: Embedded = {"place": one.asked["place"], "record": record}
+        return {**answer, "trace": trace} if trace else answer
+
+
+def _failure(video: VideoToEmbed, error: Exception) -> Embedded:
+    return {
+        "place": video["place"],
+        "failure": f"{video['video']}: {type(error).__name__}: {error}",
+        "trace": traceback.format_exc(),
+    }
+
+
+def _is_a_video_s(error: Exception, network: Any) -> bool:
     """torch tells of a device that is lost in the same words as of frames that it cannot take: other frames decide."""
     from framefeat.backbone.network import embed
 
@@ -115,90 +346,16 @@ def _is_the_video_s(error: Exception, network: Any) -> bool:
     return True
 
 
-def _embed(
-    message: EmbedRequest,
-    network: Any,
-    weights_sha256: str,
-    turn: Callable[[], AbstractContextManager[None]],
-    beat: Callable[[], None],
-    problem: str = "",
-) -> Embedded:
-    """Write one video's features (float32 [T, D], NaN in bad rows) and their record; returns the record.
-
-    ``message`` names the files (``frames`` uint8 [T, h, w, 3], ``recheck`` uint8 [K, h, w, 3], ``evidence``) and what
-    else decides the result; ``network`` is a ``framefeat.backbone.network.Network``. The rows of ``recheck`` are
-    embedded too and compared with the features as they were written. Rows whose features are not finite are
-    ``bad_rows`` of the record; all are, where there is a ``problem``. The forward passes alone happen in ``turn``, so
-    that others compute while this reads and writes; ``beat`` is called after each batch.
-    """
-    from framefeat.backbone.network import AUTO_BATCH
-
-    evidence, frames, again, bad = _opened(message)
-    kind = network.device.type
-    batch = AUTO_BATCH[kind] if message["batch_size"] == "auto" else int(message["batch_size"])
-    unwanted = np.ones_like(bad) if problem else bad
-    with turn():
-        features, second, used = _features(
-            network, frames, again, unwanted, batch, int(message["threads"]), beat
-        )
-    rechecked = evidence["recheck"]["rows"] if len(again) else []
-    lost = _lost(features, second, rechecked, bad)
-    features[lost] = np.nan
-    problem = problem or _not_finite(lost)
-    bad |= lost
-    with atomic_path(message["features"]) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, features, allow_pickle=False)
-    written = np.load(message["features"])
-    kept = [place for place, row in enumerate(rechecked) if not lost[row]]
-    compared = _compare(message["precision"], evidence["recheck"], kept, second, written)
-    record: Embedded = {
-        "schema": SCHEMA,
-        "video_id": evidence["video_id"],
-        "key": message["key"],
-        "weights_sha256": weights_sha256,
-        "features_sha256": hashlib.sha256(written.tobytes()).hexdigest(),
-        "file_sha256": file_sha256(message["features"]),
-        "rows": len(frames),
-        "dim": int(features.shape[1]),
-        "device": kind,
-        "batch_size": used,
-        "batch_halved": used != batch,
-        "network": {
-            **network.about,
-            "warnings": [*network.about["warnings"], *message.get("warnings", [])],
-        },
-        "recheck": {
-            "rows": compared.rows,
-            "cosine": [round(value, 7) for value in compared.cosines],
-            "agrees": compared.agrees,
-        },
-        "verified": compared.agrees and bool(evidence["recheck"]["agrees"]) and not bad.any(),
-        "warnings": _warnings(written, evidence, bad) + compared.warnings,
-        "versions": dict(_versions()),
-        "bad_rows": np.flatnonzero(lost).tolist(),
-        "problems": [problem] if problem else [],
-    }
-    # From other pixels, if near ones, other features can come: a verdict. From the same pixels they cannot.
-    if compared.impossible:
-        raise UserError(
-            f"{message['video']}: {compared.warnings[0]}; the frames or the model cannot be trusted. Run Snakemake with "
-            "--forcerun sample_frames; if it stays so, this machine computes wrongly."
-        )
-    write_json(message["record"], record)
-    return record
-
-
-def _opened(message: EmbedRequest) -> tuple[Evidence, np.ndarray, np.ndarray, np.ndarray]:
-    """Evidence, frames, frames decoded again, and which rows are bad (bool [T])."""
-    evidence: Evidence = read_json(message["evidence"])
-    frames = np.load(message["frames"], mmap_mode="r")
-    again = np.load(message["recheck"])
+def _opened(video: VideoToEmbed) -> _Opened:
+    evidence: Evidence = stored.read_record(video["evidence"])
+    frames = np.load(video["frames"], mmap_mode="r")
+    again = np.load(video["recheck"])
     bad = np.asarray(evidence["rows"]["status"], dtype=object) == "bad"
     if len(bad) != len(frames):
         raise UserError(
-            f"{message['video']}: {len(frames)} frames, but evidence for {len(bad)} rows; sample it again."
+            f"{video['video']}: {len(frames)} frames, but evidence for {len(bad)} rows; sample it again."
         )
-    return evidence, frames, again, bad
+    return _Opened(video, evidence, frames, again, bad)
 
 
 def _lost(features: np.ndarray, second: np.ndarray, rechecked: Sequence[int], bad: np.ndarray) -> np.ndarray:
@@ -261,32 +418,6 @@ def _finite(features: np.ndarray) -> np.ndarray:
 @cache
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in _VERSIONED}
-
-
-def _features(
-    network: Any,
-    frames: np.ndarray,
-    again: np.ndarray,
-    bad: np.ndarray,
-    batch: int,
-    workers: int,
-    beat: Callable[[], None],
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Features of ``frames`` (float32 [T, D], NaN where ``bad``) and of ``again`` (float32 [K, D]), and the batch size
-    used."""
-    from framefeat.backbone.network import Stacked, embed
-
-    if bad.all():
-        nothing = np.full((len(frames), network.spec.dim), np.nan, np.float32)
-        return nothing, nothing[:0], batch
-    # Every batch is full, the last one with repetitions: where these leave room, the second look costs nothing.
-    fits = len(again) <= -len(frames) % batch
-    features, used = embed(network, Stacked(frames, again) if fits else frames, batch, workers, beat)
-    features, second = features[: len(frames)], features[len(frames) :]
-    if len(again) and not fits:
-        second = embed(network, again, len(again), beat=beat)[0]
-    features[bad] = np.nan
-    return features, second, used
 
 
 def _warnings(features: np.ndarray, evidence: Evidence, bad: np.ndarray) -> list[str]:

@@ -1,4 +1,4 @@
-"""The warm embedder: a process that has torch and the backbones loaded, and embeds one video per request.
+"""The warm embedder: a process that has torch and the backbones loaded, and embeds the videos of a request.
 
 ``python -m framefeat.extract.server FOLDER DEVICE LOG ALIVE OWNER`` is started by ``client``. It ends when its
 owner has ended or when nothing has asked for long, and leaves no socket behind.
@@ -20,8 +20,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from pathlib import Path
@@ -48,8 +49,10 @@ class Backend(Protocol):
     def load(self, message: ModelRequest, beat: Callable[[], None]) -> None:
         """Load the model that ``message`` names."""
 
-    def embed(self, message: EmbedRequest, beat: Callable[[], None]) -> Embedded:
-        """Write the features and the record that ``message`` names; returns the record."""
+    def embed(
+        self, message: EmbedRequest, tell: Callable[[Embedded], None], beat: Callable[[], None]
+    ) -> None:
+        """Write the features that ``message`` names, and ``tell`` of each video when its own are written."""
 
 
 class Turns:
@@ -105,12 +108,14 @@ class TorchBackend:
         self._ready().get(message)
         beat()
 
-    def embed(self, message: EmbedRequest, beat: Callable[[], None]) -> Embedded:
-        from framefeat.extract.embed import embed_video
+    def embed(
+        self, message: EmbedRequest, tell: Callable[[Embedded], None], beat: Callable[[], None]
+    ) -> None:
+        from framefeat.extract.embed import embed_videos
 
         network, weights_sha256 = self._ready().get(message)
         beat()
-        return embed_video(message, network, weights_sha256, self._turn, beat)
+        embed_videos(message, network, weights_sha256, tell, self._turn, beat)
 
     def _ready(self) -> Any:
         with self._guard:
@@ -280,29 +285,39 @@ class Embedder:
                 if scratch:
                     self._scratch.add(scratch)
                 connection.send_bytes(json.dumps({"taken": {"pid": os.getpid(), "log": self.log}}).encode())
-                connection.send_bytes(json.dumps(self._answer(message)).encode())
+                ended = self._embed(message, partial(_send, connection))
+                _send(connection, ended)
             except OSError:
-                say(f"{message.get('video', 'a request')}: nobody waits for it any more")
+                say("nobody waits for the answer any more")
                 if scratch:
                     shutil.rmtree(scratch, ignore_errors=True)
             finally:
                 self._scratch.discard(scratch)
 
-    def _answer(self, message: EmbedRequest) -> dict[str, Any]:
+    def _embed(self, message: EmbedRequest, send: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
+        """Send each video's answer as it comes; returns the last message, which says how it ended."""
         began = time.monotonic()
+        told: list[int] = []
+
+        def tell(answer: Embedded) -> None:
+            send({"answer": answer})
+            told.append(answer["place"])
+
+        names = {video["place"]: video["video"] for video in message["videos"]}
         try:
-            record = self.backend.embed(message, self._beat)
+            self.backend.embed(message, tell, self._beat)
         except UserError as error:
-            say(f"{message.get('video')}: {error}")
+            say(f"{_listed(names, told)}: {error}")
             return {"error": str(error)}
         except BaseException as error:
             trace = traceback.format_exc()
-            say(f"{message.get('video')}: {trace}")
+            say(f"{_listed(names, told)}: {trace}")
             if is_lost(error):
                 return self._lose(error)
             return {"error": f"embedding failed: {type(error).__name__}: {error}", "trace": trace}
-        say(f"{message.get('video')}: {record.get('rows')} rows in {time.monotonic() - began:.2f} s")
-        return {"record": record}
+        rows = sum(video["rows"] for video in message["videos"])
+        say(f"{len(names)} video(s), {rows} rows in {time.monotonic() - began:.2f} s")
+        return {"end": True}
 
     def _beat(self) -> None:
         with suppress(OSError):
@@ -341,6 +356,16 @@ class Embedder:
             if self.place.key.read_text() == self.key:
                 self.place.socket.unlink(missing_ok=True)
                 self.place.key.unlink(missing_ok=True)
+
+
+def _send(connection: Connection, message: Mapping[str, Any]) -> None:
+    connection.send_bytes(json.dumps(message).encode())
+
+
+def _listed(names: Mapping[int, str], told: Sequence[int]) -> str:
+    """The videos that were not told of yet; the first of them is the one at work."""
+    left = [name for place, name in names.items() if place not in told]
+    return ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
 
 
 def _process_handle(identity: str) -> int | None:

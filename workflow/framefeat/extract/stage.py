@@ -1,123 +1,224 @@
-"""The extract stage, from the job's side: what is asked for, whether it is stored already, and who computes it.
+"""The extract stage, from the job's side: which videos of a shard are to be embedded, and who computes them.
 
-Standard library only: the job is a client of the warm embedder and lives for milliseconds.
+Standard library and safetensors only: the job is a client of the warm embedder and lives for milliseconds.
 """
 
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from framefeat import layout
+from framefeat import needs, shard_files
 from framefeat.backbone.device_errors import is_lost
-from framefeat.errors import UserError, first_line
+from framefeat.errors import UserError, complain, first_line
 from framefeat.extract import devices
-from framefeat.files import atomic_path, file_sha256, read_json
-from framefeat.identity import FeaturesKey, features_key, request_key
-from framefeat.records import Embedded, EmbedRequest, Evidence, FeatureRecord
+from framefeat.files import write_json
+from framefeat.identity import features_key
+from framefeat.layout import ResultsFolder
+from framefeat.records import Embedded, EmbedRequest, FeatureRecord, Slice, VideoToEmbed
+from framefeat.sample.stage import SampleShard, remove_spent_frames
+from framefeat.sample.stage import run as sample
 from framefeat.signals import polite_end
 
 
-def run(options: Any) -> None:
-    """The subcommand: ``options`` are those of ``framefeat extract``."""
-    features, record = (Path(os.path.abspath(path)) for path in (options.features, options.record))
-    evidence: Evidence = read_json(options.evidence)
-    asked = request_key(options.spec, options.weights_identity, options.precision)
-    key = features_key(asked, evidence)
-    store = Store(features)
-    if store.fetch(key, features, record):
-        print(f"{evidence['video_id']}: stored features are still valid", file=sys.stderr)
-        return
-    with polite_end(), _scratch(features) as scratch:
-        made = [scratch / "features.npy", scratch / "record.json"]
-        message = _request(options, evidence["video_id"], key, scratch, made)
-        trace = _compute(message, options).get("trace")
-        # The job alone puts results in place: what an embedder finishes for a job that has ended never appears.
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.unlink(missing_ok=True)
-        for path, target in zip(made, (features, record), strict=True):
-            os.replace(path, target)
-    found: FeatureRecord = read_json(record)
-    if found.get("problems"):
-        # Not for the store: whoever deletes these files wants another try.
-        if trace:
-            print(trace, file=sys.stderr)
-        _tell_finding(found)
-    else:
-        store.keep(features, record)
+@dataclass(frozen=True)
+class Computing:
+    """How features are computed, not which. ``weights``: their file; ``gpus``: how many the job may use; ``embedder``:
+    ``auto`` or ``off``."""
+
+    weights: str
+    precision: str
+    device: str
+    gpus: int
+    batch_size: int | str
+    threads: int
+    embedder: str = "auto"
+    embedder_logs: str = "logs"
 
 
-def _request(
-    options: Any, video_id: str, key: FeaturesKey, scratch: Path, made: Sequence[Path]
-) -> EmbedRequest:
-    """``made``: where the features and their record are to be written."""
-    return {
-        "kind": "extract",
-        "spec": options.spec,
-        "weights": os.path.abspath(options.weights),
-        "weights_identity": options.weights_identity,
-        "precision": options.precision,
-        "batch_size": options.batch_size,
-        "threads": options.threads,
-        "frames": os.path.abspath(options.frames),
-        "recheck": os.path.abspath(options.recheck),
-        "evidence": os.path.abspath(options.evidence),
-        "video": video_id,
-        "key": key,
-        "scratch": str(scratch),
-        "features": str(made[0]),
-        "record": str(made[1]),
-        "warnings": [],
+@dataclass(frozen=True)
+class ExtractShard:
+    """What an extraction job is asked for: the features of a shard's videos by the backbone whose results are in
+    ``folder``, one of those that are ``wanted``.
+
+    ``keep_frames``: whether frames that no backbone needs any more stay.
+    """
+
+    results: ResultsFolder
+    shard: str
+    folder: str
+    wanted: needs.Wanted
+    computing: Computing
+    keep_frames: bool = False
+
+    @property
+    def backbone(self) -> needs.WantedBackbone:
+        return next(one for one in self.wanted.backbones if one.folder == self.folder)
+
+
+def run(asked: ExtractShard) -> None:
+    """Embed what is to be embedded, and write down that the shard is done.
+
+    Raises ``UserError`` naming the videos whose features could not be had; the others are done and kept then.
+    """
+    results, backbone = asked.results, asked.backbone
+    slices = shard_files.read_slices(results, asked.shard)
+    found = _needs(asked, slices)
+    todo = [key for key, need in found.items() if asked.folder in need.embed]
+    failures = _embed(asked, slices, found, todo) if todo else []
+    rows = sum(slices[key]["rows"] for key in todo)
+    print(shard_files.Work(len(todo) - len(failures), len(slices), rows), file=sys.stderr, flush=True)
+    if not asked.keep_frames:
+        remove_spent_frames(results, asked.wanted, backbone.geometry, slices)
+    if len(failures) == len(slices) == 1:
+        raise UserError(failures[0])
+    if failures:
+        raise complain(
+            f"{len(failures)} of the {len(slices)} videos of this job could not be embedded; the others are done and kept:",
+            failures,
+            "Run again when this is mended.",
+        )
+    digests = {
+        key: features_key(backbone.request, need.evidence[backbone.geometry])["evidence_sha256"]
+        for key, need in found.items()
     }
+    rows = sum(entry["rows"] for entry in slices.values())
+    write_json(results.backbone(asked.folder).extracted(asked.shard), {"rows": rows, "videos": digests})
 
 
-def _tell_finding(record: FeatureRecord) -> None:
-    from framefeat.sample.stage import tell_finding
+def _needs(asked: ExtractShard, slices: Mapping[str, Slice]) -> dict[str, needs.Needs]:
+    """What each video needs. Frames that are needed and not there (somebody removed them) are sampled here."""
+    geometry = asked.backbone.geometry
+    found = {key: needs.of_video(asked.results, asked.wanted, key, entry) for key, entry in slices.items()}
+    if any(asked.folder in need.embed and geometry in need.decode for need in found.values()):
+        sample(SampleShard(asked.results, asked.shard, geometry, asked.wanted, keep_frames=asked.keep_frames))
+        found = {
+            key: needs.of_video(asked.results, asked.wanted, key, entry) for key, entry in slices.items()
+        }
+    return found
 
-    tell_finding(record["video_id"], len(record["bad_rows"]), record["rows"], record["problems"])
+
+def _embed(
+    asked: ExtractShard,
+    slices: Mapping[str, Slice],
+    found: Mapping[str, needs.Needs],
+    todo: list[str],
+) -> list[str]:
+    """Embed the videos ``todo`` and put each one's features in place as they come; returns what failed."""
+    results, backbone, computing = asked.results, asked.backbone, asked.computing
+    features = results.backbone(asked.folder).features
+    failures: list[str] = []
+    with polite_end(), _scratch(features(asked.shard)) as scratch:
+
+        def receive(answer: Embedded) -> None:
+            key = todo[answer["place"]]
+            if "trace" in answer:
+                print(answer["trace"], file=sys.stderr)
+            if "failure" in answer:
+                print(answer["failure"], file=sys.stderr, flush=True)
+                failures.append(answer["failure"])
+                return
+            # The job alone puts results in place: what an embedder finishes for a job that has ended never appears.
+            os.replace(_made(scratch, answer["place"]), features(key))
+            _tell(answer["record"])
+
+        videos: list[VideoToEmbed] = [
+            {
+                "place": place,
+                "video": slices[key]["video_id"],
+                "rows": slices[key]["rows"],
+                "key": features_key(backbone.request, found[key].evidence[backbone.geometry]),
+                "evidence": os.path.abspath(results.evidence(backbone.geometry, key)),
+                "frames": os.path.abspath(results.frames(backbone.geometry, key)),
+                "recheck": os.path.abspath(results.recheck(backbone.geometry, key)),
+                "features": str(_made(scratch, place)),
+            }
+            for place, key in enumerate(todo)
+        ]
+        message: EmbedRequest = {
+            "spec": _spec(backbone),
+            "weights": os.path.abspath(computing.weights),
+            "weights_identity": backbone.request["weights"],
+            "precision": computing.precision,
+            "batch_size": computing.batch_size,
+            "threads": computing.threads,
+            "videos": videos,
+            "scratch": str(scratch),
+            "together": True,
+            "warnings": [],
+        }
+        try:
+            _compute(message, computing, receive)
+        except UserError as error:
+            done = sum(features(key).is_file() for key in slices)
+            if len(slices) == 1:
+                raise
+            raise UserError(
+                f"{error}\nThe features of {done} of the {len(slices)} videos of this job are kept."
+            ) from error
+    return failures
 
 
-def _compute(message: EmbedRequest, options: Any) -> Embedded:
-    """The record, with a ``trace`` where something happened that nobody foresaw."""
+def _spec(backbone: needs.WantedBackbone) -> str:
+    import json
+
+    return json.dumps(backbone.request["spec"], sort_keys=True, ensure_ascii=False)
+
+
+def _made(scratch: Path, place: int) -> Path:
+    return scratch / f"{place}.safetensors"
+
+
+def _tell(record: FeatureRecord) -> None:
+    print(f"{record['video_id']}: {record['rows']} rows on {record['device']}", file=sys.stderr, flush=True)
+    if record.get("problems"):
+        from framefeat.sample.video import tell_finding
+
+        tell_finding(record["video_id"], len(record["bad_rows"]), record["rows"], record["problems"])
+
+
+def _compute(message: EmbedRequest, computing: Computing, receive: Callable[[Embedded], None]) -> None:
     from framefeat.extract import client
 
     found = []
-    if options.gpus > 0:
-        if warning := devices.settle(options.device):
+    if computing.gpus > 0:
+        if warning := devices.settle(computing.device):
             print(warning, file=sys.stderr)
             message = {**message, "warnings": [warning]}
-        found = devices.wanted(options.device)
+        found = devices.wanted(computing.device)
     owner = client.owner_here()
     folder = client.runtime_folder(owner) if owner and found else None
-    served = bool(owner) and options.embedder != "off"
+    served = bool(owner) and computing.embedder != "off"
     clients = devices.CLIENTS if served else 1  # without an embedder each would load a model of its own
     with devices.hold(folder, found, clients) if folder else nullcontext((*found, devices.CPU)[0]) as device:
         if owner and served:
-            log = Path(options.embedder_logs or "logs") / f"{devices.file_name(device)}.log"
-            record: Embedded = client.request(message, owner, device, log)["record"]
-            return record
-        return _compute_here(message, device)
+            log = Path(computing.embedder_logs) / f"{devices.file_name(device)}.log"
+            client.request(message, owner, device, log, receive)
+        else:
+            _compute_here(message, device, receive)
 
 
-def _compute_here(message: EmbedRequest, device: str) -> Embedded:
-    """In this process, as by hand and with ``--embedder off``: the same bytes, and torch's import for each video."""
-    from framefeat.extract.embed import embed_video, load_network
+def _compute_here(message: EmbedRequest, device: str, receive: Callable[[Embedded], None]) -> None:
+    """In this process, as by hand and with ``--embedder off``: the same bytes, and torch's import for each shard."""
+    from framefeat.extract.embed import embed_videos, load_network
 
     torch_device = devices.torch_device(device)
     if torch_device == "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     try:
-        return embed_video(message, *load_network(message, Path(message["weights"]), torch_device))
+        network, weights_sha256 = load_network(message, Path(message["weights"]), torch_device)
+        embed_videos(message, network, weights_sha256, receive)
     except Exception as error:
         if not is_lost(error):
             raise
         raise UserError(
-            f"{message['video']}: the device failed (device {device}, {first_line(error)}). Run again; where it "
-            "stays so, the device or its driver is at fault: look at 'nvidia-smi -q', or set device: cpu."
+            f"the device failed (device {device}, {first_line(error)}). Run again; where it stays so, the device or its "
+            "driver is at fault: look at 'nvidia-smi -q', or set device: cpu."
         ) from error
 
 
@@ -148,61 +249,3 @@ def _scratch(features: Path) -> Iterator[Path]:
         yield Path(tempfile.mkdtemp(dir=mine))
     finally:
         shutil.rmtree(mine, ignore_errors=True)
-
-
-class Store:
-    """A video's last features and what they were computed from, beside the results (hard links: no second copy on the
-    disk).
-
-    Snakemake deletes a job's outputs before it runs the job again; where nothing that decides them has changed, they
-    are taken from here, the same bytes, without a forward pass.
-    """
-
-    def __init__(self, features: Path) -> None:
-        self.features = layout.stored(features)
-        self.record = layout.record_of(self.features)
-
-    def fetch(self, key: FeaturesKey, features: Path, record: Path) -> bool:
-        """Put the stored results in place; False where there are none, or of another ``key``, or other versions or a
-        disk fault made them useless."""
-        try:
-            known: FeatureRecord = read_json(self.record)
-            if known["key"] != key or not _same_versions(known["versions"]):
-                return False
-            if known["file_sha256"] != file_sha256(self.features):
-                return False
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-        _link(self.features, features)
-        _link(self.record, record)
-        return True
-
-    def keep(self, features: Path, record: Path) -> None:
-        """Store fresh results in place of the video's last ones.
-
-        A store that cannot be written costs a forward pass one day, and not the results now.
-        """
-        with suppress(OSError):
-            self.features.parent.mkdir(parents=True, exist_ok=True)
-            _link(features, self.features)
-            _link(record, self.record)
-
-
-def _same_versions(versions: Mapping[str, str]) -> bool:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return all(version(name) == number for name, number in versions.items())
-    except PackageNotFoundError:
-        return False
-
-
-def _link(source: Path, target: Path) -> None:
-    """``target`` becomes the same file as ``source``, at once; a copy where the file system has no links."""
-    with atomic_path(target) as temporary:
-        temporary.unlink()
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-        os.utime(temporary)  # as new as any other output: Snakemake compares times with the inputs

@@ -14,18 +14,13 @@ import pandas as pd
 import pyarrow as pa
 
 from framefeat.errors import UserError, complain
+from framefeat.files import is_remote
 from framefeat.index import folder, tables
 from framefeat.settings import Settings
 from framefeat.video.alignment import frame_numbers
 
 _LONGEST_STILL_SEC = 60.0
 _ALWAYS_BELIEVED_SEC = 3600.0
-REMOTE_PREFIXES = ("http://", "https://", "s3://", "gs://", "gcs://", "az://", "ftp://", "sftp://")
-
-
-def is_remote(path: str) -> bool:
-    """Whether ``path`` is an address for a storage plugin and not a local file."""
-    return path.lower().startswith(REMOTE_PREFIXES)
 
 
 @dataclass(frozen=True)

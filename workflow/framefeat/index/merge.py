@@ -1,9 +1,9 @@
-"""The merge stage: two tables (or a folder) in; one merged index and one small slice per video out."""
+"""The merge stage: two tables (or a folder) in; one merged index and one small file per shard out."""
 
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from framefeat.errors import UserError, complain
-from framefeat.files import atomic_path, write_json
+from framefeat.files import atomic_path, is_remote, write_json
 from framefeat.identity import times_digest
-from framefeat.index import collection, fingerprints, folder, tables
+from framefeat.index import collection, fingerprints, folder, shards, tables
 from framefeat.layout import ResultsFolder
 from framefeat.names import video_key
+from framefeat.records import Shard, VideoRecord, slice_of
 from framefeat.settings import Settings
 from framefeat.video.alignment import frame_numbers
 
@@ -24,16 +25,16 @@ from framefeat.video.alignment import frame_numbers
 KEY, SLICE_ROW = tables.MERGED_COLUMNS
 #: The entry of the merged index's metadata that names the columns of the frame index, as a JSON list.
 COLUMNS = b"framefeat.columns"
-SLICE_SCHEMA = 2
+SHARD_SCHEMA = 3
 
 
 def merge(settings: Settings, out: Path, workers: int = 1) -> None:
-    """Write ``out/index.parquet``, ``out/slices/{key}.json``, ``out/videos/{key}.json`` and ``out/left_out.json``.
+    """Write ``out/index.parquet``, ``out/shards/{shard}.json``, ``out/videos/{shard}.json`` and ``out/left_out.json``.
 
-    A slice holds what decides a video's frames and nothing else (fingerprint, native frame rate, alignment, digest of
-    its distinct times in ascending order), so that it is the same bytes however the rows are ordered or labelled,
-    wherever the file lies. ``videos`` holds the rest: the path, the times (float64 seconds) and the container's facts.
-    ``left_out.json`` says what of a folder is not in the index.
+    A shard holds what decides the frames of its videos and nothing else (fingerprint, native frame rate, alignment,
+    digest of the distinct times in ascending order), so that it is the same bytes however the rows are ordered or
+    labelled, wherever the files lie. ``videos`` holds the rest: the paths, the times (float64 seconds) and the
+    containers' facts. ``left_out.json`` says what of a folder is not in the index.
 
     Raises ``UserError`` listing all problems of a kind. A damaged file is none: sampling finds it.
     """
@@ -53,7 +54,7 @@ def merge(settings: Settings, out: Path, workers: int = 1) -> None:
         positions = collection.join(ids, videos, frame_name, str(settings.video_index))
         needed = np.unique(positions).tolist()
         collection.check_files(found, needed, settings)
-        local = [videos[number].path for number in needed if not collection.is_remote(videos[number].path)]
+        local = [videos[number].path for number in needed if not is_remote(videos[number].path)]
         known = fingerprints.examine_all(local, results.fingerprints, workers, _say)
         _check_sha256(videos, known)
 
@@ -71,12 +72,14 @@ def merge(settings: Settings, out: Path, workers: int = 1) -> None:
         _check_ends(videos, known, slices, settings, ids, times, positions, frame_name)
 
     keys = _keys(videos, slices)
-    _fresh(results.slices)
-    _fresh(results.videos)
-    for number, slice_times in slices.items():
-        _write_video(
-            results, keys[number], videos[number], slice_times, known.get(videos[number].path), settings
-        )
+    records = (
+        (keys[number], _record(videos[number], slice_times, known.get(videos[number].path), settings))
+        for number, slice_times in slices.items()
+    )
+    dealt = shards.deal(
+        {keys[number]: len(slice_times) for number, slice_times in slices.items()}, settings.rows_of_a_shard
+    )
+    _write_shards(results, records, dealt)
     columns = {name: frame_table.column(name) for name in frame_table.column_names}
     if video_table is not None:
         for name in video_table.column_names:
@@ -98,7 +101,7 @@ def merge(settings: Settings, out: Path, workers: int = 1) -> None:
     write_json(results.left_out, left_out)
     for line in folder.sentences(left_out):
         _say(line)
-    _say(f"{len(ids)} rows of {len(slices)} videos")
+    _say(f"{len(ids)} rows of {len(slices)} videos in {len(set(dealt.values()))} shards")
 
 
 def _say(text: str) -> None:
@@ -263,29 +266,35 @@ def _fresh(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _write_video(
-    results: ResultsFolder,
-    key: str,
-    video: collection.Video,
-    times: np.ndarray,
-    found: Mapping[str, Any] | None,
-    settings: Settings,
+def _write_shards(
+    results: ResultsFolder, records: Iterable[tuple[str, VideoRecord]], dealt: Mapping[str, str]
 ) -> None:
+    """``dealt``: the shard of each key."""
+    by_shard: dict[str, dict[str, VideoRecord]] = {}
+    for key, record in records:
+        by_shard.setdefault(dealt[key], {})[key] = record
+    _fresh(results.shards)
+    _fresh(results.videos)
+    for shard, members in by_shard.items():
+        members = dict(sorted(members.items()))
+        decided: Shard = {
+            "schema": SHARD_SCHEMA,
+            "videos": {key: slice_of(record) for key, record in members.items()},
+        }
+        write_json(results.shard(shard), decided)
+        write_json(results.videos_of(shard), members)
+
+
+def _record(
+    video: collection.Video, times: np.ndarray, found: Mapping[str, Any] | None, settings: Settings
+) -> VideoRecord:
     facts = found["facts"] if found else None
     if found is None:
         fingerprint = remote_fingerprint(video)
     else:
         # What could not be read has no digest; when it can be, its fingerprint changes and it is sampled again.
         fingerprint = found["sha256"] or f"unread:{video.video_id}"
-    identity = {
-        "schema": SLICE_SCHEMA,
-        "video_id": video.video_id,
-        "fingerprint": fingerprint,
-        "fps": video.fps,
-        "alignment": _alignment(settings, facts),
-        "rows": len(times),
-        "times_sha256": times_digest(times),
-    }
+    assert video.fps is not None  # a folder's videos are probed by now
     warnings, doubts = [], []
     if settings.from_folder and facts and collection.believable_duration(facts) < facts["duration_sec"]:
         doubt = f"its clock says {facts['duration_sec']:.0f} s for {facts['frames_found']} frames, which cannot be"
@@ -296,19 +305,20 @@ def _write_video(
         warnings.append(
             f"the index says {video.fps:g} fps, the container {facts['fps']:g}; the index is believed"
         )
-    write_json(results.slice(key), identity)
-    write_json(
-        results.video(key),
-        identity
-        | {
-            "path": video.path,
-            "timestamps": times.tolist(),
-            "facts": facts,
-            "error": found["error"] if found else None,
-            "warnings": [*warnings, *doubts],
-            "doubts": doubts,
-        },
-    )
+    return {
+        "video_id": video.video_id,
+        "fingerprint": fingerprint,
+        "fps": video.fps,
+        "alignment": _alignment(settings, facts),
+        "rows": len(times),
+        "times_sha256": times_digest(times),
+        "path": video.path,
+        "timestamps": times.tolist(),
+        "facts": facts,
+        "error": found["error"] if found else None,
+        "warnings": [*warnings, *doubts],
+        "doubts": doubts,
+    }
 
 
 def _alignment(settings: Settings, facts: Mapping[str, Any] | None) -> str:

@@ -99,11 +99,10 @@ def _silence() -> Iterator[None]:
 def _sample(
     path: Path, times: Sequence[float], fps: float, alignment: str, decoder: str, folder: Path
 ) -> tuple[Evidence, np.ndarray]:
-    from framefeat.sample.stage import sample_video
+    from framefeat.sample.video import sample_video
 
     name = hashlib.sha256(f"{path}{alignment}{decoder}".encode()).hexdigest()[:16]
     record: VideoRecord = {
-        "schema": 0,
         "video_id": path.name,
         "fingerprint": name,
         "fps": fps,
@@ -116,13 +115,15 @@ def _sample(
         "warnings": [],
         "doubts": [],
     }
-    outputs = {what: folder / f"{name}.{what}" for what in ("frames", "recheck", "thumbnails", "evidence")}
+    outputs = {what: folder / f"{name}.{what}" for what in ("frames", "recheck", "evidence")}
     evidence = sample_video(
         record,
         geometry=GEOMETRY,
         alignment=alignment,
         decoder=decoder,
-        **{f"{what}_path": output for what, output in outputs.items()},  # type: ignore[arg-type]
+        frames_path=outputs["frames"],
+        recheck_path=outputs["recheck"],
+        evidence_path=outputs["evidence"],
     )
     frames = np.load(outputs["frames"])
     for output in outputs.values():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from framefeat.files import atomic_path
+from framefeat.layout import ResultsFolder
 from framefeat.report import numbers, thumbs
 from framefeat.report.frame_map import frame_map
 from framefeat.report.gather import (
@@ -20,7 +21,7 @@ from framefeat.report.gather import (
     judge,
     measure,
     read_backbone,
-    thumbnail_rows,
+    thumbnails,
 )
 from framefeat.report.section import duration, section
 from framefeat.report.stages import Stage, read_stages
@@ -55,8 +56,11 @@ def build(
     sections = [
         section(number, backbone, shown, sheets, maps[number]) for number, backbone in enumerate(loaded)
     ]
-    frames_of = {video.key: video.total_rows for video in loaded[0].videos}
-    stages = read_stages(Path(benchmarks) if benchmarks else None, frames_of)
+    stages = read_stages(
+        Path(benchmarks) if benchmarks else None,
+        Path(logs) if logs else None,
+        ResultsFolder(root).shard_names(),
+    )
     data = {
         "sheets": sheets.described,
         "backbones": [part.pop("data") for part in sections],
@@ -144,10 +148,10 @@ def chosen_videos(loaded: Sequence[Backbone], most: int) -> list[str]:
 
 
 def _add_sprite(sheets: thumbs.Sheets, root: Path, backbone: Backbone, key: str, most_bytes: int) -> None:
-    path, rows = thumbnail_rows(root, backbone, key)
-    if path is None or not rows:
+    strip, rows = thumbnails(root, backbone, key)
+    if not rows:
         return
-    sheet = thumbs.sprite(path, len(rows), most_bytes)
+    sheet = thumbs.sprite(strip, len(rows), most_bytes)
     if sheet is not None:
         sheets.of_video[key] = (sheets.add(sheet), rows)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from framefeat.report import numbers, thumbs
-from framefeat.report.gather import Backbone, ReportVideo, read_rows, thumbnail_rows
+from framefeat.report.gather import Backbone, ReportVideo, read_rows, thumbnails
 from framefeat.vectors import unit_rows
 
 POINTS = 1500
@@ -106,18 +106,18 @@ def _points(backbone: Backbone, root: Path, sheets: thumbs.Sheets, shown: Sequen
     chosen = _chosen(backbone.videos, shown)
     each = max(1, POINTS // max(1, len(chosen)))
     points: list[_Point] = []
-    wanted: list[tuple[Path, int, list[int]]] = []
+    wanted: list[tuple[bytes, int, list[int]]] = []
     waiting: list[int] = []  # the points whose pictures will be in the atlas, in the order of ``wanted``
     for place in chosen:
         video = backbone.videos[place]
         sheet, pictured = sheets.of_video.get(video.key, (-1, None))
-        path = None
+        strip = b""
         if pictured is None:
-            path, pictured = thumbnail_rows(root, backbone, video.key)
+            strip, pictured = thumbnails(root, backbone, video.key)
         taken = _taken(video, pictured, each)
         has_picture = taken and taken[0][0] >= 0
-        if path is not None and has_picture:
-            wanted.append((path, len(pictured), [cell for cell, _ in taken]))
+        if strip and has_picture:
+            wanted.append((strip, len(pictured), [cell for cell, _ in taken]))
             waiting += range(len(points), len(points) + len(taken))
         on_sheet = sheet >= 0 and has_picture
         points += [_Point(place, row, (sheet, cell) if on_sheet else _NO_CELL) for cell, row in taken]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from framefeat import stored
 from framefeat.errors import UserError
-from framefeat.files import read_json
 from framefeat.layout import ResultsFolder
 from framefeat.names import video_key
 from framefeat.records import Manifest, VideoEntry
@@ -296,16 +296,15 @@ def by_concern(videos: Iterable[ReportVideo]) -> list[int]:
     )
 
 
-def thumbnail_rows(results: Path, backbone: Backbone, key: str) -> tuple[Path | None, list[int]]:
-    """The file with a video's thumbnails, and the rows of the video that they show; None and no rows without it."""
+def thumbnails(results: Path, backbone: Backbone, key: str) -> tuple[bytes, list[int]]:
+    """A video's strip of thumbnails, as JPEG, and the rows of the video that they show; nothing without one."""
     files = ResultsFolder(results)
     own = str((backbone.manifest.get("preprocessing") or {}).get("geometry", ""))
-    geometries = sorted(files.geometries(), key=lambda geometry: (geometry != own, geometry))
-    path = _first(files.thumbnails(geometry, key) for geometry in geometries)
-    evidence = _first(files.evidence(geometry, key) for geometry in geometries) if path else None
-    thumbnails = read_json(evidence).get("thumbnails") if evidence else None
-    return path, [int(row) for row in (thumbnails or {}).get("rows") or []]
-
-
-def _first(paths: Iterable[Path]) -> Path | None:
-    return next((path for path in paths if path.is_file()), None)
+    for geometry in sorted(files.geometries(), key=lambda geometry: (geometry != own, geometry)):
+        path = files.evidence(geometry, key)
+        try:
+            rows = [int(row) for row in stored.read_record(path)["thumbnails"]["rows"]]
+            return stored.read_array(path, "thumbnails").tobytes(), rows
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return b"", []

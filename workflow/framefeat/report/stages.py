@@ -1,12 +1,14 @@
 """Time per stage, from the benchmark tables that Snakemake writes (``benchmarks/{dataset}/{rule}/.../{job}.tsv``)."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from framefeat import shard_files
+
 ORDER = ("fetch_weights", "merge_index", "sample_frames", "extract_features", "assemble", "report")
-PER_VIDEO = ("sample_frames", "extract_features")
+PER_SHARD = ("sample_frames", "extract_features")
 
 
 @dataclass
@@ -31,16 +33,16 @@ class Stage:
         return self.frames / self.seconds if self.frames and self.seconds else None
 
 
-def read_stages(benchmarks: Path | None, frames_of: Mapping[str, int]) -> list[Stage]:
-    """The stages that have benchmarks, in the order of the pipeline; ``frames_of``: rows per file-safe video key."""
+def read_stages(benchmarks: Path | None, logs: Path | None, shards: Collection[str]) -> list[Stage]:
+    """The stages that have benchmarks, in the order of the pipeline. Jobs of shards that are no more do not count."""
     if benchmarks is None or not benchmarks.is_dir():
         return []
     stages: dict[tuple[str, str], Stage] = {}
     for path in sorted(benchmarks.rglob("*.tsv")):
         parts = path.relative_to(benchmarks).parts
-        if len(parts) < 2:
-            continue
         rule, between = parts[0], "/".join(parts[1:-1])
+        if len(parts) < 2 or (rule in PER_SHARD and path.stem not in shards):
+            continue
         stage = stages.setdefault((rule, between), Stage(rule, between))
         row = _last_row(path)
         seconds = _number(row.get("s"))
@@ -48,10 +50,11 @@ def read_stages(benchmarks: Path | None, frames_of: Mapping[str, int]) -> list[S
         stage.seconds += seconds
         stage.cpu_seconds += _number(row.get("cpu_time"))
         stage.max_rss_mb = max(stage.max_rss_mb, _number(row.get("max_rss")))
-        if rule in PER_VIDEO and path.stem in frames_of:
-            stage.frames += frames_of[path.stem]
+        log = logs.joinpath(*parts[:-1], f"{path.stem}.log") if logs else None
+        if rule in PER_SHARD and log is not None and (work := shard_files.work_in(log)):
+            stage.frames += work.rows
             if seconds > 0:
-                stage.rates.append(frames_of[path.stem] / seconds)
+                stage.rates.append(work.rows / seconds)
     known = {rule: place for place, rule in enumerate(ORDER)}
     return sorted(stages.values(), key=lambda stage: (known.get(stage.rule, len(ORDER)), stage.label))
 

@@ -4,7 +4,6 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 CELL = (96, 72)  # pixels of a cell of the atlas: width, height
@@ -52,13 +51,12 @@ def data_uri(payload: bytes, kind: str = "image/jpeg") -> str:
     return f"data:{kind};base64,{base64.b64encode(payload).decode('ascii')}"
 
 
-def sprite(path: Path, cells: int, most_bytes: int) -> Sheet | None:
-    """A video's horizontal sprite of ``cells`` cells; drawn smaller where its file is above ``most_bytes``. None if
+def sprite(payload: bytes, cells: int, most_bytes: int) -> Sheet | None:
+    """A video's horizontal sprite of ``cells`` cells, a JPEG; drawn smaller where it is above ``most_bytes``. None if
     unreadable."""
     from PIL import Image
 
     try:
-        payload = path.read_bytes()
         with Image.open(io.BytesIO(payload)) as image:
             image.load()
             picture = image.convert("RGB")
@@ -78,9 +76,9 @@ def sprite(path: Path, cells: int, most_bytes: int) -> Sheet | None:
 
 
 def atlas(
-    wanted: Sequence[tuple[Path, int, Sequence[int]]], most_bytes: int
+    wanted: Sequence[tuple[bytes, int, Sequence[int]]], most_bytes: int
 ) -> tuple[Sheet | None, list[list[int]]]:
-    """One sheet of chosen cells: ``wanted`` is ``(sprite file, its number of cells, cells taken)`` per video.
+    """One sheet of chosen cells: ``wanted`` is ``(sprite, its number of cells, cells taken)`` per video.
 
     Returns the sheet and, per video, the numbers of its cells in the sheet (-1 where a sprite could not be read).
     """
@@ -94,10 +92,10 @@ def atlas(
     canvas = Image.new("RGB", (columns * CELL[0], lines * CELL[1]), _GREY)
     numbers: list[list[int]] = []
     place = 0
-    for path, count, cells in wanted:
+    for payload, count, cells in wanted:
         mine: list[int] = []
         try:
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(payload)) as image:
                 picture = image.convert("RGB")
         except (OSError, ValueError):
             numbers.append([-1] * len(cells))
@@ -114,12 +112,12 @@ def atlas(
         numbers.append(mine)
     if not place:
         return None, numbers
-    payload = b""
+    drawn = b""
     for quality in (70, 50, 30, 15):
-        payload = _jpeg(canvas, quality)
-        if len(payload) <= most_bytes:
+        drawn = _jpeg(canvas, quality)
+        if len(drawn) <= most_bytes:
             break
-    return Sheet(data_uri(payload), columns, place, *CELL), numbers
+    return Sheet(data_uri(drawn), columns, place, *CELL), numbers
 
 
 def _jpeg(picture: Any, quality: int) -> bytes:

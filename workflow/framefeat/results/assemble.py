@@ -18,13 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.lib import format as npy
 
+from framefeat import stored
 from framefeat.errors import UserError, complain
-from framefeat.files import atomic_path, file_sha256, read_json
+from framefeat.files import atomic_path, file_sha256
 from framefeat.identity import RequestKey, differences, features_key, identifying, request_key, sample_key
 from framefeat.index.merge import COLUMNS, KEY, SLICE_ROW
 from framefeat.layout import BackboneFolder, ResultsFolder
 from framefeat.records import Counts, Evidence, FeatureRecord, ManifestHead, Slice, Span, VideoEntry
 from framefeat.results import verdict
+from framefeat.shard_files import Merged
 
 MANIFEST_SCHEMA = 1
 #: As the notebook says it: row i of the matrix is row i of the frame index.
@@ -62,7 +64,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Part:
-    """What is stored of one video, checked. ``features``: float32 [T, D], memory-mapped."""
+    """What is stored of one video, checked. ``features``: float32 [T, D]."""
 
     evidence: Evidence
     record: FeatureRecord
@@ -179,9 +181,14 @@ def _gather(asked: Asked, index: pa.Table, matrix: "Matrix") -> tuple[Columns, S
     )
     summary = Summary()
     unfit: list[str] = []
+    slices = Merged(asked.results).slices
     for key, rows, places in _rows_by_video(index):
+        if key not in slices:
+            raise UserError(
+                f"{str(asked.results.shards)!r} knows no video {key!r}; run Snakemake with --forcerun merge_index."
+            )
         try:
-            part = _part(asked, key)
+            part = _part(asked, key, slices[key])
         except _Unfit as reason:
             unfit.append(str(reason))
         if unfit:
@@ -302,12 +309,8 @@ class _Unfit(Exception):
     """A stored part that is not what is asked for: its file, and why."""
 
 
-def _part(asked: Asked, key: str) -> Part:
+def _part(asked: Asked, key: str, wanted: Slice) -> Part:
     """Raises ``_Unfit`` where what is stored of a video cannot be used."""
-    slice_path = asked.results.slice(key)
-    if not slice_path.is_file():
-        raise UserError(f"{str(slice_path)!r} is gone; run Snakemake with --forcerun merge_index.")
-    wanted: Slice = read_json(slice_path)
     evidence = _evidence(asked, key, wanted)
     return Part(evidence, *_features(asked, key, evidence))
 
@@ -316,7 +319,7 @@ def _evidence(asked: Asked, key: str, wanted: Slice) -> Evidence:
     path = asked.results.evidence(asked.geometry, key)
     expected = sample_key(wanted, alignment=asked.alignment, geometry=asked.geometry, decoder=asked.decoder)
     try:
-        evidence: Evidence = read_json(path)
+        evidence: Evidence = stored.read_record(path)
         reasons = differences(evidence["key"], expected)
         if not reasons and len(evidence["rows"]["status"]) != wanted["rows"]:
             reasons = [f"it has {len(evidence['rows']['status'])} rows for {wanted['rows']}"]
@@ -328,25 +331,22 @@ def _evidence(asked: Asked, key: str, wanted: Slice) -> Evidence:
 
 
 def _features(asked: Asked, key: str, evidence: Evidence) -> tuple[FeatureRecord, np.ndarray]:
-    """The record and the features (float32 [T, D], memory-mapped) of one video."""
-    path, record_path = asked.folder.features(key), asked.folder.record(key)
+    """The record and the features (float32 [T, D]) of one video."""
+    path = asked.folder.features(key)
     try:
-        record: FeatureRecord = read_json(record_path)
+        record: FeatureRecord = stored.read_record(path)
         reasons = differences(record["key"], features_key(asked.request, evidence))
+        features = stored.read_array(path, "features")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _Unfit(f"{str(record_path)!r} cannot be used: {error!r}") from None
-    if reasons:
-        raise _Unfit(f"{str(record_path)!r}: {'; '.join(reasons)}")
-    try:
-        features = np.load(path, mmap_mode="r")
-        shape = (len(evidence["rows"]["status"]), asked.dim)
-        whole = features.dtype == np.float32 and features.shape == shape
-        if not whole or _rows_sha256(features, np.arange(shape[0])) != record["features_sha256"]:
-            raise _Unfit(
-                f"{str(path)!r} is not what it was when it was made: it was edited, or the disk damaged it"
-            )
-    except (OSError, ValueError, EOFError, KeyError) as error:
         raise _Unfit(f"{str(path)!r} cannot be used: {error!r}") from None
+    if reasons:
+        raise _Unfit(f"{str(path)!r}: {'; '.join(reasons)}")
+    shape = (len(evidence["rows"]["status"]), asked.dim)
+    whole = features.dtype == np.float32 and features.shape == shape
+    if not whole or _rows_sha256(features, np.arange(shape[0])) != record["features_sha256"]:
+        raise _Unfit(
+            f"{str(path)!r} is not what it was when it was made: it was edited, or the disk damaged it"
+        )
     return record, features
 
 

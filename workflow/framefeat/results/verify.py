@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 from framefeat import tolerances
 from framefeat.backbone.chosen import CACHE, WEIGHTS
 from framefeat.errors import UserError
-from framefeat.files import file_sha256, read_json, remembered_paths
+from framefeat.files import file_sha256, remembered_paths
 from framefeat.layout import FRAME_INDEX, BackboneFolder
 from framefeat.names import video_key
 from framefeat.records import Counts, Manifest, VideoEntry, VideoRecord
 from framefeat.results.decode_again import DecodedAgain, Decoding, container_of
 from framefeat.results.finished import FinishedRun, result_folders, rows_of
+from framefeat.shard_files import Merged
 from framefeat.terminal import print_table, print_wrapped, printable
 from framefeat.vectors import cosine
 
@@ -244,6 +245,7 @@ class Again:
         self, folder: Path, manifest: Manifest, weights: Sequence[Path], rows_per_video: int
     ) -> None:
         self._results = BackboneFolder(folder).results
+        self._merged = Merged(self._results)
         self._manifest = manifest
         self._network = StoredNetwork(manifest, _weight_files(weights, self._results.root, manifest))
         self._rows_per_video = rows_per_video
@@ -257,7 +259,7 @@ class Again:
     def check(self, stored: StoredRows, video: CheckedVideo) -> None:
         """Write into ``video`` what comes out. Raises ``UserError`` where the video cannot be had."""
         entry = stored.entry
-        record: VideoRecord = read_json(self._results.video(video_key(entry["video_id"])))
+        record: VideoRecord = self._merged.record(video_key(entry["video_id"]))
         path = _unchanged_file(record, entry["fingerprint"])
         source = entry["container"]["index_source"] if entry["container"] else "packets"
         container = container_of(path, source)

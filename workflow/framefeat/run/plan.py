@@ -19,16 +19,14 @@ from typing import Any
 
 import yaml
 
-from framefeat import layout, settings
+from framefeat import layout, needs, settings
 from framefeat.backbone.chosen import ChosenBackbone, chosen_backbones
 from framefeat.errors import UserError
-from framefeat.files import read_json
-from framefeat.identity import differences, features_key, request_key, sample_key
 from framefeat.index import merge
-from framefeat.records import Evidence, FeatureRecord, Slice
+from framefeat.needs import Needs, Wanted
+from framefeat.records import Slice
 from framefeat.results.finished import read_manifest, read_manifest_head
-
-_SAMPLED_AGAIN = "its frames are sampled again"
+from framefeat.shard_files import Merged
 
 
 @dataclass(frozen=True)
@@ -124,8 +122,11 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
     backbones = chosen_backbones(wanted)
     results = layout.results_of(wanted.dataset, results_root)
     slices, rows_changed = _merge_aside(wanted, results)
-    found = [_changes_of(results, wanted, backbones, key, entry) for key, entry in slices.items()]
-    removed = sorted(set(results.video_keys()) - set(slices))
+    asked = wanted_of(wanted, backbones)
+    found = [
+        _VideoChanges.of(entry, needs.of_video(results, asked, key, entry)) for key, entry in slices.items()
+    ]
+    removed = sorted(set(Merged(results).slices) - set(slices))
     assemble = [
         chosen.folder for chosen in backbones if not _is_assembled(results.backbone(chosen.folder), wanted)
     ]
@@ -142,7 +143,7 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
         for chosen in backbones
         for path in _assembled_files(results.backbone(chosen.folder), wanted.dataset)
     ]
-    merged = (results.index, results.slices, results.videos, results.left_out)
+    merged = (results.index, results.shards, results.videos, results.left_out)
     return Changes(
         dataset=wanted.dataset,
         sample={video.video_id: video.sample for video in videos if video.sample},
@@ -159,7 +160,7 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
         rows_changed=rows_changed,
         assemble=assemble,
         refused={
-            video.video_id: video.problems
+            video.video_id: list(video.problems)
             for video in videos
             if wanted.on_bad_frames == "fail" and video.problems and not video.sample
         },
@@ -184,14 +185,30 @@ def _assembled_files(folder: layout.BackboneFolder, dataset: str) -> tuple[Path,
     return folder.matrix(dataset), folder.frame_index, folder.manifest
 
 
+def wanted_of(wanted: settings.Settings, backbones: Sequence[ChosenBackbone]) -> Wanted:
+    """What the configuration asks of each video."""
+    return Wanted.of(
+        wanted.alignment,
+        wanted.decoder,
+        wanted.precision,
+        [
+            {
+                "folder": chosen.folder,
+                "geometry": chosen.geometry,
+                "spec": chosen.spec_json,
+                "weights": chosen.weights_identity,
+            }
+            for chosen in backbones
+        ],
+    )
+
+
 def videos_done(wanted: settings.Settings, results: layout.ResultsFolder) -> tuple[int, int]:
     """How many of the videos that were merged last have their features of every backbone, and how many there are."""
-    backbones = chosen_backbones(wanted)
-    entries: dict[str, Slice] = {key: read_json(results.slice(key)) for key in results.video_keys()}
-    todo = sum(
-        bool(_changes_of(results, wanted, backbones, key, entry).extract) for key, entry in entries.items()
-    )
-    return len(entries) - todo, len(entries)
+    asked = wanted_of(wanted, chosen_backbones(wanted))
+    slices = Merged(results).slices
+    todo = sum(bool(needs.of_video(results, asked, key, entry).embed) for key, entry in slices.items())
+    return len(slices) - todo, len(slices)
 
 
 def _merge_aside(wanted: settings.Settings, results: layout.ResultsFolder) -> tuple[dict[str, Slice], bool]:
@@ -202,8 +219,7 @@ def _merge_aside(wanted: settings.Settings, results: layout.ResultsFolder) -> tu
             shutil.copy(results.fingerprints, aside.fingerprints)
         with contextlib.redirect_stderr(io.StringIO()):
             merge.merge(wanted, aside.root, workers=4)
-        slices: dict[str, Slice] = {key: read_json(aside.slice(key)) for key in aside.video_keys()}
-        return slices, _rows_differ(aside.index, results)
+        return Merged(aside).slices, _rows_differ(aside.index, results)
 
 
 @dataclass(frozen=True)
@@ -213,9 +229,14 @@ class _VideoChanges:
 
     video_id: str
     sample: list[str]
-    extract: dict[str, list[str]]
-    problems: list[str]
-    lost: dict[str, list[str]]
+    extract: Mapping[str, list[str]]
+    problems: Sequence[str]
+    lost: Mapping[str, list[str]]
+
+    @classmethod
+    def of(cls, entry: Slice, found: Needs) -> "_VideoChanges":
+        decode = list(dict.fromkeys(itertools.chain(*found.decode.values())))
+        return cls(entry["video_id"], decode, found.embed, found.problems, found.gone)
 
     def is_due(self, remade: Collection[str]) -> bool:
         """Whether this is to be done in a run that makes the matrices ``remade``: files alone that are not there are
@@ -224,50 +245,6 @@ class _VideoChanges:
 
     def as_it_lies(self) -> "_VideoChanges":
         return replace(self, sample=[], extract={})
-
-
-def _changes_of(
-    results: layout.ResultsFolder,
-    wanted: settings.Settings,
-    backbones: Sequence[ChosenBackbone],
-    key: str,
-    entry: Slice,
-) -> _VideoChanges:
-    """What is to be done for one video: ``entry`` is its slice."""
-    sample: list[str] = []
-    extract: dict[str, list[str]] = {}
-    problems: list[str] = []
-    lost: dict[str, list[str]] = {}
-    changed = False
-    valid: dict[str, Evidence] = {}  # by geometry: the evidence of frames that need no new sampling
-    for geometry in sorted({chosen.geometry for chosen in backbones}):
-        evidence: Evidence | None = _read(results.evidence(geometry, key))
-        expected = sample_key(entry, alignment=wanted.alignment, geometry=geometry, decoder=wanted.decoder)
-        if evidence is None:
-            sample = ["new: no frames were sampled yet"]
-        elif reasons := differences(evidence["key"], expected):
-            sample, changed = reasons, True
-        else:
-            valid[geometry] = evidence
-            problems = evidence["problems"] or problems
-    for chosen in backbones:
-        folder = results.backbone(chosen.folder)
-        record: FeatureRecord | None = _read(folder.record(key))
-        evidence = valid.get(chosen.geometry)
-        reasons = _extract_reasons(record, chosen, wanted.precision, evidence)
-        needed = (results.evidence(chosen.geometry, key), folder.features(key), folder.record(key))
-        gone = [str(path) for path in needed if not path.is_file()]
-        if not reasons and record is not None and not gone:
-            problems = problems or record.get("problems") or []
-            continue
-        if gone and not changed and (record is None or reasons in ([], [_SAMPLED_AGAIN])):
-            lost[chosen.folder] = gone
-        reasons = reasons or [f"{path} is not there" for path in gone]
-        extract[chosen.folder] = reasons
-        kept = (results.frames(chosen.geometry, key), results.recheck(chosen.geometry, key))
-        if not sample and not all(path.is_file() for path in kept):
-            sample = [f"its frames are needed again for {chosen.folder}"]
-    return _VideoChanges(entry["video_id"], sample, extract, problems, lost)
 
 
 def _is_assembled(folder: layout.BackboneFolder, wanted: settings.Settings) -> bool:
@@ -279,22 +256,6 @@ def _is_assembled(folder: layout.BackboneFolder, wanted: settings.Settings) -> b
         and head.get("on_bad_frames") == wanted.on_bad_frames
         and all(path.is_file() for path in files)
     )
-
-
-def _extract_reasons(
-    record: FeatureRecord | None, chosen: ChosenBackbone, precision: str, evidence: Evidence | None
-) -> list[str]:
-    """``record``: of the features that lie there; ``evidence``: of the frames, None where they are sampled again."""
-    if record is None:
-        return ["no features yet"]
-    expected = request_key(chosen.spec_json, chosen.weights_identity, precision)
-    if evidence is None:
-        return differences(record["key"], expected) or [_SAMPLED_AGAIN]
-    return differences(record["key"], features_key(expected, evidence))
-
-
-def _read(path: Path) -> Any:
-    return read_json(path) if path.is_file() else None
 
 
 def _rows_differ(new: Path, results: layout.ResultsFolder) -> bool:
@@ -354,6 +315,7 @@ def run(
     *,
     directory: Path | None = None,
     as_json: bool = False,
+    wanted_alone: bool = False,
 ) -> None:
     """``directory``: where Snakemake works; files that are named here are meant from where the command is called."""
     configfiles = [path.absolute() for path in configfiles]
@@ -362,7 +324,12 @@ def run(
             os.chdir(directory)
         except OSError as error:
             raise UserError(f"--directory {str(directory)!r}: {error.strerror}.") from None
-    changes = find(configuration(configfiles, entries))
+    config = configuration(configfiles, entries)
+    if wanted_alone:
+        resolved = settings.resolve(config)
+        print(wanted_of(resolved, chosen_backbones(resolved)).to_json())
+        return
+    changes = find(config)
     if as_json:
         print(json.dumps(vars(changes), indent=1))
         return

@@ -1,13 +1,15 @@
 """How far a run is: videos done, frames per second, time left, from Snakemake's events."""
 
-import json
 import math
 import shlex
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from framefeat.layout import is_evidence, results_of_evidence
+from framefeat.files import read_json
+from framefeat.layout import ResultsFolder, promise_in, results_of_promise
+from framefeat.shard_files import read_slices
 
 SAMPLE, EXTRACT = "sample_frames", "extract_features"
 _WINDOW = 120.0  # seconds over which the pace is measured
@@ -18,57 +20,64 @@ _LEAST_TELLING_FIRST = ("decoded", "frames", "steps", "rate", "left", "failed", 
 @dataclass
 class _Job:
     rule: str
-    evidence: str | None
+    promise: Path | None
 
 
 @dataclass
 class Tally:
-    """Counts what Snakemake's events tell; times are seconds of any one clock, given with every event."""
+    """Counts what Snakemake's events tell; times are seconds of any one clock, given with every event.
 
-    sampled: int = 0
+    A job is a shard, and a person counts videos: how many a shard has stands in the file that tells that it is done.
+    """
+
+    sampled: int = 0  # videos
     embedded: int = 0
     frames: int = 0
     failed: int = 0
     done: int = 0
     total: int = 0
-    #: All videos of the data set, those that an earlier run has done among them; 0: not known.
+    #: All videos and all shards of the data set, those that an earlier run has done among them; 0: not known.
     videos: int = 0
+    shards: int = 0
+    _extracted: int = 0  # jobs
+    _sampling: int = 0
     _counts: dict[str, int] = field(default_factory=dict)
     _jobs: dict[int, _Job] = field(default_factory=dict)
     _steps: deque[tuple[float, int]] = field(
         default_factory=deque
-    )  # when a video step ended, frames embedded till then
+    )  # when a shard's step ended, frames embedded till then
     _began: float | None = None
 
     def run_begins(self, counts: Mapping[str, int]) -> None:
         """``counts``: jobs per rule, as Snakemake plans them at its start (before the checkpoint: without the
-        videos)."""
+        shards)."""
         self._counts = dict(counts)
 
     def job_begins(
         self, number: int, rule: str, inputs: Iterable[str], outputs: Iterable[str], now: float
     ) -> None:
-        paths = [str(path) for path in (*inputs, *outputs)]
-        evidence = next(filter(is_evidence, paths), None)
-        self._jobs[number] = _Job(rule, evidence)
-        if evidence and not self.videos and rule in (SAMPLE, EXTRACT):
-            self.videos = len(results_of_evidence(evidence).video_keys())
+        promise = promise_in(str(path) for path in outputs) if rule in (SAMPLE, EXTRACT) else None
+        self._jobs[number] = _Job(rule, promise)
+        if promise and not self.shards:
+            self.videos, self.shards = videos_and_shards(results_of_promise(promise))
         if rule in (SAMPLE, EXTRACT) and self._began is None:
             self._began = now
 
     def job_ends(self, number: int, now: float) -> None:
         job = self._jobs.pop(number, None)
-        if job is None:
+        if job is None or job.rule not in (SAMPLE, EXTRACT):
             return
+        videos, rows = promised(job.promise)
         if job.rule == SAMPLE:
-            self.sampled += 1
-        elif job.rule == EXTRACT:
-            self.embedded += 1
-            self.frames += rows_of_evidence(job.evidence)
-        if job.rule in (SAMPLE, EXTRACT):
-            self._steps.append((now, self.frames))
-            while len(self._steps) > _FEWEST and now - self._steps[0][0] > _WINDOW:
-                self._steps.popleft()
+            self._sampling += 1
+            self.sampled += videos
+        else:
+            self._extracted += 1
+            self.embedded += videos
+            self.frames += rows
+        self._steps.append((now, self.frames))
+        while len(self._steps) > _FEWEST and now - self._steps[0][0] > _WINDOW:
+            self._steps.popleft()
 
     def job_fails(self, number: int) -> None:
         if self._jobs.pop(number, None) is not None:
@@ -78,16 +87,22 @@ class Tally:
         self.done, self.total = done, total
 
     @property
-    def of_videos(self) -> int | None:
-        """How many videos this run works on (one counts once per backbone); None until they are known."""
-        if not (self.sampled or self.embedded):
+    def of_videos(self) -> tuple[int, int] | None:
+        """How many videos are done, and how many there are (one counts once per backbone); None until they are known.
+
+        Of jobs that are still to come only the number is known: they count as jobs of the usual size.
+        """
+        if not (self._sampling or self._extracted) or not self.shards:
             return None
         others = sum(count for rule, count in self._counts.items() if rule not in (SAMPLE, EXTRACT, "total"))
-        steps = self.total - others
         backbones = max(1, self._counts.get("assemble", 1))
-        share = backbones / (backbones + 1) if self.sampled else 1.0
-        wanted = max(self.embedded, math.ceil(steps * share))
-        return wanted if wanted > 0 else None
+        share = backbones / (backbones + 1) if self._sampling else 1.0
+        jobs = max(self._extracted, math.ceil((self.total - others) * share))
+        if jobs <= 0:
+            return None
+        every = self.videos * backbones
+        to_come = round((jobs - self._extracted) * self.videos / self.shards)
+        return max(self.embedded, every - to_come), max(every, self.embedded)
 
     def frames_per_second(self, now: float) -> float | None:
         """Frames embedded per second of late (since the first video step, while that is not long ago)."""
@@ -116,9 +131,8 @@ class Tally:
 
     def _parts(self, now: float) -> dict[str, str]:
         parts = {}
-        if wanted := self.of_videos:
-            of_all = max(wanted, self.videos * max(1, self._counts.get("assemble", 1)))
-            parts["videos"] = f"{of_all - wanted + self.embedded:,} of {of_all:,} videos"
+        if videos := self.of_videos:
+            parts["videos"] = f"{videos[0]:,} of {videos[1]:,} videos"
             if self.sampled > self.embedded:
                 parts["decoded"] = f"{self.sampled:,} decoded"
         if self.frames:
@@ -134,15 +148,21 @@ class Tally:
         return parts
 
 
-def rows_of_evidence(path: str | None) -> int:
-    """Rows of a video, from its evidence; 0 where it cannot be read (it may lie on another machine)."""
-    if path is None:
-        return 0
+def promised(path: Path | None) -> tuple[int, int]:
+    """Videos and rows of a shard that is done; none where its file cannot be read (it may lie on another machine)."""
     try:
-        with open(path, encoding="utf-8") as stream:
-            return len(json.load(stream)["rows"]["status"])
+        if path is None:
+            return 0, 0
+        found = read_json(path)
+        return len(found["videos"]), int(found["rows"])
     except (OSError, ValueError, KeyError, TypeError):
-        return 0
+        return 0, 0
+
+
+def videos_and_shards(results: ResultsFolder) -> tuple[int, int]:
+    """How many of each the last merge found."""
+    names = results.shard_names()
+    return sum(len(read_slices(results, name)) for name in names), len(names)
 
 
 def spell(seconds: float) -> str:

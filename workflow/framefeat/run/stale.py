@@ -1,31 +1,38 @@
-"""Files of videos that are no longer in the index, and so in no matrix: listed, and deleted on demand."""
+"""Files of videos that are no longer in the index, and of shards that are no more: listed, and deleted on demand."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from framefeat.errors import UserError
 from framefeat.layout import ResultsFolder
+from framefeat.shard_files import Merged
 
 
 @dataclass(frozen=True)
 class Stale:
-    """One file, the video key it belongs to, and its size in bytes."""
+    """One file, the ``video`` or ``shard`` (``kind``) that it belongs to, by its name, and its size in bytes."""
 
     path: Path
-    key: str
+    kind: str
+    name: str
     size: int
 
 
 def find(results: Path) -> list[Stale]:
-    """Every per-video file of ``results`` (results/{dataset}) whose video has no slice, by path."""
+    """Every file of ``results`` (results/{dataset}) of a video or a shard that the last merge does not know, by
+    path."""
     folder = ResultsFolder(results)
-    if not folder.slices.is_dir():
+    if not folder.shards.is_dir():
         raise UserError(
-            f"{str(results)!r} holds no slices: it is no results/{{dataset}} folder, or no run was made yet."
+            f"{str(results)!r} holds no shards: it is no results/{{dataset}} folder, or no run was made yet."
         )
-    keys = set(folder.video_keys())
+    known = {"video": set(Merged(folder).slices), "shard": set(folder.shard_names())}
+    found = {"video": folder.files_of_videos(), "shard": folder.files_of_shards()}
     return [
-        Stale(path, key, path.stat().st_size) for key, path in folder.files_of_videos() if key not in keys
+        Stale(path, kind, name, path.stat().st_size)
+        for kind, files in found.items()
+        for name, path in files
+        if name not in known[kind]
     ]
 
 
@@ -33,14 +40,15 @@ def run(results: Path, delete: bool) -> None:
     files = find(results)
     for file in files:
         print(file.path)
-    total = sum(file.size for file in files)
-    videos = len({file.key for file in files})
     if not files:
         print("nothing is stale")
         return
+    videos = len({file.name for file in files if file.kind == "video"})
+    size = sum(file.size for file in files) / 1e6
+    told = f"{len(files)} files of {videos} removed videos and of earlier shards ({size:.1f} MB)"
     if delete:
         for file in files:
             file.path.unlink(missing_ok=True)
-        print(f"deleted {len(files)} files of {videos} removed videos ({total / 1e6:.1f} MB)")
+        print(f"deleted {told}")
     else:
-        print(f"{len(files)} files of {videos} removed videos ({total / 1e6:.1f} MB); --delete removes them")
+        print(f"{told}; --delete removes them")

@@ -1,231 +1,145 @@
-"""The sampling stage: decode the planned frames of one video, resize them, and write down what was really decoded.
+"""The sampling stage: the videos of one shard, one after the other, as far as they are needed.
 
-The decoding runs in a child process: a decoder that crashes or hangs takes only its own attempt with it. Whatever is
-wrong with the file is a finding: it is stored with the evidence, and no error of the job.
-"""
+What is wrong with a file is a finding about its video, and no error. Trouble that is not a file's fails the job, after
+the other videos are safe; the next run takes up what is missing."""
 
-import json
 import os
-import stat
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from framefeat.errors import MachineError, UserError, machine_trouble, writing
-from framefeat.files import atomic_path
-from framefeat.identity import sample_key
-from framefeat.records import Evidence, SampleJob, VideoRecord
-from framefeat.sample.child import ChildLost, Line, run_in_child
+from framefeat import needs, shard_files
+from framefeat.errors import UserError, complain
+from framefeat.files import file_sha256, is_remote, write_json
+from framefeat.identity import evidence_digest
+from framefeat.layout import ResultsFolder
+from framefeat.records import Evidence, Slice, VideoRecord
 from framefeat.settings import DEFAULTS
-from framefeat.signals import polite_end
-
-_PROGRESS_SECONDS = 10.0
 
 
-def sample_video(
-    record: VideoRecord,
-    *,
-    geometry: str,
-    alignment: str,
-    decoder: str,
-    frames_path: str | os.PathLike[str],
-    recheck_path: str | os.PathLike[str],
-    thumbnails_path: str | os.PathLike[str],
-    evidence_path: str | os.PathLike[str],
-    rechecks: int = 2,
-    timeout: float = DEFAULTS["decoder_timeout"],
-) -> Evidence:
-    """Sample one video and return its evidence.
+@dataclass(frozen=True)
+class SampleShard:
+    """What a sampling job is asked for. ``wanted``: everything that the configuration asks of a video; frames are made
+    of one ``geometry``.
 
-    Writes, all or none: ``frames_path`` (uint8 [T, h, w, 3] of the geometry's size; bad rows are zeros
-    and marked in the evidence), ``recheck_path`` (uint8 [K, h, w, 3]: ``rechecks`` rows decoded a second time through
-    another reader), ``thumbnails_path`` (one JPEG strip) and ``evidence_path`` (JSON).
-
-    ``timeout``: seconds without a sign of life after which the decoder is taken for hung. Rows that cannot be had
-    cleanly have the status ``bad``, and the evidence's ``problems`` say why. Raises ``UserError`` for what is not the
-    file's (``MachineError``) and for arguments that make no sense; nothing is stored then.
+    ``fetched``: files of the remote videos, in the order of their keys. ``again``: sample even what is sampled already.
+    ``keep_frames``: whether frames that no backbone needs any more stay.
     """
-    key = sample_key(record, alignment=alignment, geometry=geometry, decoder=decoder)
-    outputs = {
-        "frames": frames_path,
-        "recheck": recheck_path,
-        "thumbnails": thumbnails_path,
-        "evidence": evidence_path,
-    }
-    with polite_end(), ExitStack() as stack:
-        paths = {name: str(stack.enter_context(atomic_path(path))) for name, path in outputs.items()}
-        job = SampleJob(record, geometry, key["alignment"], decoder, rechecks, key, paths)
-        evidence = _Attempts(job, timeout, os.fspath(evidence_path)).evidence()
-        text = json.dumps(evidence, ensure_ascii=False, allow_nan=False) + "\n"
-        # A lone surrogate (out of a file name that is not UTF-8) becomes its JSON escape.
-        data = text.encode("utf-8", "backslashreplace")
-        with writing(paths["evidence"]):
-            Path(paths["evidence"]).write_bytes(data)
-    for warning in evidence["warnings"]:
-        print(f"{record['video_id']}: {warning}", file=sys.stderr)
-    bad = evidence["rows"]["status"].count("bad")
-    if bad:
-        tell_finding(record["video_id"], bad, len(evidence["rows"]["status"]), evidence["problems"])
-    return evidence
+
+    results: ResultsFolder
+    shard: str
+    geometry: str
+    wanted: needs.Wanted
+    timeout: float = DEFAULTS["decoder_timeout"]
+    fetched: tuple[Path, ...] = ()
+    again: bool = False
+    keep_frames: bool = False
 
 
-def tell_finding(video_id: str, bad: int, rows: int, problems: Sequence[str]) -> None:
-    """One line on standard error (the job's log), and on standard output if that is another (the run's terminal)."""
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    text = f"{video_id}: {bad} of {rows} rows are bad: {problems[0]}{more}".encode(
-        "utf-8", "backslashreplace"
-    ).decode()
-    print(text, file=sys.stderr, flush=True)
-    with suppress(OSError, ValueError):
-        if not os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno()):
-            print(text, flush=True)
+def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> None:
+    """Sample what is to be sampled, and write down that the shard is done.
 
-
-class _Attempts:
-    """Once; if decord dies under ``auto``, once more with PyAV; if all fails, evidence with only bad rows."""
-
-    def __init__(self, job: SampleJob, timeout: float, stored: str) -> None:
-        self.job, self.timeout, self.stored = job, timeout, stored
-        self.path = job.record["path"]
-        self.progress = _Progress(job.record["video_id"], len(job.record["timestamps"]))
-
-    def evidence(self) -> Evidence:
+    ``before_each`` is called before a video is decoded. Raises ``UserError`` naming the videos that could not be
+    sampled for want of room, memory or the like."""
+    results, geometry = asked.results, asked.geometry
+    records = _local(shard_files.read_records(results, asked.shard), asked.fetched)
+    digests: dict[str, str] = {}
+    sampled: list[int] = []  # rows of each
+    troubles: list[str] = []
+    for key, record in records.items():
+        need = needs.of_video(results, asked.wanted, key, record)
+        reasons = need.decode.get(geometry, ["asked for again"] if asked.again else [])
+        if not reasons:
+            digests[key] = evidence_digest(need.evidence[geometry])
+            continue
+        before_each()
         try:
-            evidence = self._decoded()
-            # Times past the end are the index's doing; for all else the file is looked through.
-            broken = any("is past the end" not in text for text in evidence["problems"])
-            if not broken or not (problem := self._unread()):
-                return evidence
-            if evidence["decoder"] is not None:
-                return {**evidence, "problems": [problem, *evidence["problems"]]}
-        except MachineError:
-            raise
+            digests[key] = evidence_digest(_sample(asked, key, record, reasons))
         except UserError as error:
-            problem = self._unread() or str(error)
-        except ChildLost as lost:
-            problem = self._unread() or (
-                f"{self.path!r}: the decoder {lost.how}{_after(lost)}; the file is damaged, or of a kind that was not "
-                "foreseen: fetch it again, or take its rows out of the index."
-            )
-        return self._attempt(replace(self.job, hopeless=problem))
-
-    def _decoded(self) -> Evidence:
-        job = self.job
-        try:
-            return self._attempt(job)
-        except ChildLost as lost:
-            if job.decoder == "auto" and lost.state.get("phase") in ("decord", "second decode"):
-                job = replace(job, not_decord=f"decord {lost.how}{_after(lost)}")
-                self._say(f"{job.not_decord}; trying PyAV")
-            elif not lost.silent:
-                raise
-        if job.not_decord:
-            try:
-                return self._attempt(job)
-            except ChildLost as lost:
-                if not lost.silent:
-                    raise
-        # A disk that does not answer is not the file's fault; a decoder that hangs on what lies in memory is.
-        if problem := self._unread():
-            raise UserError(problem)
-        self._say("it hangs, but the file can be read; once more")
-        return self._attempt(job)
-
-    def _attempt(self, job: SampleJob) -> Evidence:
-        work = partial(_work, job)
-        try:
-            return self._run(work)
-        except ChildLost as lost:
-            if not lost.from_outside:
-                raise
-            # Nothing that the file or its decoder did: another decoder, or bad rows, would be a wrong conclusion.
-            self._say(f"the decoder {lost.how}; once more")
-        try:
-            return self._run(work)
-        except ChildLost as lost:
-            if not lost.from_outside:
-                raise
-            raise MachineError(
-                f"{self.path!r}: the decoder {lost.how} twice{_after(lost)}, by the system for want of memory or by "
-                "somebody; give the job more memory (mem_mb), or run fewer at once, and run again."
-            ) from None
-
-    def _run(self, work: Callable[[Line], Evidence]) -> Evidence:
-        try:
-            evidence: Evidence = run_in_child(work, self.timeout, self.progress)
-            return evidence
-        except ChildLost as lost:
-            if lost.trace:
-                print(lost.trace, file=sys.stderr, flush=True)
-            raise
-
-    def _unread(self) -> str:
-        """Why the file cannot even be read, as a sentence; empty if it can. A hanging disk is the machine's trouble."""
-        try:
-            why = run_in_child(partial(_read_through, self.path), self.timeout)
-        except ChildLost as lost:
-            raise MachineError(
-                f"{self.path!r}: reading it {lost.how}: the disk or the network does not answer; run again when it does."
-            ) from None
-        if not why:
-            return ""
-        return (
-            f"{self.path!r} cannot be read ({why}); mend this, and if its content stays what it was, delete "
-            f"{self.stored!r}, so that the next run looks at it again."
+            print(f"{record['video_id']}: {error}", file=sys.stderr, flush=True)
+            troubles.append(str(error))
+        else:
+            sampled.append(record["rows"])
+    print(shard_files.Work(len(sampled), len(records), sum(sampled)), file=sys.stderr, flush=True)
+    if not asked.keep_frames:
+        remove_spent_frames(results, asked.wanted, geometry, records)
+    if len(troubles) == len(records) == 1:
+        raise UserError(troubles[0])
+    if troubles:
+        raise complain(
+            f"{len(troubles)} of the {len(records)} videos of this job could not be sampled; the others are done and kept:",
+            troubles,
+            "Run again when this is mended.",
         )
-
-    def _say(self, text: str) -> None:
-        print(f"{self.path!r}: {text}", file=sys.stderr, flush=True)
-
-
-def _read_through(path: str, line: Line) -> str:
-    """The system's word for why ``path`` cannot be read to its end, if it cannot."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return "it is no regular file"
-        with open(path, "rb", buffering=0) as stream:
-            while stream.read(1 << 20):
-                line.tick()
-    except OSError as error:
-        if machine_trouble(error):
-            raise
-        return error.strerror or str(error)
-    return ""
+    rows = sum(record["rows"] for record in records.values())
+    write_json(results.sampled(geometry, asked.shard), {"rows": rows, "videos": digests})
+    write_json(results.frames_ready(geometry, asked.shard), {"videos": len(digests)})
 
 
-def _after(lost: ChildLost) -> str:
-    done = lost.state.get("time")
-    return "" if done is None else f" after the frame at {done:.3f} s"
+def _sample(asked: SampleShard, key: str, record: VideoRecord, reasons: Sequence[str]) -> Evidence:
+    _prepare()
+    from framefeat.sample.video import sample_video
 
-
-def _work(job: SampleJob, line: Line) -> Evidence:
-    # Nothing here needs linear algebra, and numpy's library would start a thread for each core.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from framefeat.sample.attempt import Sampler
-
-    sampler = Sampler(job, line)
-    try:
-        evidence = sampler.run()
-    finally:
-        sampler.close()
-    json.dumps(evidence, allow_nan=False)  # a number that no JSON can hold is a fault of this attempt
+    print(f"--- {record['video_id']}: {'; '.join(reasons)}", file=sys.stderr, flush=True)
+    evidence = sample_video(
+        record,
+        geometry=asked.geometry,
+        alignment=asked.wanted.alignment,
+        decoder=asked.wanted.decoder,
+        frames_path=asked.results.frames(asked.geometry, key),
+        recheck_path=asked.results.recheck(asked.geometry, key),
+        evidence_path=asked.results.evidence(asked.geometry, key),
+        timeout=asked.timeout,
+    )
+    bad = evidence["rows"]["status"].count("bad")
+    told = f", {bad} of them bad" if bad else ""
+    print(
+        f"{record['video_id']}: {record['rows']} rows by {evidence['decoder'] or 'no decoder'}{told}",
+        file=sys.stderr,
+        flush=True,
+    )
     return evidence
 
 
-class _Progress:
-    """A line on standard error now and then."""
+def remove_spent_frames(
+    results: ResultsFolder, wanted: needs.Wanted, geometry: str, slices: Mapping[str, Slice]
+) -> None:
+    """Remove frames that no backbone needs any more. Where two jobs end at once, the one that ends last removes
+    them."""
+    for key, entry in slices.items():
+        paths = (results.frames(geometry, key), results.recheck(geometry, key))
+        if any(path.is_file() for path in paths):
+            need = needs.of_video(results, wanted, key, entry)
+            if not need.frames_are_wanted(wanted, geometry):
+                for path in paths:
+                    path.unlink(missing_ok=True)
 
-    def __init__(self, video_id: str, rows: int) -> None:
-        self._video_id, self._rows = video_id, rows
-        self._told = time.monotonic()
 
-    def __call__(self, state: Mapping[str, Any]) -> None:
-        if time.monotonic() - self._told > _PROGRESS_SECONDS:
-            self._told = time.monotonic()
-            done = f"{state.get('done', 0)} of {self._rows} rows ({state.get('phase', 'starting')})"
-            print(f"{self._video_id}: {done}", file=sys.stderr, flush=True)
+def _prepare() -> None:
+    """Import once what every child needs. Linear algebra is not among it, so numpy's library starts no threads."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def _local(records: Mapping[str, VideoRecord], fetched: tuple[Path, ...]) -> dict[str, VideoRecord]:
+    """``records`` with the places of files that were fetched for this job, each of them checked."""
+    if not fetched:
+        return dict(records)
+    places: Iterator[Path] = iter(fetched)
+    local = {}
+    for key, record in records.items():
+        if is_remote(record["path"]):
+            # FFmpeg takes what stands before a colon for a protocol.
+            record = {**record, "path": os.path.abspath(next(places))}
+            _check_fetched(record)
+        local[key] = record
+    return local
+
+
+def _check_fetched(record: VideoRecord) -> None:
+    """A file fetched for this job is what the index's column sha256 says, where it says anything."""
+    wanted = record["fingerprint"]
+    if not wanted.startswith("address:") and (found := file_sha256(record["path"])) != wanted:
+        raise UserError(
+            f"{record['video_id']!r}: the index says sha256 {wanted}, but {record['path']!r} has {found}; fetch it again."
+        )

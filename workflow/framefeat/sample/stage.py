@@ -3,9 +3,11 @@
 What is wrong with a file is a finding about its video, and no error. Trouble that is not a file's fails the job, after
 the other videos are safe; the next run takes up what is missing."""
 
+import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +121,12 @@ def remove_spent_frames(
 def _prepare() -> None:
     """Import once what every child needs. Linear algebra is not among it, so numpy's library starts no threads."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for name in ("PIL.JpegImagePlugin", "framefeat.sample.attempt"):
+        importlib.import_module(name)
+    from framefeat.video.decord import import_decord
+
+    with suppress(Exception):  # whoever needs it says what is wrong with it
+        import_decord()
 
 
 def _local(records: Mapping[str, VideoRecord], fetched: tuple[Path, ...]) -> dict[str, VideoRecord]:

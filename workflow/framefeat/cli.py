@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -59,15 +60,11 @@ def _sample(options: argparse.Namespace) -> None:
     from framefeat.layout import ResultsFolder
     from framefeat.sample import stage
 
-    if environment.PREWARM in os.environ:
-        import json
-
-        from framefeat.extract import stage as extract_stage
-
-        extract_stage.prewarm(json.loads(os.environ[environment.PREWARM]))
     results = ResultsFolder(options.results)
+    prewarm = cache(_prewarm)
 
     def before_each() -> None:
+        prewarm()  # while the first video is decoded
         if options.backlog:
             from framefeat.extract import backlog
 
@@ -84,6 +81,16 @@ def _sample(options: argparse.Namespace) -> None:
         options.keep_frames,
     )
     stage.run(asked, before_each)
+
+
+def _prewarm() -> None:
+    """Let the run's embedder load what the first extraction will need."""
+    if environment.PREWARM in os.environ:
+        import json
+
+        from framefeat.extract import stage
+
+        stage.prewarm(json.loads(os.environ[environment.PREWARM]))
 
 
 def _extract(options: argparse.Namespace) -> None:

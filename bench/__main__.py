@@ -163,18 +163,20 @@ def against_rival(
     """
     found: dict[str, list[Figures]] = {name: [] for name in (*clips.decoders, RIVAL)}
     first, *others = clips.decoders
-    theirs = DATA / "rival.npy"
     for number in range(rounds):
         print(f"{clips.count} x {clips.seconds} s, round {number + 1} of {rounds}", flush=True)
-        for name in (first, RIVAL, *others):
-            if name == RIVAL:
-                one = baseline("torchcodec_pool", folder, weights, "--out", str(theirs), env=env)
-            else:
-                one = workflow(folder, weights, gpu, DATA / f"{name}.npy", decoder=name)
-            found[name].append(replace(one, output=""))
-            print(f"  {name}: {one.wall:.1f} s wall, {one.cpu:.1f} s CPU", flush=True)
-        for name in clips.decoders:
-            check_alike(DATA / f"{name}.npy", theirs)
+        with tempfile.TemporaryDirectory(prefix="matrices-", dir=DATA) as matrices:
+            paths = {name: Path(matrices) / f"{name}.npy" for name in found}
+            for name in (first, RIVAL, *others):
+                if name == RIVAL:
+                    out = ("--out", str(paths[name]))
+                    one = baseline("torchcodec_pool", folder, weights, *out, env=env)
+                else:
+                    one = workflow(folder, weights, gpu, paths[name], decoder=name)
+                found[name].append(replace(one, output=""))
+                print(f"  {name}: {one.wall:.1f} s wall, {one.cpu:.1f} s CPU", flush=True)
+            for name in clips.decoders:
+                check_alike(paths[name], paths[RIVAL])
     return found
 
 

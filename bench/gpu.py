@@ -16,17 +16,20 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from framefeat import stored
 from framefeat.backbone import network, resolve
 from framefeat.backbone.spec import BackboneSpec
 from framefeat.errors import UserError
 from framefeat.extract import devices, server
-from framefeat.files import write_json
+from framefeat.index import shards
+from framefeat.records import Embedded, EmbedRequest, VideoToEmbed
 
 from bench import inputs
-from bench.__main__ import CORES, DATA, ROOT, machine, workflow
+from bench.__main__ import workflow
+from bench.document import CORES, DATA, ROOT, machine, write_section
 from bench.weights import make_weights
 from tests.models import pictures
 
@@ -68,42 +71,65 @@ def plain_fps(weights: Path, precision: str, device: str, memory: Any = None) ->
 
 
 def embedder_fps(weights: Path, precision: str, device: str, seconds: int, videos: int) -> float:
-    """Frames per second of the embedder's backend, files read and written, two clients at a time."""
+    """Frames per second of the embedder's backend, files read and written, two clients at a time. As in a large
+    collection, a request has the videos of one shard."""
     folder = DATA / "embedder"
     rows = seconds * inputs.SAMPLE_FPS
+    together = max(1, shards.AUTO_ROWS // rows)
     with _emptied(folder):
-        messages = [_request(folder, str(number), rows, weights, precision) for number in range(videos)]
+        asked = [_video(folder, number, rows) for number in range(videos)]
+        messages = [
+            _request(asked[first : first + together], folder, weights, precision)
+            for first in range(0, videos, together)
+        ]
         backend = server.TorchBackend(device)
-        backend.embed(messages[0], lambda: None)  # loads
+        backend.load(messages[0], lambda: None)
         start = time.perf_counter()
         with ThreadPoolExecutor(devices.CLIENTS) as clients:
-            list(clients.map(lambda message: backend.embed(message, lambda: None), messages))
+            list(
+                clients.map(lambda message: backend.embed(message, _expect_features, lambda: None), messages)
+            )
         return videos * rows / (time.perf_counter() - start)
+
+
+def _expect_features(answer: Embedded) -> None:
+    if "failure" in answer:
+        raise SystemExit(answer["failure"])
 
 
 def _spec(weights: Path) -> BackboneSpec:
     return resolve.resolve(NAME, str(weights))
 
 
-def _request(folder: Path, name: str, rows: int, weights: Path, precision: str) -> dict[str, Any]:
-    """One video's sampled frames as the sampling job leaves them, and the request to embed them."""
+def _video(folder: Path, number: int, rows: int) -> VideoToEmbed:
+    """One video's sampled frames and evidence, as the sampling job leaves them."""
+    paths = {name: folder / f"{number}.{name}" for name in ("frames", "recheck", "evidence", "features")}
     some = pictures(min(rows, 16))
     frames = np.concatenate([some] * -(-rows // len(some)))[:rows]
     again = [0, rows - 1]
-    paths = {
-        kind: str(folder / f"{name}.{kind}")
-        for kind in ("frames", "recheck", "evidence", "features", "record")
-    }
-    for kind, array in (("frames", frames), ("recheck", frames[again])):
-        with open(paths[kind], "wb") as stream:
+    for name, array in (("frames", frames), ("recheck", frames[again])):
+        with paths[name].open("wb") as stream:
             np.save(stream, array)
     seen = {"status": ["ok"] * rows, "native_idx": list(range(rows))}
     recheck = {"rows": again, "mean_abs_diff": [0.0, 0.0], "agrees": True}
-    write_json(paths["evidence"], {"video_id": name, "rows": seen, "recheck": recheck})
-    return paths | {
-        "video": name, "key": {}, "spec": json.dumps(_spec(weights).to_json()), "weights": str(weights),
-        "weights_identity": "", "precision": precision, "batch_size": "auto", "threads": CORES,
-    }  # fmt: skip
+    stored.write(paths["evidence"], {"video_id": str(number), "rows": seen, "recheck": recheck}, {})
+    video = {"place": number, "video": str(number), "rows": rows, "key": {}}
+    return cast(VideoToEmbed, video | {name: str(path) for name, path in paths.items()})
+
+
+def _request(videos: list[VideoToEmbed], folder: Path, weights: Path, precision: str) -> EmbedRequest:
+    return {
+        "spec": json.dumps(_spec(weights).to_json()),
+        "weights": str(weights),
+        "weights_identity": "",
+        "precision": precision,
+        "videos": videos,
+        "batch_size": "auto",
+        "threads": CORES,
+        "scratch": str(folder),
+        "together": True,
+        "warnings": [],
+    }
 
 
 @contextmanager
@@ -265,10 +291,8 @@ def main() -> None:
     (DATA / "gpu.json").write_text(json.dumps(found))
     text = section(found)
     print(text)
-    target, start, end = ROOT / "docs" / "benchmarks.md", "<!-- gpu:start -->", "<!-- gpu:end -->"
-    if options.device == "cuda" and start in target.read_text():
-        before, rest = target.read_text().split(start, 1)
-        target.write_text(f"{before}{start}\n\n{text}\n\n{end}{rest.split(end, 1)[1]}")
+    if options.device == "cuda":
+        write_section("gpu", text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The benchmark's inputs: 12 clips of 60 s and 12 of 240 s, 640x360, 30 fps, H.264 with B-frames, of real footage."""
+"""The benchmark's inputs: clips of real footage, 640x360, 30 fps, H.264 with B-frames, and their two indexes."""
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +14,8 @@ FPS = 30
 SIZE = (640, 360)
 SAMPLE_FPS = 2
 CLIPS = 12
+#: More clips than these are the same files under other ids.
+DISTINCT = 200
 
 
 def _endless(path: Path) -> Iterator[np.ndarray]:
@@ -46,25 +48,29 @@ def _write_clip(source: Path, target: Path, seconds: int, number: int) -> None:
 
 
 def build(folder: Path, sources: list[Path], seconds: int, clips: int = CLIPS) -> tuple[Path, Path]:
-    """Make what is missing of the clips and write their two indexes; returns (frame_index, video_index)."""
+    """Make what is missing of the clips and write their two indexes; returns (frame_index, video_index).
+
+    Beyond ``DISTINCT`` clips each is a hard link to one of a folder with so many, which is made beside ``folder``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [number for number in range(clips) if not (folder / f"clip{number:03}.mp4").exists()]
-    if missing:
+    missing = [number for number in range(clips) if not (folder / _name(number)).exists()]
+    if clips > DISTINCT:
+        distinct = folder.with_name(f"{DISTINCT}x{seconds}")
+        build(distinct, sources, seconds, DISTINCT)
+        for number in missing:
+            (folder / _name(number)).hardlink_to(distinct / _name(number % DISTINCT))
+    elif missing:
         print(f"making {len(missing)} clips of {seconds} s in {folder}", flush=True)
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
             jobs = [
                 pool.submit(
-                    _write_clip,
-                    sources[number % len(sources)],
-                    folder / f"clip{number:03}.mp4",
-                    seconds,
-                    number,
+                    _write_clip, sources[number % len(sources)], folder / _name(number), seconds, number
                 )
                 for number in missing
             ]
             for job in jobs:
                 job.result()
-    ids = [f"clip{number:03}" for number in range(clips)]
+    ids = [Path(_name(number)).stem for number in range(clips)]
     times = np.arange(seconds * SAMPLE_FPS) / SAMPLE_FPS
     rows = pd.DataFrame({"video_id": np.repeat(ids, len(times)), "timestamp_sec": np.tile(times, clips)})
     videos = pd.DataFrame({"video_id": ids, "video_path": [f"{name}.mp4" for name in ids], "fps": float(FPS)})
@@ -72,3 +78,7 @@ def build(folder: Path, sources: list[Path], seconds: int, clips: int = CLIPS) -
     rows.to_parquet(frame_index)
     videos.to_csv(video_index, index=False)
     return frame_index, video_index
+
+
+def _name(number: int) -> str:
+    return f"clip{number:03}.mp4"

@@ -46,7 +46,7 @@ def sample(path: Path, seconds: int, decoder: str) -> tuple[float, str]:
         "facts": fingerprints.examine(str(path))["facts"],
     }
     with tempfile.TemporaryDirectory() as folder:
-        names = ("frames", "recheck", "thumbnails", "evidence")
+        names = ("frames", "recheck", "thumbnails")
         paths = {name: f"{folder}/{name}" for name in names}
         job = SampleJob(record, "squash224", "index", decoder, 2, {}, paths)
         began = time.process_time()

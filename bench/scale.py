@@ -1,9 +1,17 @@
-"""``python -m bench.scale``: what many videos cost Snakemake and the assembly, in seconds and bytes.
+"""``python -m bench.scale PART N``: what many videos cost Snakemake and the assembly, in seconds and bytes.
+
+=============  ====================================================================================================
+dry N          a dry run with everything to do for N videos: the whole graph
+noop N         a run with nothing to do
+edit N         a run after one row's time was edited, and how much of it is the assembly
+assemble ROWS  the assembly alone of a matrix of so many rows, beside a plain write of as many bytes
+=============  ====================================================================================================
 
 The rules, the merge and the assembly are the real ones. Each video is one tiny clip with a tail of its own, so that
-every file has another content. One video is really sampled and extracted; the other videos' evidence, features and
-records are made from its own by exchanging ids and digests, and ``snakemake --touch`` gives Snakemake the memory that a
-complete run leaves behind.
+every file has another content. One video is really sampled and extracted; the other videos' evidence and features are
+made from its own by exchanging ids and digests, and ``snakemake --touch`` gives Snakemake the memory that a complete
+run leaves behind. The collections stay in bench/data/scale for the next part; each part writes its lines into
+docs/benchmarks.md.
 """
 
 import argparse
@@ -18,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,16 +38,20 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from framefeat.files import read_json
-from framefeat.identity import times_digest
-from framefeat.layout import ResultsFolder, results_of
+from framefeat import stored
+from framefeat.files import read_json, write_json
+from framefeat.identity import features_key, sample_key, times_digest
+from framefeat.index import shards
+from framefeat.index.merge import COLUMNS, KEY, SHARD_SCHEMA, SLICE_ROW
+from framefeat.layout import ResultsFolder, jobs_of, results_of
+from framefeat.records import Slice
+from framefeat.shard_files import Merged, read_slices, work_in
 
-from bench.__main__ import machine
+from bench.document import CORES, DATA, ROOT, machine, write_section
 
-ROOT = Path(__file__).parents[1]
 DATASET, BACKBONE, GEOMETRY = "scale", "mobilenet_v3_large", "squash224"
 FPS, FRAMES = 25, 60
-CORES = len(os.sched_getaffinity(0))
+WORK = DATA / "scale"
 
 
 @dataclass
@@ -138,16 +150,14 @@ def video_id(number: int) -> str:
     return f"video{number:06}"
 
 
-def collect(folder: Path, clip: bytes, videos: int, rows: int) -> None:
-    """``videos`` files and their two indexes."""
-    (folder / "videos").mkdir(exist_ok=True)
+def write_videos(folder: Path, clip: bytes, videos: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     for number in range(videos):
-        (folder / "videos" / f"{video_id(number)}.mp4").write_bytes(clip + tail(number))
-    write_indexes(folder, range(videos), rows)
+        (folder / f"{video_id(number)}.mp4").write_bytes(clip + tail(number))
 
 
-def write_indexes(folder: Path, numbers: range, rows: int) -> None:
-    ids = [video_id(number) for number in numbers]
+def write_indexes(folder: Path, videos: int, rows: int) -> None:
+    ids = [video_id(number) for number in range(videos)]
     times = np.arange(rows) * (1 / FPS) * max(1, (FRAMES - 1) // rows)
     index = {"video_id": np.repeat(ids, rows), "frame_idx": np.tile(np.arange(rows), len(ids))}
     pq.write_table(pa.table(index | {"timestamp_sec": np.tile(times, len(ids))}), folder / "frames.parquet")
@@ -155,24 +165,17 @@ def write_indexes(folder: Path, numbers: range, rows: int) -> None:
     table.to_csv(folder / "videos.csv", index=False)
 
 
-@contextmanager
-def workspace(parent: Path) -> Iterator[Path]:
-    """A fresh working folder of the workflow; removed in the end."""
-    folder = Path(tempfile.mkdtemp(prefix="framefeat-scale-", dir=parent))
-    try:
-        for name in ("Snakefile", "workflow", "profiles", "envs", "config"):
-            (folder / name).symlink_to(ROOT / name)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def configure(folder: Path, weights: Path) -> None:
+def make_workspace(folder: Path, videos: int, rows: int, weights: Path) -> None:
+    """A working folder of the workflow beside ``videos``, the folder of the files."""
+    folder.mkdir(parents=True)
+    for name in ("Snakefile", "workflow", "profiles", "envs", "config"):
+        (folder / name).symlink_to(ROOT / name)
+    write_indexes(folder, videos, rows)
     values = {
         "dataset": DATASET,
         "frame_index": "frames.parquet",
         "video_index": "videos.csv",
-        "video_root": "videos",
+        "video_root": "../videos",
         "weights": str(weights),
         "device": "cpu",
     }
@@ -187,12 +190,7 @@ def snakemake(*arguments: str) -> list[str]:
 def touch_all() -> list[str]:
     """``snakemake --touch --forceall`` without its pause of 0.1 s for each job."""
     code = "from snakemake import cli; from snakemake.executors import touch; touch.Executor.SLEEPING_TIME = 0; cli.main()"
-    return [
-        sys.executable,
-        "-c",
-        code,
-        *snakemake("--touch", "--forceall", "--quiet", "all", "--scheduler-subsample", "20")[3:],
-    ]
+    return [sys.executable, "-c", code, *snakemake("--touch", "--forceall", "--quiet", "all")[3:]]
 
 
 # --- results without decoding
@@ -201,26 +199,28 @@ class Sample:
     """What one video's real sampling and extraction left behind."""
 
     evidence: dict[str, Any]
+    thumbnails: np.ndarray
     record: dict[str, Any]
     features: np.ndarray
-    thumbnails: bytes
     spec: dict[str, Any]
 
 
-def real_sample(parent: Path, clip: bytes, rows: int, weights: Path) -> Sample:
+def real_sample(clip: bytes, rows: int, weights: Path) -> Sample:
     """The workflow on one video."""
-    with workspace(parent) as folder:
-        collect(folder, clip, 1, rows)
-        configure(folder, weights)
+    with tempfile.TemporaryDirectory(prefix="sample-", dir=WORK) as parent:
+        folder = Path(parent) / "one"
+        write_videos(folder.with_name("videos"), clip, 1)
+        make_workspace(folder, 1, rows, weights)
         measure(snakemake(), folder)
-        results, key = results_in(folder), video_id(0)
-        backbone = results.backbone(BACKBONE)
+        results = results_in(folder)
+        (key,) = Merged(results).slices
+        evidence, features = results.evidence(GEOMETRY, key), results.backbone(BACKBONE).features(key)
         return Sample(
-            read_json(results.evidence(GEOMETRY, key)),
-            read_json(backbone.record(key)),
-            np.load(backbone.features(key)),
-            results.thumbnails(GEOMETRY, key).read_bytes(),
-            read_json(backbone.manifest)["spec"],
+            stored.read_record(evidence),
+            stored.read_array(evidence, "thumbnails"),
+            stored.read_record(features),
+            stored.read_array(features, "features"),
+            read_json(results.backbone(BACKBONE).manifest)["spec"],
         )
 
 
@@ -228,104 +228,158 @@ def results_in(folder: Path) -> ResultsFolder:
     return results_of(DATASET, folder / "results")
 
 
-def make_folders(results: ResultsFolder) -> None:
-    """Those of each video's files."""
-    features = results.backbone(BACKBONE).features("")
-    for path in (
-        results.slice(""),
-        results.evidence(GEOMETRY, ""),
-        results.thumbnails(GEOMETRY, ""),
-        features,
-    ):
-        path.parent.mkdir(parents=True, exist_ok=True)
+def stand_in(
+    results: ResultsFolder, sample: Sample, key: str, entry: Slice, rows: Mapping[str, Any], block: np.ndarray
+) -> str:
+    """Write evidence and features of the video of ``key``, ``rows`` and ``block`` [T, D]; returns what ties one to the
+    other."""
+    asked = sample_key(entry, alignment="index", geometry=GEOMETRY, decoder="auto")
+    again = {**sample.evidence["recheck"], "rows": [0, entry["rows"] - 1]}
+    evidence = {
+        **sample.evidence,
+        "video_id": entry["video_id"],
+        "key": asked,
+        "rows": rows,
+        "recheck": again,
+    }
+    record = {
+        **sample.record,
+        "video_id": entry["video_id"],
+        "key": features_key(sample.record["key"], evidence),
+        "rows": entry["rows"],
+        "features_sha256": hashlib.sha256(block).hexdigest(),
+    }
+    stored.write(results.evidence(GEOMETRY, key), evidence, {"thumbnails": sample.thumbnails})
+    stored.write(results.backbone(BACKBONE).features(key), record, {"features": block})
+    return str(record["key"]["evidence_sha256"])
 
 
-def stand_in(results: ResultsFolder, sample: Sample) -> None:
-    """Each video's evidence, thumbnails, features and record, for the slices of ``results``."""
-    from framefeat.identity import features_key
+def stand_in_all(results: ResultsFolder, sample: Sample) -> None:
+    """Every video of the last merge, and what tells that its shard is done."""
+    for shard in results.shard_names():
+        digests, rows = {}, 0
+        for key, entry in read_slices(results, shard).items():
+            block = sample.features + np.float32(int(key[-3:])) * np.float32(1e-3)
+            digests[key] = stand_in(results, sample, key, entry, sample.evidence["rows"], block)
+            rows += entry["rows"]
+        for promise in (results.sampled(GEOMETRY, shard), results.backbone(BACKBONE).extracted(shard)):
+            write_json(promise, {"rows": rows, "videos": digests})
 
-    backbone = results.backbone(BACKBONE)
-    make_folders(results)
-    for number, video in enumerate(results.video_keys()):
-        slice_ = read_json(results.slice(video))
-        key = {name: slice_.get(name, value) for name, value in sample.evidence["key"].items()}
-        evidence = sample.evidence | {"video_id": slice_["video_id"], "key": key}
-        record_key = features_key(sample.record["key"], evidence)
-        features = sample.features + np.float32(number % 1000) * np.float32(1e-3)
-        record = sample.record | {"video_id": slice_["video_id"], "key": record_key}
-        record["features_sha256"] = hashlib.sha256(features.tobytes()).hexdigest()
-        results.evidence(GEOMETRY, video).write_text(json.dumps(evidence, ensure_ascii=False) + "\n")
-        backbone.record(video).write_text(json.dumps(record, ensure_ascii=False) + "\n")
-        results.thumbnails(GEOMETRY, video).write_bytes(sample.thumbnails)
-        np.save(backbone.features(video), features)
+
+# --- collections, made once
+@dataclass(frozen=True)
+class Collection:
+    """``merged``: a working folder in which the merge has run, and nothing else; ``done``: one in which all has."""
+
+    videos: int
+    rows: int
+    weights: Path
+
+    @property
+    def root(self) -> Path:
+        return WORK / f"{self.videos}x{self.rows}"
+
+    def merged(self) -> Path:
+        folder = self.root / "merged"
+        with made_once(folder) as missing:
+            if missing:
+                write_videos(self.root / "videos", the_clip(), self.videos)
+                make_workspace(folder, self.videos, self.rows, self.weights)
+                say(
+                    "merge_index, every file read",
+                    self.videos,
+                    measure(snakemake("--until", "merge_index"), folder),
+                )
+        return folder
+
+    def done(self) -> Path:
+        merged, folder = self.merged(), self.root / "done"
+        with made_once(folder) as missing:
+            if missing:
+                shutil.copytree(merged, folder, symlinks=True)
+                stand_in_all(results_in(folder), real_sample(the_clip(), self.rows, self.weights))
+                measure(touch_all(), folder)
+                found = expecting(snakemake(), folder, "assemble")
+                say("assemble and report", self.videos, found)
+        return folder
+
+
+@contextmanager
+def made_once(folder: Path) -> Iterator[bool]:
+    """Whether ``folder`` is still to be made; one that was not finished is removed first."""
+    finished = folder.with_name(f"{folder.name}.finished")
+    missing = not finished.exists()
+    if missing:
+        shutil.rmtree(folder, ignore_errors=True)
+    yield missing
+    finished.touch()
+
+
+def the_clip() -> bytes:
+    path = WORK / "tiny.mp4"
+    return path.read_bytes() if path.exists() else write_clip(path)
 
 
 # --- the measurements
-def measure_videos(
-    parent: Path, videos: int, rows: int, sample: Sample, clip: bytes, weights: Path
-) -> dict[str, Figures]:
-    """Every figure of one size of collection, by name."""
-    figures: dict[str, Figures] = {}
-
-    def note(name: str, command: list[str], expect: str = "") -> None:
-        figures[name] = found = measure(command, folder)
-        print(
-            f"{videos} videos: {name}: {found.wall:.1f} s, {found.cpu:.1f} s of CPU, {found.peak / 1e6:.0f} MB, "
-            f"its jobs {found.peak_child / 1e6:.0f} MB",
-            flush=True,
-        )
-        if expect not in found.output:
-            raise SystemExit(f"{name}: {expect!r} was not printed:\n{found.output[-4000:]}")
-
-    with workspace(parent) as folder:
-        collect(folder, clip, videos, rows)
-        configure(folder, weights)
-        note("first `merge_index` (every file read)", snakemake("--until", "merge_index"))
-        note("dry run, everything to do", snakemake("--dry-run"), "extract_features")
-        stand_in(results_in(folder), sample)
-        measure(touch_all(), folder)
-        note("`assemble` and `report`", snakemake(), "assemble")
-        note("dry run, nothing to do", snakemake("--dry-run"), "Nothing to be done")
-        note("no-op run", snakemake(), "Nothing to be done")
-        edit_one_time(folder, videos // 2)
-        note("one time edited", snakemake(), "assemble")
-        if len(re.findall("^Job .*sample_frames", figures["one time edited"].output, re.M)) != 1:
-            raise SystemExit("one edited time sampled more than one video")
-        note("`framefeat assemble` alone", job_command(folder, "assemble"))
-        note("`framefeat report` alone", job_command(folder, "report"))
-    return figures
+Found = dict[str, Figures]
 
 
-def edit_one_time(folder: Path, number: int) -> None:
+def expecting(command: list[str], folder: Path, words: str) -> Figures:
+    """``measure``, where these words must be printed."""
+    found = measure(command, folder)
+    if words not in found.output:
+        raise SystemExit(f"{' '.join(command)}: {words!r} was not printed:\n{found.output[-4000:]}")
+    return found
+
+
+def dry(collection: Collection) -> Found:
+    found = expecting(snakemake("--dry-run"), collection.merged(), "extract_features")
+    jobs = re.search(r"^total +(\d+)", found.output, re.M)
+    return {f"dry run, everything to do ({int(jobs[1]) if jobs else 0:,} jobs)": found}
+
+
+def noop(collection: Collection) -> Found:
+    folder = collection.done()
+    return {
+        "no-op run": expecting(snakemake(), folder, "Nothing to be done"),
+        "dry run, nothing to do": expecting(snakemake("--dry-run"), folder, "Nothing to be done"),
+    }
+
+
+def edit(collection: Collection) -> Found:
+    """The last row of the middle video is moved by a frame, or back."""
+    folder = collection.done()
     table = pd.read_parquet(folder / "frames.parquet")
-    row = table.index[table["video_id"] == video_id(number)][-1]
-    table.loc[row, "timestamp_sec"] += 1 / FPS
+    edited = video_id(collection.videos // 2)
+    row, before = table.index[table["video_id"] == edited][-2:][::-1]
+    step = table["timestamp_sec"][1] - table["timestamp_sec"][0]
+    moved = table.loc[row, "timestamp_sec"] - table.loc[before, "timestamp_sec"] > 1.25 * step
+    table.loc[row, "timestamp_sec"] += (-1 if moved else 1) / FPS
     table.to_parquet(folder / "frames.parquet", index=False)
+    whole = expecting(snakemake(), folder, "assemble")
+    shard = Merged(results_in(folder)).shard_of[edited]
+    if len(re.findall("^Job .*sample_frames", whole.output, re.M)) != 1:
+        raise SystemExit("one edited time sampled more than one shard")
+    jobs = jobs_of(DATASET)
+    work = work_in(folder / jobs.log("sample_frames", GEOMETRY, shard))
+    if work is None or work.videos != 1:
+        raise SystemExit(f"one edited time: {work}")
+    inside = {
+        rule: float(pd.read_csv(folder / jobs.benchmark(rule, *job), sep="\t")["s"][0])
+        for rule, job in (("assemble", (BACKBONE,)), ("report", ()))
+    }
+    told = f"one time edited (of it assemble {inside['assemble']:.1f} s, report {inside['report']:.1f} s)"
+    return {told: whole}
 
 
-def job_command(folder: Path, rule: str) -> list[str]:
-    """What ``rule`` runs, out of what Snakemake says it would run."""
-    listed = measure(snakemake("--dry-run", "--forcerun", rule, "--printshellcmds"), folder).output
-    found = re.search(rf"(framefeat {rule} .*?) 2> \S+$", listed, re.M)
-    if found is None:
-        raise SystemExit(f"no command of {rule} in:\n{listed[-3000:]}")
-    return ["bash", "-c", "exec " + found[1]]
-
-
-def measure_assemble(
-    parent: Path, rows: int, videos: int, sample: Sample, interleaved: bool
-) -> dict[str, float | Figures]:
+def assemble(rows: int, videos: int, interleaved: bool, sample: Sample) -> dict[str, float]:
     """``framefeat assemble`` of ``rows`` rows of ``videos`` videos, and a plain write of as many bytes, each with a
     sync."""
-    from framefeat.identity import features_key
-    from framefeat.index.merge import COLUMNS, KEY, SLICE_ROW
-
     each = rows // videos
-    folder = Path(tempfile.mkdtemp(prefix="framefeat-assemble-", dir=parent))
-    try:
+    with tempfile.TemporaryDirectory(prefix="assemble-", dir=WORK) as parent:
+        folder = Path(parent)
         results = results_in(folder)
         backbone = results.backbone(BACKBONE)
-        make_folders(results)
         times = [number / FPS for number in range(each)]
         seen = {
             "timestamp_sec": times,
@@ -335,21 +389,24 @@ def measure_assemble(
         }
         block = np.random.default_rng(0).standard_normal((each, sample.features.shape[1]), dtype=np.float32)
         times_sha256 = times_digest(np.asarray(times))
-        for number in range(videos):
-            key = sample.evidence["key"] | {"fingerprint": f"{number:064x}", "times_sha256": times_sha256}
-            evidence = sample.evidence | {"video_id": video_id(number), "rows": seen, "key": key}
-            evidence["recheck"] = evidence["recheck"] | {"rows": [0, each - 1]}
-            record_key = features_key(sample.record["key"], evidence)
-            slice_ = {name: key[name] for name in ("fingerprint", "times_sha256", "fps")}
-            slice_ |= {"schema": 1, "video_id": video_id(number), "rows": each}
-            results.slice(video_id(number)).write_text(json.dumps(slice_))
-            results.evidence(GEOMETRY, video_id(number)).write_text(json.dumps(evidence))
+        ids = [video_id(number) for number in range(videos)]
+        decided: dict[str, dict[str, Slice]] = {}
+        dealt = shards.deal(dict.fromkeys(ids, each))
+        for number, name in enumerate(ids):
+            entry: Slice = {
+                "video_id": name,
+                "fingerprint": f"{number:064x}",
+                "fps": float(FPS),
+                "alignment": "index",
+                "rows": each,
+                "times_sha256": times_sha256,
+            }
             block[:, 0] = number
-            record = sample.record | {"video_id": video_id(number), "key": record_key, "rows": each}
-            record["features_sha256"] = hashlib.sha256(block).hexdigest()
-            backbone.record(video_id(number)).write_text(json.dumps(record))
-            np.save(backbone.features(video_id(number)), block)
-        ids, places = [video_id(number) for number in range(videos)], np.arange(each)
+            stand_in(results, sample, name, entry, seen, block)
+            decided.setdefault(dealt[name], {})[name] = entry
+        for shard, entries in decided.items():
+            write_json(results.shard(shard), {"schema": SHARD_SCHEMA, "videos": entries})
+        places = np.arange(each)
         columns = (
             {"video_id": np.tile(ids, each), SLICE_ROW: np.repeat(places, videos)}
             if interleaved
@@ -377,17 +434,14 @@ def measure_assemble(
         whole = time.perf_counter() - clock
         if not np.array_equal(np.load(matrix, mmap_mode="r")[-1, 1:], block[-1, 1:]):
             raise SystemExit("the assembled matrix is wrong")
-        found: dict[str, float | Figures] = {
-            "bytes": block.nbytes * videos, "plain": plain, "whole": whole, "assemble": figures
-        }  # fmt: skip
         print(
             f"{rows} rows of {videos} videos{', interleaved' * interleaved}: assemble {whole:.1f} s ({figures.cpu:.1f} s of "
             f"CPU, {figures.peak / 1e6:.0f} MB), a plain write {plain:.1f} s",
             flush=True,
         )
-        return found
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        return {
+            "bytes": block.nbytes * videos, "plain": plain, "whole": whole, "cpu": figures.cpu, "peak": figures.peak
+        }  # fmt: skip
 
 
 def plain_write(path: Path, size: int) -> None:
@@ -404,74 +458,98 @@ def sync(path: Path) -> None:
 
 
 # --- the tables
-def table(figures: dict[int, dict[str, Figures]]) -> str:
-    """Markdown: one line per command, three columns for each number of videos."""
-    sizes = list(figures)
-    lines = [
-        "| | " + " | ".join(f"{size:,} videos: s | CPU s | MB (largest job)" for size in sizes) + " |",
-        "|---|" + "---|" * (3 * len(sizes)),
-    ]
-    for name in figures[sizes[0]]:
-        cells = [figures[size][name] for size in sizes]
-        shown = [
-            f"{cell.wall:.1f} | {cell.cpu:.1f} | {cell.peak / 1e6:.0f}"
-            + (f" ({cell.peak_child / 1e6:.0f})" if cell.peak_child else "")
-            for cell in cells
-        ]
-        lines.append(f"| {name} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
+_MEMORY = WORK / "scale.json"
 
 
-def assemble_table(found: dict[str, dict[str, float | Figures]]) -> str:
+def keep(kind: str, name: str, figures: Mapping[str, Any]) -> None:
+    """Remember figures; those of another machine are forgotten."""
+    kept = remembered()
+    kept[kind][name] = dict(figures)
+    write_json(_MEMORY, kept, indent=1)
+
+
+def remembered() -> dict[str, Any]:
+    kept = read_json(_MEMORY) if _MEMORY.exists() else {}
+    return kept if kept.get("machine") == machine() else {"machine": machine(), "videos": {}, "matrices": {}}
+
+
+def say(name: str, videos: int, found: Figures) -> None:
+    """Print figures and keep them. A name's remark in brackets may change from one time to the next."""
+    print(
+        f"{videos:,} videos: {name}: {found.wall:.1f} s, {found.cpu:.1f} s of CPU, {found.peak / 1e6:.0f} MB, "
+        f"its jobs {found.peak_child / 1e6:.0f} MB",
+        flush=True,
+    )
+    about = {
+        "name": name,
+        "wall": found.wall,
+        "cpu": found.cpu,
+        "peak": found.peak,
+        "child": found.peak_child,
+    }
+    keep("videos", f"{videos:09} {name.partition(' (')[0]}", {"videos": videos, **about})
+
+
+def tables() -> str:
+    """Markdown: all that is remembered of this machine."""
+    kept = remembered()
     lines = [
-        "| rows | GB | assemble, synced: s | MB/s | CPU s | memory MB | plain write, synced: s |",
-        "|---|---|---|---|---|---|---|",
+        f"Machine: {kept['machine']}.",
+        "",
+        "| videos | | s | CPU s | largest process, MB (largest job) |",
+        "|---|---|---|---|---|",
     ]
-    for name, part in found.items():
-        figures = part["assemble"]
-        assert isinstance(figures, Figures)
+    for _, one in sorted(kept["videos"].items()):
+        job = f" ({one['child'] / 1e6:.0f})" if one["child"] else ""
         lines.append(
-            f"| {name} | {part['bytes'] / 1e9:.2f} | {part['whole']:.1f} | {part['bytes'] / part['whole'] / 1e6:.0f} | "
-            f"{figures.cpu:.1f} | {figures.peak / 1e6:.0f} | {part['plain']:.1f} |"
+            f"| {one['videos']:,} | {one['name']} | {one['wall']:.1f} | {one['cpu']:.1f} | {one['peak'] / 1e6:.0f}{job} |"
+        )
+    if kept["matrices"]:
+        lines += [
+            "",
+            "| matrix | GB | assemble, synced: s | MB/s | CPU s | memory, MB | plain write, synced: s |",
+            "|---|---|---|---|---|---|---|",
+        ]
+    for name, one in kept["matrices"].items():
+        lines.append(
+            f"| {name} | {one['bytes'] / 1e9:.2f} | {one['whole']:.1f} | {one['bytes'] / one['whole'] / 1e6:.0f} | "
+            f"{one['cpu']:.1f} | {one['peak'] / 1e6:.0f} | {one['plain']:.1f} |"
         )
     return "\n".join(lines)
 
 
+PARTS: dict[str, Callable[[Collection], Found]] = {"dry": dry, "noop": noop, "edit": edit}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__)
-    parser.add_argument("--videos", type=int, nargs="*", default=[1000, 10000], metavar="N")
-    parser.add_argument(
-        "--rows", type=int, default=20, metavar="N", help="of each video (default: %(default)s)"
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.scale",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--matrix-rows", type=int, default=1_000_000, metavar="N", help="0: leave this out")
-    parser.add_argument("--folder", type=Path, default=ROOT / "bench" / "data", help="where the work is done")
-    parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the tables there too")
+    parser.add_argument("part", choices=[*PARTS, "assemble"])
+    parser.add_argument("count", type=int, metavar="N", help="videos; of assemble: rows")
+    parser.add_argument("--rows", type=int, default=20, help="of each video (default: %(default)s)")
+    parser.add_argument("--try", action="store_true", dest="trial", help="leave docs/benchmarks.md as it is")
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    weights = options.folder / "mobilenet_v3_large.pth"
+    WORK.mkdir(parents=True, exist_ok=True)
+    weights = DATA / "mobilenet_v3_large.pth"
     if not weights.exists():
         from bench.weights import make_weights
 
         make_weights(weights)
-    clip = write_clip(options.folder / "tiny.mp4")
-    sample = real_sample(options.folder, clip, options.rows, weights)
-    parts = [f"Machine: {machine()}."]
-    if options.videos:
-        figures = {
-            videos: measure_videos(options.folder, videos, options.rows, sample, clip, weights)
-            for videos in options.videos
-        }
-        parts.append(table(figures))
-    if options.matrix_rows:
-        found = {}
-        for videos, interleaved in ((1000, False), (10_000, False), (1000, True)):
-            name = f"{options.matrix_rows:,} of {videos:,} videos{', rows interleaved' * interleaved}"
-            found[name] = measure_assemble(options.folder, options.matrix_rows, videos, sample, interleaved)
-        parts.append(assemble_table(found))
-    text = "\n\n".join(parts) + "\n"
-    print(text)
-    if options.out:
-        options.out.write_text(text)
+    if options.part == "assemble":
+        sample = real_sample(the_clip(), options.rows, weights)
+        for share, interleaved in ((1000, False), (100, False), (1000, True)):
+            videos = options.count // share
+            name = f"{options.count:,} rows of {videos:,} videos{', interleaved' * interleaved}"
+            keep("matrices", name, assemble(options.count, videos, interleaved, sample))
+    else:
+        for name, found in PARTS[options.part](Collection(options.count, options.rows, weights)).items():
+            say(name, options.count, found)
+    print(tables())
+    if not options.trial:
+        write_section("scale", tables())
 
 
 if __name__ == "__main__":

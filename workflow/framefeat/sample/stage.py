@@ -5,7 +5,7 @@ the other videos are safe; the next run takes up what is missing."""
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,8 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
     ``before_each`` is called before a video is decoded. Raises ``UserError`` naming the videos that could not be
     sampled for want of room, memory or the like."""
     results, geometry = asked.results, asked.geometry
-    records = _local(shard_files.read_records(results, asked.shard), asked.fetched)
+    records = shard_files.read_records(results, asked.shard)
+    places = _places(records, asked.fetched)
     digests: dict[str, str] = {}
     sampled: list[int] = []  # rows of each
     troubles: list[str] = []
@@ -55,7 +56,7 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
             continue
         before_each()
         try:
-            digests[key] = evidence_digest(_sample(asked, key, record, reasons))
+            digests[key] = evidence_digest(_sample(asked, key, _local(record, places.get(key)), reasons))
         except UserError as error:
             print(f"{record['video_id']}: {error}", file=sys.stderr, flush=True)
             troubles.append(str(error))
@@ -117,29 +118,36 @@ def remove_spent_frames(
 
 
 def _prepare() -> None:
-    """Import once what every child needs. Linear algebra is not among it, so numpy's library starts no threads."""
+    """Import once what every child needs. None of it starts a thread, which a fork would lose."""
+    # Nothing here needs linear algebra, and numpy's library would start a thread for each core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    import av  # noqa: F401
+
+    from framefeat.sample import attempt  # noqa: F401
 
 
-def _local(records: Mapping[str, VideoRecord], fetched: tuple[Path, ...]) -> dict[str, VideoRecord]:
-    """``records`` with the places of files that were fetched for this job, each of them checked."""
-    if not fetched:
-        return dict(records)
-    places: Iterator[Path] = iter(fetched)
-    local = {}
-    for key, record in records.items():
-        if is_remote(record["path"]):
-            # FFmpeg takes what stands before a colon for a protocol.
-            record = {**record, "path": os.path.abspath(next(places))}
-            _check_fetched(record)
-        local[key] = record
-    return local
+def _places(records: Mapping[str, VideoRecord], fetched: Sequence[Path]) -> dict[str, Path]:
+    """Where the files lie that were fetched for this job, by key."""
+    remote = [key for key, record in records.items() if is_remote(record["path"])]
+    if fetched and len(fetched) != len(remote):
+        raise UserError(f"--fetched names {len(fetched)} files, and {len(remote)} videos of this shard are remote.")
+    return dict(zip(remote, fetched, strict=False))
 
 
-def _check_fetched(record: VideoRecord) -> None:
-    """A file fetched for this job is what the index's column sha256 says, where it says anything."""
-    wanted = record["fingerprint"]
-    if not wanted.startswith("address:") and (found := file_sha256(record["path"])) != wanted:
+def _local(record: VideoRecord, place: Path | None) -> VideoRecord:
+    """``record`` with the place of its file here. Raises ``UserError`` where a remote file is not here, or is not what
+    the index's column sha256 says."""
+    if not is_remote(record["path"]):
+        return record
+    video, address, wanted = record["video_id"], record["path"], record["fingerprint"]
+    if place is None:
         raise UserError(
-            f"{record['video_id']!r}: the index says sha256 {wanted}, but {record['path']!r} has {found}; fetch it again."
+            f"{video!r} lies at {address!r} and was not fetched for this job; run Snakemake with --forcerun sample_frames."
         )
+    # FFmpeg takes what stands before a colon for a protocol.
+    path = os.path.abspath(place)
+    if not wanted.startswith("address:") and (found := file_sha256(path)) != wanted:
+        raise UserError(
+            f"{video!r}: the index says sha256 {wanted}, but {path!r} has {found}; fetch it again."
+        )
+    return {**record, "path": path}

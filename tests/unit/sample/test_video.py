@@ -1,6 +1,6 @@
 import errno
 import faulthandler
-import json
+import io
 import os
 import signal
 import subprocess
@@ -9,13 +9,13 @@ import time
 
 import numpy as np
 import pytest
+from framefeat import stored
 from framefeat.errors import MachineError
 from framefeat.identity import sample_key
 from framefeat.proof import run as proof_run
 from framefeat.proof.numbered import RECIPES, read_number
-from framefeat.sample import attempt, child
-from framefeat.sample import stage as sample_stage
-from framefeat.sample.stage import sample_video
+from framefeat.sample import attempt, child, video
+from framefeat.sample.video import sample_video
 from framefeat.video.decord import DecordReader
 from framefeat.video.pyav import PyavReader
 from framefeat.video.reader import Decoded, ReaderMistake
@@ -39,8 +39,7 @@ def outputs_of(folder):
     return {
         "frames_path": folder / "a.npy",
         "recheck_path": folder / "a.recheck.npy",
-        "thumbnails_path": folder / "a.jpg",
-        "evidence_path": folder / "a.json",
+        "evidence_path": folder / "a.safetensors",
     }
 
 
@@ -54,8 +53,8 @@ def sample(folder, path, times, fps=25.0, decoder="auto", alignment="index", **m
         **outputs_of(folder),
         **more,
     )
-    assert sorted(p.name for p in folder.iterdir()) == ["a.jpg", "a.json", "a.npy", "a.recheck.npy"]
-    assert json.loads((folder / "a.json").read_text()) == evidence
+    assert sorted(p.name for p in folder.iterdir()) == ["a.npy", "a.recheck.npy", "a.safetensors"]
+    assert stored.read_record(folder / "a.safetensors") == evidence
     return evidence, np.load(folder / "a.npy")
 
 
@@ -98,7 +97,9 @@ def test_thumbnails_name_their_rows_and_keep_the_aspect(tmp_path):
     assert len(told["rows"]) == 24
     assert (told["rows"][0], told["rows"][-1]) == (0, 99)
     assert (told["height"], told["width"]) == (72, 96)
-    with Image.open(tmp_path / "out" / "a.jpg") as strip:
+    payload = stored.read_array(tmp_path / "out" / "a.safetensors", "thumbnails")
+    assert payload.dtype == np.uint8
+    with Image.open(io.BytesIO(payload.tobytes())) as strip:
         assert strip.size == (24 * 96, 72)
         cell = np.asarray(strip.crop((96 * 5, 0, 96 * 6, 72)))
     assert read_number(cell) == told["rows"][5]
@@ -182,12 +183,12 @@ def test_a_file_that_cannot_be_read_says_how_to_go_on(tmp_path, kind):
         os.mkfifo(path)
     evidence, frames = sample(tmp_path / "out", path, [0.0, 0.5], timeout=1.0)
     assert_nothing_came(evidence, frames, "clip.mp4' cannot be read (")
-    assert str(tmp_path / "out" / "a.json") in evidence["problems"][0]
+    assert str(tmp_path / "out" / "a.safetensors") in evidence["problems"][0]
 
 
 def test_an_input_error_in_the_middle_keeps_what_could_be_had(tmp_path, monkeypatch):
     path = clips.damaged(clips.noisy(tmp_path / "whole.mp4"), tmp_path / "damaged.mp4")
-    monkeypatch.setattr(sample_stage, "_read_through", lambda path, line: "Input/output error")
+    monkeypatch.setattr(video, "_read_through", lambda path, line: "Input/output error")
     evidence, _ = sample(tmp_path / "out", path, [k / 10 for k in range(30)], fps=30.0)
     assert {"ok", "bad"} == set(evidence["rows"]["status"])
     assert "damaged.mp4' cannot be read (Input/output error)" in evidence["problems"][0]
@@ -302,7 +303,7 @@ def test_an_output_that_cannot_be_written_is_no_finding(tmp_path, monkeypatch):
 
 def test_a_disk_that_does_not_answer_is_no_finding(tmp_path, monkeypatch):
     monkeypatch.setattr(PyavReader, "frames", _hang)
-    monkeypatch.setattr(sample_stage, "_read_through", lambda path, line: time.sleep(60))
+    monkeypatch.setattr(video, "_read_through", lambda path, line: time.sleep(60))
     with pytest.raises(MachineError, match="the disk or the network does not answer"):
         sample(tmp_path / "out", clips.made("cfr_25.mp4").path, [0.0], timeout=0.5, decoder="pyav")
     assert list((tmp_path / "out").iterdir()) == []
@@ -376,14 +377,14 @@ def test_sigterm_ends_the_child_and_leaves_nothing(tmp_path):
     script = f"""
 import time
 from framefeat.video.pyav import PyavReader
-from framefeat.sample import stage
+from framefeat.sample.video import sample_video
 def hang(self, wanted):
     print("ready", flush=True)
     time.sleep(60)
     yield
 PyavReader.frames = hang
 from pathlib import Path
-stage.sample_video({record_of(clip.path, [0.0])!r}, geometry="squash96", alignment="index", decoder="pyav",
+sample_video({record_of(clip.path, [0.0])!r}, geometry="squash96", alignment="index", decoder="pyav",
     **{{k: Path(v) for k, v in { ({k: str(v) for k, v in outputs_of(out).items()})!r}.items()}})
 """
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)

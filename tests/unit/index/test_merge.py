@@ -13,8 +13,9 @@ import pytest
 from framefeat.errors import UserError
 from framefeat.identity import sample_key
 from framefeat.index import collection, fingerprints, merge
-from framefeat.layout import LEFT_OUT
+from framefeat.layout import LEFT_OUT, ResultsFolder
 from framefeat.settings import resolve
+from framefeat.shard_files import read_records
 from framefeat.video import container
 
 from tests.clips import audio_only, cut_short, noisy
@@ -41,7 +42,8 @@ def merged(tmp_path: Path, videos: Path | str, **config: Any) -> dict[str, dict[
     """Merge a folder; the records by id, and ``left_out.json`` under the empty id."""
     out = tmp_path / "out"
     merge.merge(resolve({"dataset": "t", "videos": str(videos)} | config), out)
-    records = [json.loads(path.read_text()) for path in (out / "videos").glob("*.json")]
+    results = ResultsFolder(out)
+    records = [record for shard in results.shard_names() for record in read_records(results, shard).values()]
     return {record["video_id"]: record for record in records} | {"": json.loads((out / LEFT_OUT).read_text())}
 
 

@@ -130,7 +130,9 @@ def _places(records: Mapping[str, VideoRecord], fetched: Sequence[Path]) -> dict
     """Where the files lie that were fetched for this job, by key."""
     remote = [key for key, record in records.items() if is_remote(record["path"])]
     if fetched and len(fetched) != len(remote):
-        raise UserError(f"--fetched names {len(fetched)} files, and {len(remote)} videos of this shard are remote.")
+        raise UserError(
+            f"--fetched names {len(fetched)} files, and {len(remote)} videos of this shard are remote."
+        )
     return dict(zip(remote, fetched, strict=False))
 
 

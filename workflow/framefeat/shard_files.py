@@ -72,7 +72,7 @@ def _drop(promises: Path, files: Path) -> None:
     for path in promises.glob("*.json"):
         try:
             kept = read_json(path)["videos"].keys() <= there
-        except (OSError, ValueError, KeyError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             kept = False
         if not kept:
             path.unlink(missing_ok=True)

@@ -68,7 +68,9 @@ def store_evidence(
         "problems": [],
         **more,
     }
-    stored.write(results.evidence(geometry, entry["video_id"]), evidence, {"thumbnails": stored.as_bytes(b"")})
+    stored.write(
+        results.evidence(geometry, entry["video_id"]), evidence, {"thumbnails": stored.as_bytes(b"")}
+    )
     return evidence
 
 
@@ -82,4 +84,6 @@ def store_features(results: ResultsFolder, asked: WantedBackbone, key: str, **mo
     """As an extraction from the evidence that lies there leaves it."""
     evidence = stored.read_record(results.evidence(asked.geometry, key))
     made = {"key": features_key(asked.request, evidence), **more}
-    stored.write(results.backbone(asked.folder).features(key), made, {"features": np.zeros((2, 3), np.float32)})
+    stored.write(
+        results.backbone(asked.folder).features(key), made, {"features": np.zeros((2, 3), np.float32)}
+    )

@@ -9,7 +9,15 @@ from framefeat.files import write_json
 from framefeat.layout import ResultsFolder
 from framefeat.shard_files import Merged, Work
 
-from tests.unit.shard_fixture import GEOMETRY, backbone, record, store_evidence, store_features, wanted, write_merge
+from tests.unit.shard_fixture import (
+    GEOMETRY,
+    backbone,
+    record,
+    store_evidence,
+    store_features,
+    wanted,
+    write_merge,
+)
 
 AGAIN = "--forcerun merge_index"
 

@@ -14,7 +14,10 @@ RECORD: dict[str, Any] = {
     "z": [1, 0.1, None, True],
     "a": {"problems": ["caf\u00e9 \U0001f3a5", "a name that is not UTF-8: \udcff", '"\\\n\0']},
 }
-ARRAYS = {"features": np.arange(6, dtype=np.float32).reshape(2, 3), "thumbnails": stored.as_bytes(b"\xff\xd8")}
+ARRAYS = {
+    "features": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "thumbnails": stored.as_bytes(b"\xff\xd8"),
+}
 
 
 @pytest.fixture

@@ -33,7 +33,9 @@ def places(dealt: dict[str, str]) -> tuple[dict[str, int], int]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.dictionaries(st.text(min_size=1).map(video_key), st.integers(1, 10**6), max_size=FEWEST), SHARD_ROWS)
+@given(
+    st.dictionaries(st.text(min_size=1).map(video_key), st.integers(1, 10**6), max_size=FEWEST), SHARD_ROWS
+)
 def test_few_videos_are_a_shard_each(rows: dict[str, int], shard_rows: int | None) -> None:
     assert deal(rows, shard_rows) == {key: key for key in rows}
 

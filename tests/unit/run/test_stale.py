@@ -103,7 +103,12 @@ def test_a_video_s_name_is_not_taken_for_a_shard_s(results: ResultsFolder) -> No
 
 
 def test_the_assembled_results_are_never_stale(results: ResultsFolder) -> None:
-    files = [results.index, results.report, results.backbone("net").matrix("toy"), results.backbone("net").manifest]
+    files = [
+        results.index,
+        results.report,
+        results.backbone("net").matrix("toy"),
+        results.backbone("net").manifest,
+    ]
     for path in files:
         path.touch()
     write_merge(results, {"z": [record("z")]})

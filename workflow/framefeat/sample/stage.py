@@ -47,7 +47,7 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
     places = _places(records, asked.fetched)
     digests: dict[str, str] = {}
     sampled: list[int] = []  # rows of each
-    troubles: list[str] = []
+    troubles: dict[str, UserError] = {}  # by id
     for key, record in records.items():
         need = needs.of_video(results, asked.wanted, key, record)
         reasons = need.decode.get(geometry, ["asked for again"] if asked.again else [])
@@ -59,18 +59,18 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
             digests[key] = evidence_digest(_sample(asked, key, _local(record, places.get(key)), reasons))
         except UserError as error:
             print(f"{record['video_id']}: {error}", file=sys.stderr, flush=True)
-            troubles.append(str(error))
+            troubles[record["video_id"]] = error
         else:
             sampled.append(record["rows"])
     print(shard_files.Work(len(sampled), len(records), sum(sampled)), file=sys.stderr, flush=True)
     if not asked.keep_frames:
         remove_spent_frames(results, asked.wanted, geometry, records)
     if len(troubles) == len(records) == 1:
-        raise UserError(troubles[0])
+        raise next(iter(troubles.values()))
     if troubles:
         raise complain(
             f"{len(troubles)} of the {len(records)} videos of this job could not be sampled; the others are done and kept:",
-            troubles,
+            [f"{video!r}: {error}" for video, error in troubles.items()],
             "Run again when this is mended.",
         )
     rows = sum(record["rows"] for record in records.values())
@@ -139,17 +139,17 @@ def _places(records: Mapping[str, VideoRecord], fetched: Sequence[Path]) -> dict
 def _local(record: VideoRecord, place: Path | None) -> VideoRecord:
     """``record`` with the place of its file here. Raises ``UserError`` where a remote file is not here, or is not what
     the index's column sha256 says."""
-    if not is_remote(record["path"]):
+    address, wanted = record["path"], record["fingerprint"]
+    if not is_remote(address):
         return record
-    video, address, wanted = record["video_id"], record["path"], record["fingerprint"]
     if place is None:
         raise UserError(
-            f"{video!r} lies at {address!r} and was not fetched for this job; run Snakemake with --forcerun sample_frames."
+            f"{address!r} was not fetched for this job; run Snakemake with --forcerun sample_frames."
         )
     # FFmpeg takes what stands before a colon for a protocol.
     path = os.path.abspath(place)
     if not wanted.startswith("address:") and (found := file_sha256(path)) != wanted:
         raise UserError(
-            f"{video!r}: the index says sha256 {wanted}, but {path!r} has {found}; fetch it again."
+            f"the index says sha256 {wanted} of {address!r}, but {path!r} has {found}; fetch it again."
         )
     return {**record, "path": path}

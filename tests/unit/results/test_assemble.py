@@ -345,6 +345,18 @@ def test_parts_that_do_not_fit_are_named(
     assert read_json(parts.model / "feature_manifest.json")["matrix_sha256"] == before
 
 
+def test_shards_decide_no_byte(parts: Parts) -> None:
+    parts.assemble()
+    names = ("toy_features.npy", "frame_index.parquet", "feature_manifest.json")
+    before = [(parts.model / name).read_bytes() for name in names]
+    for shard in ("shard+0of2", "shard+1of2"):
+        parts.shard(shard).unlink()
+    for video, entry in parts.slices.items():
+        write_json_in(parts.shard(video), {"schema": 3, "videos": {video: entry}})
+    parts.assemble()
+    assert [(parts.model / name).read_bytes() for name in names] == before
+
+
 def test_a_video_that_no_shard_has(parts: Parts) -> None:
     parts.shard("shard+1of2").unlink()
     with pytest.raises(UserError, match=r"shards' knows no video 'b'; .*--forcerun merge_index"):

@@ -336,17 +336,21 @@ def test_records_that_are_not_of_one_merge_are_refused(job: Job) -> None:
     assert not job.promise.exists()
 
 
-def test_a_job_that_has_nothing_to_do_imports_no_decoder(job: Job) -> None:
-    job.sampled_by()
+@pytest.mark.parametrize("done", [True, False])
+def test_libraries_are_imported_once_and_only_where_a_video_is_decoded(job: Job, done: bool) -> None:
+    """In the job, before its children fork: each of them would spend more on them than on a short video."""
+    if done:
+        job.sampled_by()
     script = f"""
-import sys
+import os, sys
 from pathlib import Path
 from framefeat.layout import ResultsFolder
-from framefeat.sample.stage import SampleShard, run
-from tests.unit.shard_fixture import GEOMETRY
 from framefeat.needs import Wanted
-run(SampleShard(ResultsFolder(Path({str(job.results.root)!r})), {SHARD!r}, GEOMETRY, Wanted.from_json({wanted().to_json()!r})))
-heavy = {{"av", "decord", "PIL", "torch", "pandas", "pyarrow"}} & set(sys.modules)
-sys.exit(str(heavy) if heavy else 0)
+from framefeat.sample import stage
+wanted = Wanted.from_json({wanted().to_json()!r})
+stage.run(stage.SampleShard(ResultsFolder(Path({str(job.results.root)!r})), {SHARD!r}, {GEOMETRY!r}, wanted))
+heavy = {{"av", "framefeat.sample.attempt", "decord", "torch", "pandas", "pyarrow"}} & set(sys.modules)
+print(*sorted(heavy), len(os.listdir("/proc/self/task")))
 """
-    subprocess.run([sys.executable, "-c", script], check=True)
+    told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert told == ("1\n" if done else "av framefeat.sample.attempt 1\n")

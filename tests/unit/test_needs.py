@@ -164,6 +164,12 @@ def test_a_file_that_is_lost(done: ResultsFolder, lost: str, damage: str) -> Non
     assert need.gone.get("net") == ([str(path)] if damage == "gone" else None)
 
 
+def test_a_lost_file_of_a_video_that_changed_is_not_what_it_is_about(done: ResultsFolder) -> None:
+    done.backbone("net").features("a").unlink()
+    assert of(done).gone
+    assert of(done, fingerprint="other").gone == {}
+
+
 def test_another_shard_is_no_reason(done: ResultsFolder) -> None:
     for shards in (
         {"a": [record("a")], "b": [record("b")]},

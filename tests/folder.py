@@ -1,13 +1,14 @@
 """A folder of videos through the whole way that decides its rows: probed, listed, sampled."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from framefeat.index.merge import merge
-from framefeat.sample.stage import sample_video
+from framefeat.layout import ResultsFolder
+from framefeat.sample.video import sample_video
 from framefeat.settings import resolve
+from framefeat.shard_files import read_records
 
 Record = dict[str, Any]
 
@@ -15,8 +16,9 @@ Record = dict[str, Any]
 def records_of(folder: Path, out: Path, **config: Any) -> dict[str, Record]:
     """What folder input makes of each video, by its id."""
     merge(resolve({"videos": str(folder), "on_bad_frames": "mask", **config}), out)
-    found = [json.loads(path.read_text()) for path in sorted((out / "videos").glob("*.json"))]
-    return {record["video_id"]: record for record in found}
+    results = ResultsFolder(out)
+    found = [read_records(results, shard) for shard in results.shard_names()]
+    return {record["video_id"]: dict(record) for records in found for record in records.values()}
 
 
 def sample(
@@ -31,8 +33,7 @@ def sample(
         decoder=decoder,
         frames_path=out / "frames.npy",
         recheck_path=out / "recheck.npy",
-        thumbnails_path=out / "thumbnails.jpg",
-        evidence_path=out / "evidence.json",
+        evidence_path=out / "evidence.safetensors",
         **more,
     )
     return evidence, np.load(out / "frames.npy")

@@ -38,7 +38,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = write_run(
         root, videos, {"one": colour_features, "two": lambda frames: colour_features(frames) ** 2}
     )
-    build.build(results, root / "report.html", benchmarks=root / "benchmarks" / "demo", logs="logs/demo")
+    build.build(
+        results, root / "report.html", benchmarks=root / "benchmarks" / "demo", logs=root / "logs" / "demo"
+    )
     return root / "report.html"
 
 

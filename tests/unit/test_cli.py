@@ -9,6 +9,9 @@ from unittest import mock
 import framefeat
 import pytest
 from framefeat import cli, settings
+from framefeat.files import write_json
+from framefeat.identity import request_key
+from framefeat.needs import Wanted, WantedBackbone
 
 
 @pytest.mark.parametrize("command", cli._COMMANDS)
@@ -54,13 +57,51 @@ def test_mistakes_are_told_with_the_usage(arguments: list[str], capsys: pytest.C
     assert capsys.readouterr().err.startswith("usage: framefeat")
 
 
-def test_a_record_that_is_gone_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = [f"--{name}={tmp_path / name}" for name in ("frames", "recheck", "evidence", "thumbnails")]
-    assert (
-        cli.main(["sample", f"--video={tmp_path / 'a.json'}", f"--slice={tmp_path / 'b.json'}", *made]) == 1
-    )
+WANTED = Wanted(
+    "index", "auto", (WantedBackbone("net", "squash224", request_key("{}", "w", "float32")),)
+).to_json()
+
+
+@pytest.mark.parametrize("there", ["", "shards"])
+def test_a_record_that_is_gone_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], there: str
+) -> None:
+    if there:
+        write_json(tmp_path / "shards" / "a.json", {"schema": 3, "videos": {}})
+    assert cli.main(["sample", str(tmp_path), "--shard", "a", "--wanted", WANTED]) == 1
     said = capsys.readouterr().err
-    assert all(name in said for name in ("a.json'", "b.json'", "--forcerun merge_index"))
+    gone = "videos/a.json'" if there else "shards/a.json'"
+    assert all(name in said for name in (f"{gone} is gone", "--forcerun merge_index"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"alignment": "index", "decoder": "auto", "backbones": [{}]}']
+)
+def test_what_is_wanted_is_told_where_it_makes_no_sense(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    assert cli.main(["sample", str(tmp_path), "--shard", "a", "--wanted", text]) == 1
+    assert "is not what 'framefeat plan --wanted' prints" in capsys.readouterr().err
+
+
+def test_what_a_configuration_wants_can_be_printed_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    entries = [
+        "videos=.",
+        "backbones=[resnet18, mobilenet_v3_large]",
+        "alignment=pts",
+        "decoder=pyav",
+        "weights=DEFAULT",
+    ]
+    assert cli.main(["plan", "--wanted", "--config", *entries]) == 0
+    said = capsys.readouterr().out
+    wanted = Wanted.from_json(said)
+    assert (wanted.alignment, wanted.decoder, wanted.geometries) == ("pts", "pyav", ["squash224"])
+    assert [backbone.folder for backbone in wanted.backbones] == ["resnet18", "mobilenet_v3_large"]
+    assert all(backbone.request["weights"] for backbone in wanted.backbones)
+    assert wanted.to_json() == said.strip()
 
 
 def test_one_parser_is_built_for_a_job() -> None:

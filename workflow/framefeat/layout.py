@@ -166,8 +166,8 @@ def promise_in(paths: Iterable[str]) -> Path | None:
     none."""
     for text in paths:
         path = Path(text)
-        folders = path.parts[-3:-1]
-        if path.suffix == ".json" and (folders[0] == "sampled" or folders[-1] == "extracted"):
+        outer, inner = path.parent.parent.name, path.parent.name
+        if path.suffix == ".json" and (outer == "sampled" or inner == "extracted"):
             return path
     return None
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from framefeat import stored
+from framefeat.errors import UserError
 from framefeat.identity import RequestKey, differences, features_key, request_key, sample_key
 from framefeat.layout import ResultsFolder
 from framefeat.records import Evidence, FeatureRecord, Slice
@@ -52,10 +53,15 @@ class Wanted:
 
     @classmethod
     def from_json(cls, text: str) -> "Wanted":
-        """As ``to_json`` wrote it."""
-        found = json.loads(text)
-        backbones = tuple(WantedBackbone(**one) for one in found["backbones"])
-        return cls(found["alignment"], found["decoder"], backbones)
+        """As ``to_json`` wrote it. Raises ``UserError`` where it is something else."""
+        try:
+            found = json.loads(text)
+            backbones = tuple(WantedBackbone(**one) for one in found["backbones"])
+            return cls(found["alignment"], found["decoder"], backbones)
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"--wanted: {text[:60]!r} is not what 'framefeat plan --wanted' prints."
+            ) from None
 
     def to_json(self) -> str:
         return json.dumps(

@@ -17,8 +17,11 @@ _MERGE_AGAIN = "run Snakemake with --forcerun merge_index."
 
 
 def read_slices(results: ResultsFolder, shard: str) -> dict[str, Slice]:
-    """What decides the frames of a shard's videos, by key. Raises ``UserError`` where the file is gone."""
-    found: Shard = _read(results.shard(shard))
+    """What decides the frames of a shard's videos, by key. Raises ``UserError`` where the file is gone or broken."""
+    path = results.shard(shard)
+    found: Shard = _read(path)
+    if not isinstance(found.get("videos"), dict):
+        raise _broken(path)
     return found["videos"]
 
 
@@ -39,9 +42,20 @@ def read_records(results: ResultsFolder, shard: str) -> dict[str, VideoRecord]:
 
 
 def _read(path: Path) -> Any:
+    """The members of a JSON file."""
     if not path.is_file():
         raise UserError(f"{str(path)!r} is gone; {_MERGE_AGAIN}")
-    return read_json(path)
+    try:
+        found = read_json(path)
+    except ValueError:
+        raise _broken(path) from None
+    if not isinstance(found, dict):
+        raise _broken(path)
+    return found
+
+
+def _broken(path: Path) -> UserError:
+    return UserError(f"{str(path)!r} is not what a merge writes; {_MERGE_AGAIN}")
 
 
 def drop_empty_promises(results: ResultsFolder) -> None:
@@ -58,7 +72,7 @@ def _drop(promises: Path, files: Path) -> None:
     for path in promises.glob("*.json"):
         try:
             kept = read_json(path)["videos"].keys() <= there
-        except (OSError, ValueError, KeyError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             kept = False
         if not kept:
             path.unlink(missing_ok=True)

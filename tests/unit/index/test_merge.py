@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 from framefeat.errors import UserError
 from framefeat.identity import sample_key
 from framefeat.index import collection, fingerprints, merge
-from framefeat.layout import LEFT_OUT
+from framefeat.layout import LEFT_OUT, ResultsFolder
 from framefeat.settings import resolve
+from framefeat.shard_files import read_records
 from framefeat.video import container
 
 from tests.clips import audio_only, cut_short, noisy
@@ -41,7 +43,8 @@ def merged(tmp_path: Path, videos: Path | str, **config: Any) -> dict[str, dict[
     """Merge a folder; the records by id, and ``left_out.json`` under the empty id."""
     out = tmp_path / "out"
     merge.merge(resolve({"dataset": "t", "videos": str(videos)} | config), out)
-    records = [json.loads(path.read_text()) for path in (out / "videos").glob("*.json")]
+    results = ResultsFolder(out)
+    records = [record for shard in results.shard_names() for record in read_records(results, shard).values()]
     return {record["video_id"]: record for record in records} | {"": json.loads((out / LEFT_OUT).read_text())}
 
 
@@ -233,3 +236,70 @@ def test_a_video_that_no_row_needs_may_be_absent(tmp_path: Path, clip: Path) -> 
     frames.to_csv(tmp_path / "f.csv", index=False)
     with pytest.raises(UserError, match=r"'b' \(row 1\): 'gone.mp4'"):
         merged(tmp_path, "x", **tables)
+
+
+def tables_of(
+    tmp_path: Path, clip: Path, ids: list[str], times: list[float], seed: int = 0
+) -> dict[str, str]:
+    """Both indexes, in some order, of videos that are all the same file."""
+    videos = pd.DataFrame({"video_id": ids, "video_path": str(clip), "fps": 30})
+    videos.sample(frac=1, random_state=seed).to_csv(tmp_path / "v.csv", index=False)
+    rows = pd.DataFrame(
+        [(name, time) for name in ids for time in times], columns=["video_id", "timestamp_sec"]
+    )
+    rows.sample(frac=1, random_state=seed).assign(label=seed).to_csv(tmp_path / "f.csv", index=False)
+    return {"frame_index": str(tmp_path / "f.csv"), "video_index": str(tmp_path / "v.csv")}
+
+
+def shards_of(tmp_path: Path) -> dict[str, bytes]:
+    results = ResultsFolder(tmp_path / "out")
+    assert {path.stem for path in results.videos.glob("*.json")} == set(results.shard_names())
+    return {shard: results.shard(shard).read_bytes() for shard in results.shard_names()}
+
+
+def test_many_videos_are_dealt_into_shards(
+    tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shard is the same bytes whatever the order and the labels of the rows; another video changes its own alone."""
+    ids = [f"v {number:03}" for number in range(70)]
+    merged(tmp_path, "x", **tables_of(tmp_path, clip, ids, [0.0, 0.5]))
+    first = shards_of(tmp_path)
+    assert 30 < len(first) <= 64
+    assert all(re.fullmatch(r"shard\+\d\dof64", shard) for shard in first)
+    assert capsys.readouterr().err.endswith(f"140 rows of 70 videos in {len(first)} shards\n")
+    for shard, content in first.items():
+        slices = json.loads(content)["videos"]
+        assert list(slices) == sorted(slices)
+        for entry in slices.values():
+            assert list(entry) == ["video_id", "fingerprint", "fps", "alignment", "rows", "times_sha256"], (
+                shard
+            )
+    found = merged(tmp_path, "x", **tables_of(tmp_path, clip, ids, [0.5, 0.0], seed=1))
+    assert shards_of(tmp_path) == first
+    assert {record["rows"] for name, record in found.items() if name} == {2}
+    merged(tmp_path, "x", **tables_of(tmp_path, clip, [*ids, "w"], [0.0, 0.5], seed=2))
+    changed = {shard for shard, content in shards_of(tmp_path).items() if first.get(shard) != content}
+    assert len(changed) == 1
+    assert "w" in json.loads(shards_of(tmp_path)[changed.pop()])["videos"]
+
+
+def test_a_change_of_size_leaves_no_shard_of_before(tmp_path: Path, clip: Path) -> None:
+    """From 65 videos to 64, each of them a shard: no file of the last merge stays."""
+    ids = [f"v{number:03}" for number in range(65)]
+    before = merged(tmp_path, "x", **tables_of(tmp_path, clip, ids, [0.0]))
+    assert not set(shards_of(tmp_path)) & set(ids)
+    after = merged(tmp_path, "x", **tables_of(tmp_path, clip, ids[:64], [0.0]))
+    assert set(shards_of(tmp_path)) == set(ids[:64])
+    assert {name: after[name] for name in ids[:64]} == {name: before[name] for name in ids[:64]}
+
+
+def test_the_size_of_a_shard_is_asked_for(tmp_path: Path, clip: Path) -> None:
+    """``shard_rows`` deals the same videos otherwise, and changes nothing that is known of them."""
+    ids = [f"v{number:03}" for number in range(140)]
+    tables = tables_of(tmp_path, clip, ids, [0.0, 0.1, 0.2, 0.3])
+    usual = merged(tmp_path, "x", **tables)
+    index = (tmp_path / "out" / "index.parquet").read_bytes()
+    assert all(shard.endswith("of64") for shard in shards_of(tmp_path))
+    assert merged(tmp_path, "x", shard_rows=4, **tables) == usual
+    assert all(shard.endswith("of128") for shard in shards_of(tmp_path))
+    assert (tmp_path / "out" / "index.parquet").read_bytes() == index

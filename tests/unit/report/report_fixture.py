@@ -2,6 +2,7 @@
 pixels."""
 
 import csv
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from framefeat import stored
+from framefeat.layout import ResultsFolder
 from framefeat.names import video_key
 from framefeat.results import verdict
+from framefeat.shard_files import Work
 from PIL import Image
 
 Features = Callable[[np.ndarray], np.ndarray]
@@ -93,9 +97,9 @@ def write_run(
     geometry: str = "squash224",
     order: np.ndarray | None = None,
 ) -> Path:
-    """Write ``root/results/{dataset}`` and ``root/benchmarks/{dataset}``; returns the former. ``order`` permutes the
-    index."""
-    results, benchmarks = root / "results" / dataset, root / "benchmarks" / dataset
+    """Write ``root/results/{dataset}``, ``root/benchmarks/{dataset}`` and ``root/logs/{dataset}``; returns the first.
+    ``order`` permutes the index. Each video is a shard."""
+    results, benchmarks, logs = (root / kind / dataset for kind in ("results", "benchmarks", "logs"))
     backbones = backbones or {"colour_grid": colour_features}
     random = np.random.default_rng(1)
     tables = []
@@ -126,13 +130,16 @@ def write_run(
         )
         for video in videos:
             seconds = len(video.times) / random.uniform(60, 120)
-            _benchmark(
-                benchmarks / "extract_features" / name / f"{video_key(video.video_id)}.tsv", seconds, 700
-            )
+            job = Path("extract_features", name, video_key(video.video_id))
+            _benchmark(benchmarks / f"{job}.tsv", seconds, 700)
+            _log(logs / f"{job}.log", 1, len(video.times))
         _benchmark(benchmarks / "assemble" / f"{name}.tsv", 1.2, 150)
     for video in videos:
         seconds = len(video.times) / random.uniform(30, 200)
-        _benchmark(benchmarks / "sample_frames" / geometry / f"{video_key(video.video_id)}.tsv", seconds, 220)
+        job = Path("sample_frames", geometry, video_key(video.video_id))
+        _benchmark(benchmarks / f"{job}.tsv", seconds, 220)
+        _log(logs / f"{job}.log", 1, len(video.times))
+        _shard(results, video_key(video.video_id), [video.video_id])
     _benchmark(benchmarks / "merge_index" / "merge_index.tsv", 2.1, 120)
     return results
 
@@ -142,10 +149,10 @@ def _write_pictures(
 ) -> None:
     key = video_key(video.video_id)
     kept = np.unique(np.round(np.linspace(0, len(video.frames) - 1, min(24, len(video.frames)))).astype(int))
-    sprite = np.concatenate([video.frames[place] for place in kept], axis=1)
-    folder = results / "thumbnails" / geometry
-    folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sprite).save(folder / f"{key}.jpg", quality=80)
+    sprite = io.BytesIO()
+    Image.fromarray(np.concatenate([video.frames[place] for place in kept], axis=1)).save(
+        sprite, "JPEG", quality=80
+    )
     evidence = {
         "schema": 1, "video_id": video.video_id, "video": video.container, "decoder": "decord",
         "rows": {
@@ -155,9 +162,8 @@ def _write_pictures(
         "thumbnails": {"rows": kept.tolist(), "height": video.frames.shape[1], "width": video.frames.shape[2]},
         "warnings": list(video.warnings), "problems": list(video.problems),
     }  # fmt: skip
-    folder = results / "evidence" / geometry
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{key}.json").write_text(json.dumps(evidence), encoding="utf-8")
+    path = ResultsFolder(results).evidence(geometry, key)
+    stored.write(path, evidence, {"thumbnails": stored.as_bytes(sprite.getvalue())})
 
 
 def _write_backbone(
@@ -214,6 +220,18 @@ def _benchmark(path: Path, seconds: float, memory: float) -> None:
         )
 
 
+def _log(path: Path, videos: int, rows: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{Work(videos, videos, rows)}\n")
+
+
+def _shard(results: Path, name: str, ids: Sequence[str]) -> None:
+    """What the report reads of a shard: that it is there, and its videos."""
+    path = ResultsFolder(results).shard(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"videos": {video_key(video_id): {"video_id": video_id} for video_id in ids}}))
+
+
 def leave_out(results: Path, path: str, reason: str) -> None:
     """As a merge tells of a file that it did not take."""
     told = {"schema": 1, "dropped": [], "files": [{"path": path, "reason": reason}], "unread": []}
@@ -227,8 +245,9 @@ def write_many(root: Path, videos: int, rows: int = 20, dim: int = 960, dataset:
     folder.mkdir(parents=True, exist_ok=True)
     model = drawn("0", [rows // 2, rows - rows // 2], seed=3)
     template = write_run(root / "template", [model], dataset=dataset)
-    sprite = (template / "thumbnails" / "squash224" / "0.jpg").read_bytes()
-    evidence = json.loads((template / "evidence" / "squash224" / "0.json").read_text())
+    files = ResultsFolder(template)
+    evidence = stored.read_record(files.evidence("squash224", "0"))
+    sprite = stored.read_array(files.evidence("squash224", "0"), "thumbnails")
     manifest = json.loads((template / "colour_grid" / "feature_manifest.json").read_text())
     entry = manifest["videos"][0]
     random = np.random.default_rng(0)
@@ -236,25 +255,29 @@ def write_many(root: Path, videos: int, rows: int = 20, dim: int = 960, dataset:
         folder / f"{dataset}_features.npy", mode="w+", dtype=np.float32, shape=(videos * rows, dim)
     )
     entries = []
-    for kind in ("thumbnails", "evidence"):
-        (results / kind / "squash224").mkdir(parents=True, exist_ok=True)
+    buckets: dict[str, list[str]] = {}
     for number in range(videos):
         video_id = f"video {number:05d}"
         key = video_key(video_id)
         scene = random.random((2, dim)).astype(np.float32)
         matrix[number * rows : (number + 1) * rows] = np.repeat(scene, [rows // 2, rows - rows // 2], axis=0)
         matrix[number * rows : (number + 1) * rows] += 0.1 * random.random((rows, dim), dtype=np.float32)
-        (results / "thumbnails" / "squash224" / f"{key}.jpg").write_bytes(sprite)
-        (results / "evidence" / "squash224" / f"{key}.json").write_text(
-            json.dumps({**evidence, "video_id": video_id})
+        stored.write(
+            ResultsFolder(results).evidence("squash224", key),
+            {**evidence, "video_id": video_id},
+            {"thumbnails": sprite},
         )
+        buckets.setdefault(f"shard+{number % 64:02}of64", []).append(video_id)
         warned = ["the index says 25 fps, the file 24"] if number % 10 == 0 else []
         entries.append({
             **entry, "video_id": video_id, "first_row": number * rows, "last_row": number * rows + rows - 1,
             "features_sha256": str(number), "warnings": warned,
         })  # fmt: skip
+    for shard, ids in buckets.items():
+        _shard(results, shard, ids)
         for rule in ("sample_frames/squash224", "extract_features/backbone"):
-            _benchmark(root / "benchmarks" / dataset / rule / f"{key}.tsv", 0.5, 200)
+            _benchmark(root / "benchmarks" / dataset / rule / f"{shard}.tsv", 0.5 * len(ids), 200)
+            _log(root / "logs" / dataset / rule / f"{shard}.log", len(ids), len(ids) * rows)
     matrix.flush()
     one = pd.read_parquet(template / "colour_grid" / "frame_index.parquet")
     index = pd.concat([one] * videos, ignore_index=True)

@@ -1,12 +1,14 @@
 """The report: its numbers, its choice of what is shown, and a page that is whole, bounded and safe."""
 
 import base64
+import io
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from framefeat import stored
 from framefeat.errors import UserError
 from framefeat.report import build, frame_map, gather, numbers, section, stages, thumbs
 from framefeat.vectors import row_lengths, unit_rows
@@ -43,7 +45,9 @@ def page_data(page: str) -> dict:
 @pytest.fixture(scope="module")
 def page(run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     out = tmp_path_factory.mktemp("page") / "report.html"
-    facts = build.build(run, out, benchmarks=run.parents[1] / "benchmarks" / "demo", logs="logs/demo")
+    facts = build.build(
+        run, out, benchmarks=run.parents[1] / "benchmarks" / "demo", logs=run.parents[1] / "logs" / "demo"
+    )
     assert facts["videos"] == 4
     assert facts["bytes"] == out.stat().st_size
     return out.read_text(encoding="utf-8")
@@ -183,14 +187,17 @@ def test_damaged_sprite_is_left_out(run: Path, tmp_path: Path) -> None:
     import shutil
 
     shutil.copytree(run, tmp_path / "demo")
-    (tmp_path / "demo" / "thumbnails" / "squash224" / "plain.jpg").write_bytes(b"\xff\xd8 no picture")
+    path = tmp_path / "demo" / "evidence" / "squash224" / "plain.safetensors"
+    broken = stored.as_bytes(b"\xff\xd8 no picture")
+    stored.write(path, stored.read_record(path), {"thumbnails": broken})
     build.build(tmp_path / "demo", tmp_path / "report.html")
     assert len(page_data((tmp_path / "report.html").read_text(encoding="utf-8"))["sheets"]) == 3
 
 
 def test_many_videos_stay_bounded(tmp_path: Path) -> None:
     results = write_many(tmp_path, 700, rows=4, dim=16)
-    facts = build.build(results, tmp_path / "report.html", benchmarks=tmp_path / "benchmarks" / "many")
+    kept = {kind: tmp_path / kind / "many" for kind in ("benchmarks", "logs")}
+    facts = build.build(results, tmp_path / "report.html", **kept)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     data = page_data(page)
     assert facts["details"] == build.DETAILS
@@ -295,27 +302,65 @@ def test_reasons() -> None:
     assert gather.by_concern(backbone.videos)[0] == 3
 
 
+def write_job(root: Path, job: str, measured: str, log: str = "") -> None:
+    for kind, suffix, text in (
+        ("benchmarks", ".tsv", f"s\th:m:s\tmax_rss\tcpu_time\n{measured}"),
+        ("logs", ".log", log),
+    ):
+        path = root / kind / (job + suffix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
 def test_stages_add_up(tmp_path: Path) -> None:
-    folder = tmp_path / "sample_frames" / "squash224"
-    folder.mkdir(parents=True)
-    header = "s\th:m:s\tmax_rss\tcpu_time\n"
-    (folder / "a.tsv").write_text(header + "2.0\t0:00:02\t100.5\t1.5\n")
-    (folder / "b.tsv").write_text(header + "2.0\t0:00:02\tNA\t-\n")
-    (tmp_path / "merge_index").mkdir()
-    (tmp_path / "merge_index" / "merge_index.tsv").write_text("")
-    merge, sample = stages.read_stages(tmp_path, {"a": 30, "b": 10})
+    """Frames are those that the jobs worked on: of shards of several videos, and of what a run left to do."""
+    two = "--- a: new\nworked on 1 of 1 videos, 9 rows\nworked on 2 of 3 videos, 30 rows\n"
+    write_job(tmp_path, "sample_frames/squash224/shard+00of64", "2.0\t0:00:02\t100.5\t1.5\n", two)
+    write_job(
+        tmp_path,
+        "sample_frames/squash224/shard+01of64",
+        "2.0\t0:00:02\tNA\t-\n",
+        "worked on 1 of 1 videos, 10 rows\n",
+    )
+    (tmp_path / "benchmarks" / "merge_index").mkdir()
+    (tmp_path / "benchmarks" / "merge_index" / "merge_index.tsv").write_text("")
+    folders = tmp_path / "benchmarks", tmp_path / "logs"
+    merge, sample = stages.read_stages(*folders, ["shard+00of64", "shard+01of64"])
     assert merge.seconds == 0
     assert (sample.jobs, sample.seconds, sample.cpu_seconds, sample.max_rss_mb) == (2, 4.0, 1.5, 100.5)
     assert sample.frames_per_second == 10
-    assert stages.read_stages(tmp_path / "none", {}) == []
+    assert sample.rates == [15, 5]
+    assert stages.read_stages(tmp_path / "none", None, []) == []
 
 
-def test_large_sprites_are_made_smaller(tmp_path: Path) -> None:
+def test_jobs_of_shards_that_are_no_more_do_not_count(tmp_path: Path) -> None:
+    """As after the collection doubled, or a video left it."""
+    for shard in ("gone", "shard+00of64", "shard+000of128"):
+        for rule in ("sample_frames/squash224", "extract_features/net"):
+            write_job(
+                tmp_path, f"{rule}/{shard}", "1.0\t0:00:01\t50\t1\n", "worked on 2 of 2 videos, 6 rows\n"
+            )
+    write_job(tmp_path, "assemble/net/net", "1.0\t0:00:01\t50\t1\n")
+    found = stages.read_stages(tmp_path / "benchmarks", tmp_path / "logs", {"shard+000of128"})
+    assert [(stage.label, stage.jobs, stage.frames) for stage in found] == [
+        ("sample_frames · squash224", 1, 6), ("extract_features · net", 1, 6), ("assemble · net", 1, 0),
+    ]  # fmt: skip
+
+
+def test_jobs_without_a_log_have_no_rate(tmp_path: Path) -> None:
+    write_job(tmp_path, "sample_frames/squash224/a", "2.0\t0:00:02\t100\t1\n", "killed")
+    for logs in (tmp_path / "logs", tmp_path / "none", None):
+        (stage,) = stages.read_stages(tmp_path / "benchmarks", logs, {"a"})
+        assert (stage.jobs, stage.frames_per_second, stage.rates) == (1, None, [])
+
+
+def test_large_sprites_are_made_smaller() -> None:
     from PIL import Image
 
     noise = np.random.default_rng(0).integers(0, 256, (200, 24 * 300, 3)).astype(np.uint8)
-    Image.fromarray(noise).save(tmp_path / "a.jpg", quality=95)
-    sheet = thumbs.sprite(tmp_path / "a.jpg", 24, 100_000)
+    payload = io.BytesIO()
+    Image.fromarray(noise).save(payload, "JPEG", quality=95)
+    sheet = thumbs.sprite(payload.getvalue(), 24, 100_000)
     assert sheet is not None
     assert len(sheet.source) < 100_000 * 1.4
     assert sheet.width / sheet.height == pytest.approx(1.5, rel=0.1)

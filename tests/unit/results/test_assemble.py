@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from framefeat import stored
 from framefeat.errors import UserError
 from framefeat.files import read_json, write_json
 from framefeat.identity import features_key, identifying, request_key, sample_key, times_digest
@@ -43,17 +44,17 @@ class Parts:
         self.model = self.results / "model"
         self.features: dict[str, np.ndarray] = {}
         random = np.random.default_rng(0)
+        self.slices: dict[str, dict[str, Any]] = {}
         for video, count in (("a", 3), ("b", 2), ("c", 4)):
             times = np.arange(count) / 2
             wanted = {
+                "video_id": video,
                 "fingerprint": video * 64,
                 "times_sha256": times_digest(times),
                 "fps": 25.0,
                 "rows": count,
             }
-            write_json_in(
-                self.results / "slices" / f"{video}.json", wanted | {"video_id": video, "schema": 1}
-            )
+            self.slices[video] = wanted
             evidence = {
                 "video_id": video,
                 "key": sample_key(wanted, geometry="squash224", **HOW),
@@ -71,8 +72,9 @@ class Parts:
                 "warnings": [],
                 "problems": [],
             }
-            write_json_in(self.evidence(video), evidence)
+            self.store_evidence(video, evidence)
             self.embed(video, random.standard_normal((count, DIM)).astype(np.float32))
+        self.write_shards()
         order = [
             ("b", 1),
             ("a", 2),
@@ -94,14 +96,29 @@ class Parts:
         names = json.dumps(["video_id", "timestamp_sec", "label"])
         pq.write_table(table.replace_schema_metadata({COLUMNS: names}), self.results / "index.parquet")
 
-    def evidence(self, video: str) -> Path:
-        return self.results / "evidence" / "squash224" / f"{video}.json"
+    def shard(self, name: str) -> Path:
+        return self.results / "shards" / f"{name}.json"
 
-    def record(self, video: str) -> Path:
-        return self.model / "features" / f"{video}.json"
+    def write_shards(self) -> None:
+        """``a`` and ``c`` in one shard, ``b`` in another."""
+        for name, videos in (("shard+0of2", "ac"), ("shard+1of2", "b")):
+            slices = {video: self.slices[video] for video in videos}
+            write_json_in(self.shard(name), {"schema": 3, "videos": slices})
+
+    def evidence(self, video: str) -> Path:
+        return self.results / "evidence" / "squash224" / f"{video}.safetensors"
+
+    def read_evidence(self, video: str) -> dict[str, Any]:
+        return stored.read_record(self.evidence(video))
+
+    def store_evidence(self, video: str, evidence: dict[str, Any]) -> None:
+        stored.write(self.evidence(video), evidence, {"thumbnails": stored.as_bytes(b"")})
 
     def array(self, video: str) -> Path:
-        return self.model / "features" / f"{video}.npy"
+        return self.model / "features" / f"{video}.safetensors"
+
+    def store_features(self, video: str, record: Any, features: np.ndarray) -> None:
+        stored.write(self.array(video), record, {"features": features})
 
     def embed(
         self, video: str, features: np.ndarray, precision: str = "float32", weights: str = "w1"
@@ -110,7 +127,7 @@ class Parts:
         asked = request_key(json.dumps(identifying(SPEC)), weights, precision)
         self.features[video] = features
         record = {
-            "key": features_key(asked, read_json(self.evidence(video))),
+            "key": features_key(asked, self.read_evidence(video)),
             "weights_sha256": "0" * 64,
             "features_sha256": hashlib.sha256(features.tobytes()).hexdigest(),
             "recheck": {"rows": [0], "agrees": True},
@@ -121,8 +138,7 @@ class Parts:
             "warnings": [],
             "versions": {"torch": "2"},
         }
-        write_json_in(self.record(video), record)
-        np.save(self.array(video), features)
+        self.store_features(video, record, features)
 
     def assemble(self, **more: str) -> dict[str, Any]:
         values = {
@@ -168,11 +184,11 @@ def test_row_i_is_row_i(parts: Parts) -> None:
 
 
 def test_one_bad_row_and_nothing_is_verified(parts: Parts) -> None:
-    evidence = read_json(parts.evidence("b"))
+    evidence = parts.read_evidence("b")
     evidence["rows"]["status"][1], evidence["rows"]["native_idx"][1] = "bad", -1
     evidence["rows"]["pts_sec"][1] = None
     evidence["problems"] = ["row 1: broken"]
-    write_json(parts.evidence("b"), evidence)
+    parts.store_evidence("b", evidence)
     features = parts.features["b"].copy()
     features[1] = np.nan
     parts.embed("b", features)
@@ -188,16 +204,15 @@ def test_one_bad_row_and_nothing_is_verified(parts: Parts) -> None:
 
 def test_all_videos_with_bad_rows_are_listed_and_how_to_go_on(parts: Parts) -> None:
     """Those whose frames are bad, and those whose features are."""
-    path = parts.evidence("a")
-    evidence = read_json(path)
+    evidence = parts.read_evidence("a")
     evidence["rows"] |= {"status": ["bad"] * 3, "native_idx": [-1] * 3, "pts_sec": [None] * 3}
-    write_json(path, evidence | {"problems": ["'a.mp4': it is no video", "more"], "decoder": None})
+    parts.store_evidence("a", evidence | {"problems": ["'a.mp4': it is no video", "more"], "decoder": None})
     parts.embed("a", np.full((3, DIM), np.nan, np.float32))
     features = parts.features["c"].copy()
     features[2] = np.nan
     parts.embed("c", features)
-    record = read_json(parts.record("c"))
-    write_json(parts.record("c"), record | {"bad_rows": [2], "problems": ["row 2 is not finite"]})
+    record = stored.read_record(parts.array("c"))
+    parts.store_features("c", record | {"bad_rows": [2], "problems": ["row 2 is not finite"]}, features)
     with pytest.raises(UserError) as error:
         parts.assemble()
     heading, *listed, advice = str(error.value).splitlines()
@@ -225,10 +240,10 @@ def test_a_rule_that_does_not_fit_the_file(parts: Parts) -> None:
     video = {"frames": 50, "frames_found": 50, "fps": 20.0, "interval_sec": 0.05, "vfr": False}
     video["index_source"] = "packets"
     assert parts.assemble()["verdict"] == "verified"
-    evidence = read_json(parts.evidence("c"))
+    evidence = parts.read_evidence("c")
     evidence["video"] = video
     evidence["rows"]["pts_sec"] = [number / 20 for number in evidence["rows"]["native_idx"]]
-    write_json(parts.evidence("c"), evidence)
+    parts.store_evidence("c", evidence)
     parts.embed("c", parts.features["c"])
     manifest = parts.assemble()
     assert list(manifest)[:6] == [
@@ -248,8 +263,8 @@ def test_a_rule_that_does_not_fit_the_file(parts: Parts) -> None:
 
 
 def test_a_file_that_cannot_be_understood_is_never_verified(parts: Parts) -> None:
-    evidence = read_json(parts.evidence("b")) | {"doubts": ["order and times contradict each other"]}
-    write_json(parts.evidence("b"), evidence)
+    evidence = parts.read_evidence("b") | {"doubts": ["order and times contradict each other"]}
+    parts.store_evidence("b", evidence)
     parts.embed("b", parts.features["b"])
     manifest = parts.assemble()
     assert manifest["alignment_verified"] is False
@@ -261,13 +276,13 @@ def test_a_file_that_cannot_be_understood_is_never_verified(parts: Parts) -> Non
 
 
 def other_time(parts: Parts) -> None:
-    path = parts.results / "slices" / "b.json"
-    write_json(path, read_json(path) | {"times_sha256": "0" * 64})
+    parts.slices["b"]["times_sha256"] = "0" * 64
+    parts.write_shards()
 
 
 def other_content(parts: Parts) -> None:
-    path = parts.results / "slices" / "b.json"
-    write_json(path, read_json(path) | {"fingerprint": "0" * 64})
+    parts.slices["b"]["fingerprint"] = "0" * 64
+    parts.write_shards()
 
 
 def other_weights(parts: Parts) -> None:
@@ -279,13 +294,14 @@ def other_precision(parts: Parts) -> None:
 
 
 def sampled_again(parts: Parts) -> None:
-    evidence = read_json(parts.evidence("b"))
+    evidence = parts.read_evidence("b")
     evidence["rows"]["native_idx"][1] += 1
-    write_json(parts.evidence("b"), evidence)
+    parts.store_evidence("b", evidence)
 
 
 def edited_features(parts: Parts) -> None:
-    np.save(parts.array("b"), parts.features["b"][::-1])
+    record = stored.read_record(parts.array("b"))
+    parts.store_features("b", record, np.ascontiguousarray(parts.features["b"][::-1]))
 
 
 def cut_features(parts: Parts) -> None:
@@ -293,25 +309,25 @@ def cut_features(parts: Parts) -> None:
 
 
 def cut_evidence(parts: Parts) -> None:
-    parts.evidence("b").write_text("{")
+    parts.evidence("b").write_bytes(parts.evidence("b").read_bytes()[:20])
 
 
 def listed_record(parts: Parts) -> None:
-    parts.record("b").write_text("[]")
+    parts.store_features("b", [], parts.features["b"])
 
 
 @pytest.mark.parametrize(
     ("damage", "file", "reason"),
     [
-        (other_time, "evidence/squash224/b.json", "its times changed"),
-        (other_content, "evidence/squash224/b.json", "the file's content changed"),
-        (other_weights, "model/features/b.json", "other weights"),
-        (other_precision, "model/features/b.json", "precision changed from bf16 to float32"),
-        (sampled_again, "model/features/b.json", "its frames were sampled again since"),
-        (edited_features, "model/features/b.npy", "is not what it was"),
-        (cut_features, "model/features/b.npy", "cannot be used"),
-        (cut_evidence, "evidence/squash224/b.json", "cannot be used"),
-        (listed_record, "model/features/b.json", "cannot be used"),
+        (other_time, "evidence/squash224/b.safetensors", "its times changed"),
+        (other_content, "evidence/squash224/b.safetensors", "the file's content changed"),
+        (other_weights, "model/features/b.safetensors", "other weights"),
+        (other_precision, "model/features/b.safetensors", "precision changed from bf16 to float32"),
+        (sampled_again, "model/features/b.safetensors", "its frames were sampled again since"),
+        (edited_features, "model/features/b.safetensors", "is not what it was"),
+        (cut_features, "model/features/b.safetensors", "cannot be used"),
+        (cut_evidence, "evidence/squash224/b.safetensors", "cannot be used"),
+        (listed_record, "model/features/b.safetensors", "cannot be used"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -329,9 +345,21 @@ def test_parts_that_do_not_fit_are_named(
     assert read_json(parts.model / "feature_manifest.json")["matrix_sha256"] == before
 
 
-def test_a_slice_that_is_gone(parts: Parts) -> None:
-    (parts.results / "slices" / "c.json").unlink()
-    with pytest.raises(UserError, match=r"slices/c\.json' is gone; .*--forcerun merge_index"):
+def test_shards_decide_no_byte(parts: Parts) -> None:
+    parts.assemble()
+    names = ("toy_features.npy", "frame_index.parquet", "feature_manifest.json")
+    before = [(parts.model / name).read_bytes() for name in names]
+    for shard in ("shard+0of2", "shard+1of2"):
+        parts.shard(shard).unlink()
+    for video, entry in parts.slices.items():
+        write_json_in(parts.shard(video), {"schema": 3, "videos": {video: entry}})
+    parts.assemble()
+    assert [(parts.model / name).read_bytes() for name in names] == before
+
+
+def test_a_video_that_no_shard_has(parts: Parts) -> None:
+    parts.shard("shard+1of2").unlink()
+    with pytest.raises(UserError, match=r"shards' knows no video 'b'; .*--forcerun merge_index"):
         parts.assemble()
 
 

@@ -4,8 +4,34 @@ tests/edits."""
 from pathlib import Path
 
 import pytest
+from framefeat import settings
 from framefeat.errors import UserError
+from framefeat.layout import ResultsFolder
 from framefeat.run import plan as run_plan
+
+from tests.unit.shard_fixture import record, store_evidence, store_features, write_merge
+
+
+def test_videos_that_are_done_are_counted_across_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the words after an interruption: with every backbone, and whether or not a shard is done."""
+    wanted = settings.resolve(
+        {"dataset": "toy", "videos": str(tmp_path), "backbones": ["resnet18", "resnet50"]}
+    )
+    asked = run_plan.wanted_of(wanted, run_plan.chosen_backbones(wanted))
+    results = ResultsFolder(tmp_path)
+    write_merge(results, {"shard+0of2": [record("a"), record("b")], "shard+1of2": [record("c")]})
+    assert run_plan.videos_done(wanted, results) == (0, 3)
+    for video in "ab":
+        for geometry in asked.geometries:
+            store_evidence(results, asked, record(video), geometry)
+    for video, backbones in {"a": asked.backbones, "b": asked.backbones[:1]}.items():
+        for backbone in backbones:
+            store_features(results, backbone, video)
+    assert run_plan.videos_done(wanted, results) == (1, 3)
+    store_features(results, asked.backbones[1], "b")
+    assert run_plan.videos_done(wanted, results) == (2, 3)
 
 
 def test_outside_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,50 +1,99 @@
 """The line under a run, and Snakemake's output unchanged around it."""
 
 import io
-import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from framefeat.files import write_json
+from framefeat.layout import ResultsFolder
 from framefeat.run import progress
+from framefeat.shard_files import read_slices
 
 LogEvent = pytest.importorskip("snakemake_interface_logger_plugins.common").LogEvent
 
 
-def evidence(folder: Path, name: str, rows: int) -> str:
-    path = folder / "evidence" / "squash224" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"rows": {"status": ["ok"] * rows}}))
-    return str(path)
+SAMPLE, EXTRACT = progress.SAMPLE, progress.EXTRACT
+
+
+def merged(folder: Path, shards: Mapping[str, int]) -> ResultsFolder:
+    """What the last merge left: shards of so many videos each."""
+    results = ResultsFolder(folder)
+    for shard, videos in shards.items():
+        entries = {f"{shard}-{number}": {"rows": 100} for number in range(videos)}
+        write_json(results.shard(shard), {"schema": 3, "videos": entries})
+    return results
+
+
+def finished(results: ResultsFolder, rule: str, shard: str, rows: int, backbone: str = "net") -> list[str]:
+    """The files that a job has made of a shard, as Snakemake names them."""
+    sampled = results.sampled("squash224", shard)
+    path = sampled if rule == SAMPLE else results.backbone(backbone).extracted(shard)
+    write_json(path, {"rows": rows, "videos": dict.fromkeys(read_slices(results, shard), "digest")})
+    return [str(path), str(results.frames_ready("squash224", shard))][: 2 if rule == SAMPLE else 1]
 
 
 def test_tally(tmp_path: Path) -> None:
+    results = merged(tmp_path, {f"v{video}": 1 for video in range(10)})
     tally = progress.Tally()
     assert tally.line(0.0) == ""
     tally.run_begins({"merge_index": 1, "assemble": 1, "report": 1, "all": 1, "total": 4})
     tally.steps(1, 24)
     number = 0
     for video in range(6):
-        path = evidence(tmp_path, str(video), 100)
         for rule, begin, end in (
-            ("sample_frames", 10.0 * video, 10.0 * video + 5),
-            ("extract_features", 10.0 * video + 5, 10.0 * video + 10),
+            (SAMPLE, 10.0 * video, 10.0 * video + 5),
+            (EXTRACT, 10.0 * video + 5, 10.0 * video + 10),
         ):
             number += 1
-            sampling = rule == "sample_frames"
-            tally.job_begins(number, rule, [] if sampling else [path], [path] if sampling else [], begin)
+            tally.job_begins(number, rule, [], finished(results, rule, f"v{video}", 100), begin)
             tally.job_ends(number, end)
             tally.steps(1 + number, 24)
-    assert (tally.sampled, tally.embedded, tally.frames, tally.of_videos) == (6, 6, 600, 10)
+    assert (tally.sampled, tally.embedded, tally.frames, tally.of_videos) == (6, 6, 600, (6, 10))
     assert tally.frames_per_second(60.0) == pytest.approx(10.0)
     assert tally.seconds_left(60.0) == pytest.approx(11 * 5.0)
     assert tally.line(60.0) == "6 of 10 videos · 600 frames · 10 frames/s · about 55 s left · 13 of 24 steps"
 
 
-def test_a_narrow_terminal_gets_what_tells_most(tmp_path: Path) -> None:
-    tally = progress.Tally(sampled=7, embedded=6, frames=1200, failed=1, done=13, total=24)
+def test_a_job_counts_as_the_videos_of_its_shard(tmp_path: Path) -> None:
+    """Two backbones; shards of unlike size, of which the first are done."""
+    results = merged(tmp_path, {"shard+0of4": 3, "shard+1of4": 5, "shard+2of4": 8, "shard+3of4": 4})
+    tally = progress.Tally()
+    tally.run_begins({"assemble": 2, "report": 1, "all": 1, "total": 4})
+    jobs = [(SAMPLE, "", 0, 300), (EXTRACT, "a", 0, 300), (EXTRACT, "b", 0, 300), (SAMPLE, "", 1, 700)]
+    jobs += [(EXTRACT, "a", 1, 700)]
+    for number, (rule, backbone, shard, rows) in enumerate(jobs):
+        outputs = finished(results, rule, f"shard+{shard}of4", rows, backbone)
+        tally.job_begins(number, rule, [], outputs, float(number))
+        assert tally.of_videos is None or number
+        tally.job_ends(number, float(number + 1))
+        tally.steps(number + 1, 4 + 3 * 4)
+    assert (tally.videos, tally.shards) == (20, 4)
+    assert (tally.sampled, tally.embedded, tally.frames) == (8, 11, 1300)
+    # 8 extractions in all, 3 of them done: 5 are to come, of 20 / 4 videos as far as anyone knows.
+    assert tally.of_videos == (40 - 25, 40)
+    assert tally.line(5.0).startswith("15 of 40 videos · 1,300 frames · 260 frames/s")
+
+
+def test_what_is_decoded_and_waits_is_told(tmp_path: Path) -> None:
+    results = merged(tmp_path, {"shard+0of2": 6, "shard+1of2": 6})
+    tally = progress.Tally()
+    tally.run_begins({"assemble": 1, "total": 1})
+    for number in range(2):
+        tally.job_begins(number, SAMPLE, [], finished(results, SAMPLE, f"shard+{number}of2", 60), 0.0)
+        tally.job_ends(number, 1.0)
+    tally.steps(2, 5)
+    assert tally.line(1.0) == "0 of 12 videos · 12 decoded · 2 of 5 steps"
+
+
+def test_a_narrow_terminal_gets_what_tells_most() -> None:
+    tally = progress.Tally(
+        sampled=7, embedded=6, frames=1200, failed=1, done=13, total=24, videos=11, shards=11
+    )
     tally._counts = {"assemble": 1, "report": 1}
+    tally._sampling, tally._extracted = 7, 6
     whole = tally.line(60.0)
     assert whole == "6 of 11 videos · 7 decoded · 1,200 frames · 1 failed · 13 of 24 steps"
     assert tally.line(60.0, len(whole)) == whole
@@ -53,32 +102,44 @@ def test_a_narrow_terminal_gets_what_tells_most(tmp_path: Path) -> None:
     assert tally.line(60.0, 10) == "6 of 11 vi"
 
 
-def test_a_resumed_run_counts_from_all_videos(tmp_path: Path) -> None:
-    (tmp_path / "slices").mkdir()
-    for number in range(40):
-        (tmp_path / "slices" / f"v{number}.json").touch()
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_resumed_run_counts_from_all_videos(tmp_path: Path, size: int) -> None:
+    results = merged(tmp_path, {f"v{number}": size for number in range(40)})
     tally = progress.Tally()
     tally.run_begins({"assemble": 1, "report": 1, "all": 1, "total": 3})
     tally.steps(0, 23)
-    path = evidence(tmp_path, "v39", 5)
-    tally.job_begins(1, "sample_frames", [], [path], 0.0)
-    tally.job_ends(1, 1.0)
-    tally.job_begins(2, "extract_features", [path], [], 1.0)
-    tally.job_ends(2, 2.0)
+    for number, rule in enumerate((SAMPLE, EXTRACT)):
+        tally.job_begins(number, rule, [], finished(results, rule, "v39", 5), float(number))
+        tally.job_ends(number, number + 1.0)
     tally.steps(2, 23)
-    assert tally.line(2.0).startswith("31 of 40 videos")
+    assert tally.line(2.0).startswith(f"{31 * size} of {40 * size} videos")
 
 
-def test_unknown_jobs_and_lost_evidence() -> None:
+def test_unknown_jobs_and_lost_files(tmp_path: Path) -> None:
     tally = progress.Tally()
     tally.job_ends(7, 1.0)
-    tally.job_begins(1, "extract_features", ["results/x/evidence/g/gone.json"], [], 0.0)
+    tally.job_begins(1, EXTRACT, [], [str(tmp_path / "results/x/net/extracted/gone.json")], 0.0)
     tally.job_ends(1, 1.0)
-    assert (tally.embedded, tally.frames) == (1, 0)
-    tally.job_begins(2, "sample_frames", [], [], 0.0)
+    assert (tally.embedded, tally.frames, tally.of_videos) == (0, 0, None)
+    tally.job_begins(2, SAMPLE, [], [], 0.0)
     tally.job_fails(2)
     tally.job_fails(2)
     assert "1 failed" in tally.line(2.0)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"videos": 3}', '{"rows": 1}'])
+def test_a_file_that_is_not_whole_ends_no_run(tmp_path: Path, text: str) -> None:
+    results = merged(tmp_path, {"a": 2})
+    (tmp_path / "shards" / "b.json").write_text(text)
+    tally = progress.Tally()
+    for number, shard in enumerate("ab"):
+        path = results.sampled("squash224", shard)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        tally.job_begins(number, SAMPLE, [], [str(path)], 0.0)
+        tally.job_ends(number, 1.0)
+    tally.steps(2, 2)
+    assert tally.line(1.0) == "2 of 2 steps"
 
 
 def test_words_for_time() -> None:

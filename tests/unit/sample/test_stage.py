@@ -1,492 +1,356 @@
+"""A shard of several videos: what is sampled and what is not, and what one video's trouble means for the others."""
+
 import errno
-import faulthandler
-import json
-import os
+import hashlib
+import shutil
 import signal
 import subprocess
 import sys
-import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from framefeat.errors import MachineError
-from framefeat.identity import sample_key
-from framefeat.proof import run as proof_run
-from framefeat.proof.numbered import RECIPES, read_number
-from framefeat.sample import attempt, child
-from framefeat.sample import stage as sample_stage
-from framefeat.sample.stage import sample_video
-from framefeat.video.decord import DecordReader
-from framefeat.video.pyav import PyavReader
-from framefeat.video.reader import Decoded, ReaderMistake
-from PIL import Image
+from framefeat import stored
+from framefeat.errors import UserError
+from framefeat.files import read_json
+from framefeat.identity import evidence_digest
+from framefeat.layout import ResultsFolder
+from framefeat.records import VideoRecord
+from framefeat.sample import video as sample_of_video
+from framefeat.sample.stage import SampleShard, run
+from framefeat.shard_files import Work
 
 from tests import clips
+from tests.unit.shard_fixture import GEOMETRY, backbone, record, store_features, wanted, write_merge
+
+SHARD = "shard+3of64"
 
 
-def record_of(path, times, fps=25.0):
-    return {
-        "video_id": path.stem,
-        "path": str(path),
-        "timestamps": list(times),
-        "fps": fps,
-        "fingerprint": "f" * 64,
-        "times_sha256": "t" * 64,
-    }
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return clips.noisy(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=12, key_every=12)
 
 
-def outputs_of(folder):
-    return {
-        "frames_path": folder / "a.npy",
-        "recheck_path": folder / "a.recheck.npy",
-        "thumbnails_path": folder / "a.jpg",
-        "evidence_path": folder / "a.json",
-    }
+class Job:
+    """The videos ``a``, ``b`` and ``c`` in one shard, and a job that samples them."""
+
+    def __init__(self, folder: Path, clip: Path) -> None:
+        self.results = ResultsFolder(folder / "results")
+        self.records: dict[str, VideoRecord] = {}
+        for video in "abc":
+            path = folder / f"{video}.mp4"
+            shutil.copy(clip, path)
+            self.records[video] = record(video, path)
+        self.asked = SampleShard(self.results, SHARD, GEOMETRY, wanted())
+        self.merge()
+
+    def merge(self) -> None:
+        write_merge(self.results, {SHARD: list(self.records.values())})
+
+    def sampled_by(self, **more: Any) -> list[str]:
+        """Run the job; the videos that were decoded."""
+        before = {video: self.stamp(video) for video in self.records}
+        told: list[None] = []
+        try:
+            run(replace(self.asked, **more), lambda: told.append(None))
+        finally:
+            changed = [video for video in self.records if self.stamp(video) != before[video]]
+        assert len(told) == len(changed)
+        return changed
+
+    def stamp(self, video: str) -> tuple[int, int] | None:
+        path = self.results.evidence(GEOMETRY, video)
+        return (path.stat().st_ino, path.stat().st_mtime_ns) if path.is_file() else None
+
+    def evidence(self, video: str) -> dict[str, Any]:
+        return stored.read_record(self.results.evidence(GEOMETRY, video))
+
+    def has_frames(self, video: str) -> bool:
+        paths = self.results.frames(GEOMETRY, video), self.results.recheck(GEOMETRY, video)
+        assert len({path.is_file() for path in paths}) == 1
+        return paths[0].is_file()
+
+    @property
+    def promise(self) -> Path:
+        return self.results.sampled(GEOMETRY, SHARD)
+
+    @property
+    def ready(self) -> Path:
+        return self.results.frames_ready(GEOMETRY, SHARD)
 
 
-def sample(folder, path, times, fps=25.0, decoder="auto", alignment="index", **more):
-    folder.mkdir(exist_ok=True)
-    evidence = sample_video(
-        record_of(path, times, fps),
-        geometry=more.pop("geometry", "squash96"),
-        alignment=alignment,
-        decoder=decoder,
-        **outputs_of(folder),
-        **more,
-    )
-    assert sorted(p.name for p in folder.iterdir()) == ["a.jpg", "a.json", "a.npy", "a.recheck.npy"]
-    assert json.loads((folder / "a.json").read_text()) == evidence
-    return evidence, np.load(folder / "a.npy")
+@pytest.fixture
+def job(tmp_path: Path, clip: Path) -> Job:
+    return Job(tmp_path, clip)
 
 
-@pytest.mark.parametrize("decoder", ["auto", "pyav", "decord"])
-def test_rows_carry_their_frame_and_their_evidence(tmp_path, decoder):
-    clip = clips.made("cfr_25.mp4")
-    times = [0.0, 0.5, 1.0, 1.001, 2.5, 3.96, 4.0]
-    evidence, frames = sample(tmp_path / "out", clip.path, times, decoder=decoder)
-    rows = evidence["rows"]
-    assert rows["native_idx"] == [0, 12, 25, 25, 62, 99, 99]
-    assert rows["status"] == ["ok"] * 6 + ["clamped"]
-    assert [read_number(frame) for frame in frames] == rows["native_idx"]
-    assert rows["pts_sec"] == pytest.approx([number / 25 for number in rows["native_idx"]])
-    assert rows["timestamp_sec"] == times
-    assert evidence["decoder"] == ("pyav" if decoder == "pyav" else "decord")
-    assert evidence["frame_size"] == [96, 128]
-    recheck = np.load(tmp_path / "out" / "a.recheck.npy")
-    assert evidence["recheck"]["agrees"]
-    assert evidence["recheck"]["reader"] == ("decord" if decoder == "pyav" else "pyav")
-    assert len(recheck) == len(evidence["recheck"]["rows"]) == 2
-    for row, frame in zip(evidence["recheck"]["rows"], recheck, strict=True):
-        np.testing.assert_allclose(frame, frames[row], atol=2)
-    assert rows["native_idx"][evidence["recheck"]["rows"][-1]] == 99
-    assert evidence["problems"] == []
-    assert set(evidence["versions"]) >= {"av", "pillow"}
-
-
-def test_both_decoders_give_the_same_bytes(tmp_path):
-    clip = clips.made("h264_pyramid.mp4")
-    times = [k / 2 for k in range(8)]
-    _, a = sample(tmp_path / "a", clip.path, times, decoder="decord")
-    _, b = sample(tmp_path / "b", clip.path, times, decoder="pyav")
-    np.testing.assert_array_equal(a, b)
-
-
-def test_thumbnails_name_their_rows_and_keep_the_aspect(tmp_path):
-    clip = clips.made("cfr_25.mp4")
-    evidence, _ = sample(tmp_path / "out", clip.path, [k / 25 for k in range(100)])
-    told = evidence["thumbnails"]
-    assert len(told["rows"]) == 24
-    assert (told["rows"][0], told["rows"][-1]) == (0, 99)
-    assert (told["height"], told["width"]) == (72, 96)
-    with Image.open(tmp_path / "out" / "a.jpg") as strip:
-        assert strip.size == (24 * 96, 72)
-        cell = np.asarray(strip.crop((96 * 5, 0, 96 * 6, 72)))
-    assert read_number(cell) == told["rows"][5]
-
-
-def test_times_past_the_end_are_bad_rows(tmp_path, capfd):
-    clip = clips.made("cfr_25.mp4")
-    evidence, frames = sample(tmp_path / "out", clip.path, [0.0, 4.04, 9.0])
-    assert evidence["rows"]["status"] == ["ok", "bad", "bad"]
-    assert evidence["rows"]["native_idx"] == [0, -1, -1]
-    assert evidence["rows"]["pts_sec"] == [0.0, None, None]
-    assert not frames[1:].any()
-    assert len(evidence["problems"]) == 2
-    assert "past the end: 4.04 s means frame 101, the video has 100 frames" in evidence["problems"][0]
+def test_a_damaged_video_is_a_finding_among_others(job: Job, capfd: pytest.CaptureFixture[str]) -> None:
+    Path(job.records["b"]["path"]).write_text("no video")
+    assert job.sampled_by() == ["a", "b", "c"]
+    status = {video: job.evidence(video)["rows"]["status"] for video in "abc"}
+    assert status == {"a": ["ok"] * 2, "b": ["bad"] * 2, "c": ["ok"] * 2}
+    assert "b.mp4" in job.evidence("b")["problems"][0]
+    digests = {video: evidence_digest(job.evidence(video)) for video in "abc"}
+    assert read_json(job.promise) == {"rows": 6, "videos": digests}
+    assert job.ready.is_file()
+    for video in "abc":
+        assert np.load(job.results.frames(GEOMETRY, video)).shape == (2, 96, 96, 3)
     told = capfd.readouterr()
-    assert "cfr_25: 2 of 3 rows are bad: row 1 is past the end" in told.err
-    assert told.out == told.err, "the log and the person who looks at the run are told the same"
+    lines = told.err.splitlines()
+    for video in "abc":
+        assert f"--- {video}: new: no frames were sampled yet" in lines
+    assert any(line.startswith("a: 2 rows by ") and not line.endswith("bad") for line in lines)
+    assert any(line.startswith("b: 2 of 2 rows are bad: ") for line in lines)
+    assert "b: 2 rows by no decoder, 2 of them bad" in lines
+    assert lines[-1] == str(Work(3, 3, 6))
 
 
-@pytest.mark.parametrize("decoder", ["auto", "pyav"])
-def test_a_damaged_file_is_bad_where_it_is_damaged(tmp_path, decoder):
-    whole = clips.noisy(tmp_path / "whole.mp4")
-    path = clips.damaged(whole, tmp_path / "damaged.mp4")
-    times = [k / 10 for k in range(30)]
-    evidence, frames = sample(tmp_path / "out", path, times, fps=30.0, decoder=decoder)
-    _, truth = sample(tmp_path / "truth", whole, times, fps=30.0, decoder="pyav")
-    bad = np.array(evidence["rows"]["status"]) == "bad"
-    assert bad.any()
-    assert len(evidence["problems"]) == bad.sum()
-    assert not bad[:10].any()
-    assert not bad[20:].any()
-    assert not frames[bad].any()
-    np.testing.assert_array_equal(frames[~bad], truth[~bad])
-    assert evidence["recheck"]["agrees"]
+def test_what_is_sampled_stays_as_it_is(job: Job, capfd: pytest.CaptureFixture[str]) -> None:
+    job.sampled_by()
+    promise = job.promise.read_bytes()
+    job.promise.unlink()
+    job.ready.unlink()
+    capfd.readouterr()
+    assert job.sampled_by() == []
+    assert job.promise.read_bytes() == promise
+    assert job.ready.is_file()
+    assert capfd.readouterr().err == f"{Work(0, 3, 0)}\n"
 
 
-def test_a_file_cut_short_is_bad_from_there_on(tmp_path):
-    whole = clips.noisy(tmp_path / "whole.mp4")
-    path = clips.cut_short(whole, tmp_path / "part.mp4")
-    times = [k / 10 for k in range(30)]
-    evidence, frames = sample(tmp_path / "out", path, times, fps=30.0)
-    _, truth = sample(tmp_path / "truth", whole, times, fps=30.0, decoder="pyav")
-    assert "90 frames expected, found" in evidence["problems"][0]
-    status = evidence["rows"]["status"]
-    first = status.index("bad")
-    assert 12 <= first <= 19
-    assert set(status[first:]) == {"bad"}
-    np.testing.assert_array_equal(frames[:first], truth[:first])
-    assert not frames[first:].any()
+def test_only_what_changed_is_sampled(job: Job, capfd: pytest.CaptureFixture[str]) -> None:
+    job.sampled_by()
+    job.records["b"] = record("b", job.records["b"]["path"], (0.0, 0.1, 0.3))
+    job.merge()
+    capfd.readouterr()
+    assert job.sampled_by() == ["b"]
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0] == "--- b: its times changed"
+    assert lines[-1] == str(Work(1, 3, 3))
+    assert read_json(job.promise)["rows"] == 7
+    assert len(np.load(job.results.frames(GEOMETRY, "b"))) == 3
 
 
-def assert_nothing_came(evidence, frames, words):
-    assert set(evidence["rows"]["status"]) == {"bad"}
-    assert evidence["decoder"] is None
-    assert evidence["video"] is None
-    assert not evidence["recheck"]["agrees"]
-    assert not frames.any()
-    assert words in evidence["problems"][0]
-
-
-@pytest.mark.parametrize("kind", ["empty", "audio", "text"])
-def test_a_file_without_frames_gives_bad_rows(tmp_path, kind):
-    path = tmp_path / "clip.mp4"
-    if kind == "audio":
-        clips.audio_only(path)
-    else:
-        path.write_text("x" * 1000 if kind == "text" else "")
-    evidence, frames = sample(tmp_path / "out", path, [0.0, 0.5])
-    assert_nothing_came(evidence, frames, "clip.mp4")
-    assert frames.shape == (2, 96, 96, 3)
-    assert np.load(tmp_path / "out" / "a.recheck.npy").shape == (0, 96, 96, 3)
-
-
-@pytest.mark.parametrize("kind", ["gone", "folder", "pipe"])
-def test_a_file_that_cannot_be_read_says_how_to_go_on(tmp_path, kind):
-    """Its content may be what it was: then only its evidence stands between it and another try."""
-    path = tmp_path / "clip.mp4"
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "pipe":
-        os.mkfifo(path)
-    evidence, frames = sample(tmp_path / "out", path, [0.0, 0.5], timeout=1.0)
-    assert_nothing_came(evidence, frames, "clip.mp4' cannot be read (")
-    assert str(tmp_path / "out" / "a.json") in evidence["problems"][0]
-
-
-def test_an_input_error_in_the_middle_keeps_what_could_be_had(tmp_path, monkeypatch):
-    path = clips.damaged(clips.noisy(tmp_path / "whole.mp4"), tmp_path / "damaged.mp4")
-    monkeypatch.setattr(sample_stage, "_read_through", lambda path, line: "Input/output error")
-    evidence, _ = sample(tmp_path / "out", path, [k / 10 for k in range(30)], fps=30.0)
-    assert {"ok", "bad"} == set(evidence["rows"]["status"])
-    assert "damaged.mp4' cannot be read (Input/output error)" in evidence["problems"][0]
-
-
-def test_a_name_that_is_not_utf_8_can_be_told(tmp_path):
-    path = tmp_path / os.fsdecode(b"cl\xffip.mp4")
-    path.write_text("no video")
-    evidence, frames = sample(tmp_path / "out", path, [0.0])
-    assert_nothing_came(evidence, frames, r"cl\udcffip.mp4")
-
-
-def _crash(self, wanted):
-    faulthandler.disable()  # pytest's own, in this child: no dump in the log of a crash that is meant
-    os.kill(os.getpid(), signal.SIGSEGV)
-    yield
-
-
-def _hang(self, wanted):
-    time.sleep(60)
-    yield
-
-
-def _unforeseen(self, wanted):
-    raise RuntimeError("no such thing was seen before")
-    yield
-
-
-FAULTS = pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        (_crash, "killed by signal 11"),
-        (_hang, "no progress for 1 s"),
-        (_unforeseen, "failed (RuntimeError: no such thing was seen before)"),
-    ],
-)
-
-
-@FAULTS
-def test_a_decord_that_dies_is_replaced(tmp_path, monkeypatch, capfd, fault, words):
-    monkeypatch.setattr(DecordReader, "frames", fault)
-    clip = clips.made("cfr_25.mp4")
-    evidence, frames = sample(tmp_path / "out", clip.path, [0.0, 1.0], timeout=1.0)
-    assert evidence["decoder"] == "pyav"
-    assert words in evidence["decoder_reason"]
-    assert [read_number(frame) for frame in frames] == [0, 25]
-    assert words in capfd.readouterr().err
-    evidence, frames = sample(tmp_path / "forced", clip.path, [0.0, 1.0], timeout=1.0, decoder="decord")
-    assert_nothing_came(evidence, frames, words)
-
-
-@FAULTS
-def test_a_decoder_that_always_fails_is_a_finding(tmp_path, monkeypatch, capfd, fault, words):
-    for reader in (DecordReader, PyavReader):
-        monkeypatch.setattr(reader, "frames", fault)
-    clip = clips.made("cfr_25.mp4")
-    evidence, frames = sample(tmp_path / "out", clip.path, [0.0, 1.0], timeout=1.0)
-    assert_nothing_came(evidence, frames, words)
-    assert "cfr_25.mp4" in evidence["problems"][0]
-    told = capfd.readouterr()
-    assert ("in _unforeseen" in told.err) == (fault is _unforeseen), "an exception's trace is in the log"
-    assert "Traceback" not in told.out
-
-
-def test_a_misread_file_is_a_finding_where_decord_is_asked_for(tmp_path, monkeypatch):
-    def mistaken(self, wanted):
-        raise ReaderMistake("it counts other frames")
-        yield
-
-    monkeypatch.setattr(DecordReader, "frames", mistaken)
-    clip = clips.made("cfr_25.mp4")
-    evidence, frames = sample(tmp_path / "out", clip.path, [0.0, 1.0], decoder="decord")
-    assert_nothing_came(
-        evidence, frames, "decord misreads this file: it counts other frames; set decoder: auto"
+def test_another_shard_takes_what_lies_there(job: Job) -> None:
+    job.sampled_by()
+    write_merge(
+        job.results,
+        {"shard+007of128": [job.records["a"], job.records["c"]], "shard+006of128": [job.records["b"]]},
     )
+    assert job.sampled_by(shard="shard+007of128") == []
+    assert read_json(job.results.sampled(GEOMETRY, "shard+007of128"))["videos"].keys() == {"a", "c"}
 
 
-def _raise(error):
-    def fault(self, row, pixels):
-        raise error
-
-    return fault
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device"), r"No space left on device\. Nothing half written"),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded"),
-        (OSError(errno.EFBIG, "File too large"), "File too large"),
-        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
-        (MemoryError(), "not enough memory"),
-    ],
-)
-def test_the_machine_s_trouble_is_no_finding(tmp_path, monkeypatch, error, words):
-    monkeypatch.setattr(attempt.RowFile, "write", _raise(error))
-    clip = clips.made("cfr_25.mp4")
-    with pytest.raises(MachineError, match=words):
-        sample(tmp_path / "out", clip.path, [0.0, 1.0])
-    assert list((tmp_path / "out").iterdir()) == []
+def test_frames_that_are_needed_again(job: Job, capfd: pytest.CaptureFixture[str]) -> None:
+    job.sampled_by()
+    evidence = {video: job.evidence(video) for video in "abc"}
+    job.results.frames(GEOMETRY, "c").unlink()
+    capfd.readouterr()
+    assert job.sampled_by() == ["c"]
+    assert "--- c: its frames are needed again for net" in capfd.readouterr().err
+    assert {video: job.evidence(video) for video in "abc"} == evidence
+    assert job.has_frames("c")
 
 
-def test_an_output_that_cannot_be_written_is_no_finding(tmp_path, monkeypatch):
-    def broken(*arguments):
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(os, "pwrite", broken)
-    with pytest.raises(MachineError, match=r"a\.npy' cannot be written \(Input/output error\)"):
-        sample(tmp_path / "out", clips.made("cfr_25.mp4").path, [0.0, 1.0])
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_a_disk_that_does_not_answer_is_no_finding(tmp_path, monkeypatch):
-    monkeypatch.setattr(PyavReader, "frames", _hang)
-    monkeypatch.setattr(sample_stage, "_read_through", lambda path, line: time.sleep(60))
-    with pytest.raises(MachineError, match="the disk or the network does not answer"):
-        sample(tmp_path / "out", clips.made("cfr_25.mp4").path, [0.0], timeout=0.5, decoder="pyav")
-    assert list((tmp_path / "out").iterdir()) == []
+def test_who_asks_for_it_again_gets_all(job: Job, capfd: pytest.CaptureFixture[str]) -> None:
+    job.sampled_by()
+    job.records["b"] = record("b", job.records["b"]["path"], (0.0, 0.1, 0.3))
+    job.merge()
+    capfd.readouterr()
+    assert job.sampled_by(again=True) == ["a", "b", "c"]
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("---")] == [
+        "--- a: asked for again", "--- b: its times changed", "--- c: asked for again"
+    ]  # fmt: skip
+    assert lines[-1] == str(Work(3, 3, 7))
 
 
-def test_a_decoder_killed_from_outside_proves_nothing(tmp_path, monkeypatch, capfd):
-    """The same result as undisturbed if it happens once; never bad rows, and never another decoder."""
-    real = DecordReader.frames
-    once = tmp_path / "once"
+def no_room_for(*videos: str) -> Any:
+    real = sample_of_video._work
 
-    def killed(self, wanted):
-        if not once.exists():
-            once.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield from real(self, wanted)
+    def work(asked: Any, line: Any) -> Any:
+        if asked.record["video_id"] in videos:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(asked, line)
 
-    clip = clips.made("cfr_25.mp4")
-    undisturbed, _ = sample(tmp_path / "undisturbed", clip.path, [0.0, 1.0])
-    monkeypatch.setattr(DecordReader, "frames", killed)
-    evidence, _ = sample(tmp_path / "out", clip.path, [0.0, 1.0])
-    assert evidence == undisturbed
-    assert "killed by signal 9 (SIGKILL); once more" in capfd.readouterr().err
-    monkeypatch.setattr(DecordReader, "frames", lambda self, wanted: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(MachineError, match=r"twice.*memory"):
-        sample(tmp_path / "killed", clip.path, [0.0, 1.0])
-    assert list((tmp_path / "killed").iterdir()) == []
+    return work
 
 
-def test_a_decord_with_other_pixels_is_found_by_the_second_decode(tmp_path, monkeypatch):
-    real = DecordReader.frames
-
-    def other_frames(self, wanted):
-        for frame in real(self, wanted):
-            yield Decoded(frame.native, frame.pts, frame.rgb if frame.native < 20 else 255 - frame.rgb)
-
-    monkeypatch.setattr(DecordReader, "frames", other_frames)
-    clip = clips.made("cfr_25.mp4")
-    evidence, frames = sample(tmp_path / "out", clip.path, [0.0, 1.0, 2.0])
-    assert evidence["decoder"] == "pyav"
-    assert "second decode" in evidence["decoder_reason"]
-    assert [read_number(frame) for frame in frames] == [0, 25, 50]
-    assert evidence["recheck"]["agrees"]
-    evidence, _ = sample(tmp_path / "forced", clip.path, [0.0, 1.0, 2.0], decoder="decord")
-    assert evidence["rows"]["status"] == ["bad"] * 3
-    assert "decord misreads this file: a second decode gives other frames" in evidence["problems"][0]
-
-
-def test_a_decord_that_is_one_frame_off_in_a_quiet_scene_does_not_serve(tmp_path, monkeypatch):
-    real = DecordReader._take
-    monkeypatch.setattr(DecordReader, "_take", lambda self, number: real(self, number + (number > 60)))
-    path = clips.quiet(tmp_path / "quiet.mp4")
-    evidence, frames = sample(tmp_path / "out", path, [0.0, 1.0, 2.0, 2.6, 3.0])
-    assert evidence["decoder"] == "pyav"
-    _, expected = sample(tmp_path / "pyav", path, [0.0, 1.0, 2.0, 2.6, 3.0], decoder="pyav")
-    np.testing.assert_array_equal(frames, expected)
+def test_the_machine_s_trouble_with_one_fails_the_job_when_the_others_are_safe(
+    job: Job, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sample_of_video, "_work", no_room_for("b"))
+    with pytest.raises(UserError) as error:
+        job.sampled_by()
+    heading, listed, advice = str(error.value).splitlines()
+    assert heading == "1 of the 3 videos of this job could not be sampled; the others are done and kept:"
+    assert listed.startswith("  - 'b': No space left on device.")
+    assert advice == "Run again when this is mended."
+    told = capfd.readouterr().err.splitlines()
+    assert any(line.startswith("b: ") and "No space left on device" in line for line in told)
+    assert told[-1] == str(Work(2, 3, 4))
+    assert not job.promise.exists()
+    assert not job.ready.exists()
+    assert [job.stamp(video) is not None for video in "abc"] == [True, False, True]
+    assert not job.has_frames("b")
+    monkeypatch.undo()
+    assert job.sampled_by() == ["b"]
+    assert read_json(job.promise)["videos"].keys() == {"a", "b", "c"}
 
 
-def test_the_key_holds_what_decides_the_result_and_nothing_else(tmp_path):
-    clip = clips.made("cfr_25.mp4")
-    record = record_of(clip.path, [0.0])
-    key = sample_key(record, alignment="index", geometry="squash96", decoder="auto")
-    assert set(key) == {"algorithm", "fingerprint", "times_sha256", "fps", "alignment", "geometry", "decoder"}
-    evidence, _ = sample(tmp_path / "out", clip.path, [0.0])
-    assert evidence["key"] == key
+def test_all_that_failed_are_listed(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample_of_video, "_work", no_room_for("a", "c"))
+    with pytest.raises(UserError, match="2 of the 3 videos") as error:
+        job.sampled_by()
+    assert str(error.value).count("\n  - ") == 2
 
 
-def test_sigterm_ends_the_child_and_leaves_nothing(tmp_path):
-    clip = clips.made("cfr_25.mp4")
-    out = tmp_path / "out"
-    out.mkdir()
+def test_the_error_of_an_only_video_is_told_as_it_is(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    del job.records["a"], job.records["c"]
+    job.merge()
+    monkeypatch.setattr(sample_of_video, "_work", no_room_for("b"))
+    with pytest.raises(UserError, match=r"^No space left on device\.[^\n]*$"):
+        job.sampled_by()
+    assert not job.promise.exists()
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_kill_loses_the_video_at_work_and_no_other(job: Job, end: signal.Signals) -> None:
     script = f"""
 import time
-from framefeat.video.pyav import PyavReader
-from framefeat.sample import stage
-def hang(self, wanted):
-    print("ready", flush=True)
-    time.sleep(60)
-    yield
-PyavReader.frames = hang
 from pathlib import Path
-stage.sample_video({record_of(clip.path, [0.0])!r}, geometry="squash96", alignment="index", decoder="pyav",
-    **{{k: Path(v) for k, v in { ({k: str(v) for k, v in outputs_of(out).items()})!r}.items()}})
+from framefeat.layout import ResultsFolder
+from framefeat.sample import video
+from framefeat.sample.stage import SampleShard, run
+from tests.unit.shard_fixture import GEOMETRY, wanted
+real = video._work
+def work(job, line):
+    if job.record["video_id"] == "b":
+        print("ready", flush=True)
+        time.sleep(60)
+    return real(job, line)
+video._work = work
+run(SampleShard(ResultsFolder(Path({str(job.results.root)!r})), {SHARD!r}, GEOMETRY, wanted()))
 """
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=10) == 128 + signal.SIGTERM
+    process.send_signal(end)
+    assert process.wait(timeout=20) == (-end if end == signal.SIGKILL else 128 + end)
     assert process.stdout.read() == ""  # the child held this pipe too: it is gone
     process.stdout.close()
-    assert list(out.iterdir()) == []
+    assert [job.stamp(video) is not None for video in "abc"] == [True, False, False]
+    assert not job.promise.exists()
+    assert not job.ready.exists()
+    assert not job.has_frames("b")
+    assert job.sampled_by() == ["b", "c"]
 
 
-def test_no_wait_is_long_enough_to_hold_up_a_signal(monkeypatch):
-    """Python runs the handler of a signal that comes just before a wait after it: the test above meets that by
-    chance."""
-    waits = []
-    wait = child.select.select
-
-    def noted(*arguments):
-        waits.append(arguments[3])
-        return wait(*arguments)
-
-    monkeypatch.setattr(child.select, "select", noted)
-    began = time.monotonic()
-    with pytest.raises(child.ChildLost, match=r"no progress for 1\.2 s"):
-        child.run_in_child(lambda line: time.sleep(30), timeout=1.2)
-    assert 1.2 <= time.monotonic() - began < 5
-    assert max(waits) <= 0.5
+def test_frames_go_when_no_backbone_needs_them(job: Job) -> None:
+    asked = wanted(backbone(), backbone("more"))
+    job.sampled_by(wanted=asked)
+    store_features(job.results, backbone(), "a")
+    store_features(job.results, backbone("more"), "a")
+    store_features(job.results, backbone(), "b")
+    assert job.sampled_by(wanted=asked, keep_frames=True) == []
+    assert [job.has_frames(video) for video in "abc"] == [True, True, True]
+    assert job.sampled_by(wanted=asked) == []
+    assert [job.has_frames(video) for video in "abc"] == [False, True, True]
+    assert job.sampled_by(wanted=wanted()) == []
+    assert [job.has_frames(video) for video in "abc"] == [False, False, True]
 
 
-def test_the_parent_stays_light():
-    code = (
-        "import sys, framefeat.sample.stage\n"
-        "heavy = {'numpy', 'av', 'decord', 'PIL', 'torch', 'pandas', 'pyarrow'} & set(sys.modules)\n"
-        "sys.exit(str(heavy) if heavy else 0)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+ADDRESS = "https://example.org/{}.mp4"
 
 
-def test_rows_may_come_in_any_order_and_repeat_frames(tmp_path):
-    clip = clips.made("h264_vfr.mp4")
-    times = [2.0, 0.0, 0.001, 2.0, 1.5]
-    evidence, frames = sample(tmp_path / "out", clip.path, times, fps=clip.fps, alignment="pts")
-    assert [read_number(frame) for frame in frames] == evidence["rows"]["native_idx"]
-    assert evidence["rows"]["native_idx"][1] == evidence["rows"]["native_idx"][2] == 0
+def remote(job: Job, *videos: str, sha256: bool = True) -> tuple[Path, ...]:
+    """Let these videos lie behind addresses; where they were fetched to."""
+    places = []
+    for video in videos:
+        place = Path(job.records[video]["path"])
+        content = hashlib.sha256(place.read_bytes()).hexdigest()
+        address = ADDRESS.format(video)
+        job.records[video]["path"] = address
+        job.records[video]["fingerprint"] = content if sha256 else f"address:{address}"
+        places.append(place)
+    job.merge()
+    return tuple(places)
 
 
-def test_rows_for_a_second_decode_are_the_same_each_time(tmp_path):
-    clip = clips.made("h264_pyramid.mp4")
-    times = [k / 5 for k in range(20)]
-    first, _ = sample(tmp_path / "a", clip.path, times)
-    second, _ = sample(tmp_path / "b", clip.path, times)
-    assert first == second
-    assert len(first["recheck"]["rows"]) == 2
+@pytest.mark.parametrize("sha256", [True, False])
+def test_remote_videos_are_read_where_they_were_fetched_to(
+    job: Job, monkeypatch: pytest.MonkeyPatch, sha256: bool
+) -> None:
+    fetched = remote(job, "a", "c", sha256=sha256)
+    Path(fetched[1]).write_bytes(clips.noisy(fetched[1], frames=20).read_bytes())
+    if sha256:
+        job.records["c"]["fingerprint"] = hashlib.sha256(fetched[1].read_bytes()).hexdigest()
+        job.merge()
+    monkeypatch.chdir(fetched[0].parent)
+    relative = tuple(Path(path.name) for path in fetched)
+    assert job.sampled_by(fetched=relative) == ["a", "b", "c"]
+    frames = {video: job.evidence(video)["video"]["frames"] for video in "abc"}
+    assert frames == {"a": 12, "b": 12, "c": 20}
+    assert {tuple(job.evidence(video)["rows"]["status"]) for video in "abc"} == {("ok", "ok")}
 
 
-SHORT_PROOF = [
-    "cfr_23_976.mp4",
-    "h264_open_gop.mkv",
-    "h264_vfr.mp4",
-    "h264_cut.mp4",
-    "hevc_open_gop.ts",
-    "mpeg4_b.avi",
-    "av1.webm",
-]
+def test_a_remote_video_with_another_content_takes_no_other_with_it(job: Job) -> None:
+    fetched = remote(job, "a", "c")
+    fetched[0].write_bytes(fetched[0].read_bytes() + b"more")
+    with pytest.raises(
+        UserError, match=r"(?s)1 of the 3 videos.*'a': the index says sha256 .*fetch it again"
+    ):
+        job.sampled_by(fetched=fetched)
+    assert [job.stamp(video) is not None for video in "abc"] == [False, True, True]
 
 
-@pytest.mark.parametrize("file", SHORT_PROOF)
-def test_short_proof(tmp_path, monkeypatch, file):
-    monkeypatch.setattr(proof_run, "RATES", (2.0, 0.0) if file == "h264_open_gop.mkv" else (2.0,))
-    recipe = next(recipe for recipe in RECIPES if recipe.file == file)
-    line = proof_run.prove_made(recipe, tmp_path, ["auto"], naive=False)
-    assert (line.silent, line.lost, line.failures) == (0, 0, [])
-    assert line.rows == line.ok + line.clamped
+def test_a_remote_video_that_was_not_fetched_is_no_finding(job: Job) -> None:
+    remote(job, "a")
+    with pytest.raises(
+        UserError, match=r"'a': 'https://example.org/a.mp4' was not fetched .*--forcerun sample_frames"
+    ):
+        job.sampled_by()
+    assert [job.stamp(video) is not None for video in "abc"] == [False, True, True]
 
 
-def test_a_proof_with_a_wrong_reader_fails(tmp_path, monkeypatch):
-    """The proof itself notices frames that are one off."""
-    real = attempt.Frames.keep
-
-    def one_off(self, frame):
-        real(self, Decoded(frame.native, frame.pts, np.roll(frame.rgb, 32, axis=1)))
-
-    monkeypatch.setattr(attempt.Frames, "keep", one_off)
-    monkeypatch.setattr(proof_run, "RATES", (1.0,))
-    recipe = next(recipe for recipe in RECIPES if recipe.file == "cfr_25.mp4")
-    line = proof_run.prove_made(recipe, tmp_path, ["pyav"], naive=True)
-    assert line.silent > 0
-    assert line.failures
+def test_remote_videos_that_are_sampled_need_no_file(job: Job) -> None:
+    fetched = remote(job, "a", "c")
+    job.sampled_by(fetched=fetched)
+    for path in fetched:
+        path.unlink()
+    assert job.sampled_by() == []
 
 
-def test_a_second_decode_costs_a_bounded_number_of_frames(tmp_path, monkeypatch):
-    monkeypatch.setattr(attempt, "_MOST_DECODED_AGAIN", 50)
-    clip = clips.made("h264_one_key_60s.mp4")
-    evidence, _ = sample(tmp_path / "out", clip.path, [0.0, 1.0, 1.5, 10.0, 50.0])
-    assert evidence["recheck"]["agrees"]
-    assert set(evidence["recheck"]["rows"]) <= {0, 1, 2}
+def test_as_many_files_as_remote_videos(job: Job) -> None:
+    fetched = remote(job, "a", "c")
+    for wrong in (fetched[:1], (*fetched, fetched[0])):
+        with pytest.raises(UserError, match=rf"names {len(wrong)} files, and 2 videos"):
+            job.sampled_by(fetched=wrong)
 
 
-@pytest.mark.parametrize("alignment", ["index", "pts"])
-def test_a_number_after_lost_frames_is_doubtful(tmp_path, alignment):
-    """No row is in the damaged part, and yet it is not sure which frame the numbers after it mean."""
-    path = clips.without_pictures(clips.made("h264_no_b.mp4").path, tmp_path / "lost.mkv", range(40, 43))
-    evidence, _ = sample(tmp_path / "out", path, [0.0, 3.0, 3.6], decoder="pyav", alignment=alignment)
-    assert evidence["rows"]["native_idx"] == [0, 75, 90]
-    assert any("3 frames are lost" in text for text in evidence["doubts"]) == (alignment == "index")
+def test_records_that_are_not_of_one_merge_are_refused(job: Job) -> None:
+    job.results.videos_of(SHARD).write_text("{}")
+    with pytest.raises(UserError, match="are not of one merge"):
+        job.sampled_by()
+    assert not job.promise.exists()
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_libraries_are_imported_once_and_only_where_a_video_is_decoded(job: Job, done: bool) -> None:
+    """In the job, before its children fork: each of them would spend more on them than on a short video."""
+    if done:
+        job.sampled_by()
+    script = f"""
+import os, sys
+from pathlib import Path
+from framefeat.layout import ResultsFolder
+from framefeat.needs import Wanted
+from framefeat.sample import stage
+wanted = Wanted.from_json({wanted().to_json()!r})
+stage.run(stage.SampleShard(ResultsFolder(Path({str(job.results.root)!r})), {SHARD!r}, {GEOMETRY!r}, wanted))
+heavy = {{"av", "framefeat.sample.attempt", "decord", "torch", "pandas", "pyarrow"}} & set(sys.modules)
+print(*sorted(heavy), len(os.listdir("/proc/self/task")))
+"""
+    told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert told == ("1\n" if done else "av framefeat.sample.attempt 1\n")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from framefeat.errors import UserError
 from framefeat.files import read_json
 from framefeat.layout import ResultsFolder, promise_in, results_of_promise
 from framefeat.shard_files import read_slices
@@ -160,9 +161,12 @@ def promised(path: Path | None) -> tuple[int, int]:
 
 
 def videos_and_shards(results: ResultsFolder) -> tuple[int, int]:
-    """How many of each the last merge found."""
+    """How many of each the last merge found; none where its files cannot be read."""
     names = results.shard_names()
-    return sum(len(read_slices(results, name)) for name in names), len(names)
+    try:
+        return sum(len(read_slices(results, name)) for name in names), len(names)
+    except (UserError, OSError):
+        return 0, 0
 
 
 def spell(seconds: float) -> str:

@@ -3,11 +3,9 @@
 What is wrong with a file is a finding about its video, and no error. Trouble that is not a file's fails the job, after
 the other videos are safe; the next run takes up what is missing."""
 
-import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,10 +43,11 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
     ``before_each`` is called before a video is decoded. Raises ``UserError`` naming the videos that could not be
     sampled for want of room, memory or the like."""
     results, geometry = asked.results, asked.geometry
-    records = _local(shard_files.read_records(results, asked.shard), asked.fetched)
+    records = shard_files.read_records(results, asked.shard)
+    places = _places(records, asked.fetched)
     digests: dict[str, str] = {}
     sampled: list[int] = []  # rows of each
-    troubles: list[str] = []
+    troubles: dict[str, UserError] = {}  # by id
     for key, record in records.items():
         need = needs.of_video(results, asked.wanted, key, record)
         reasons = need.decode.get(geometry, ["asked for again"] if asked.again else [])
@@ -57,21 +56,21 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
             continue
         before_each()
         try:
-            digests[key] = evidence_digest(_sample(asked, key, record, reasons))
+            digests[key] = evidence_digest(_sample(asked, key, _local(record, places.get(key)), reasons))
         except UserError as error:
             print(f"{record['video_id']}: {error}", file=sys.stderr, flush=True)
-            troubles.append(str(error))
+            troubles[record["video_id"]] = error
         else:
             sampled.append(record["rows"])
     print(shard_files.Work(len(sampled), len(records), sum(sampled)), file=sys.stderr, flush=True)
     if not asked.keep_frames:
         remove_spent_frames(results, asked.wanted, geometry, records)
     if len(troubles) == len(records) == 1:
-        raise UserError(troubles[0])
+        raise next(iter(troubles.values()))
     if troubles:
         raise complain(
             f"{len(troubles)} of the {len(records)} videos of this job could not be sampled; the others are done and kept:",
-            troubles,
+            [f"{video!r}: {error}" for video, error in troubles.items()],
             "Run again when this is mended.",
         )
     rows = sum(record["rows"] for record in records.values())
@@ -119,35 +118,39 @@ def remove_spent_frames(
 
 
 def _prepare() -> None:
-    """Import once what every child needs. Linear algebra is not among it, so numpy's library starts no threads."""
+    """Import once what every child needs. None of it starts a thread, which a fork would lose."""
+    # Nothing here needs linear algebra, and numpy's library would start a thread for each core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    for name in ("PIL.JpegImagePlugin", "framefeat.sample.attempt"):
-        importlib.import_module(name)
-    from framefeat.video.decord import import_decord
+    import av  # noqa: F401
+    import PIL.JpegImagePlugin  # noqa: F401
 
-    with suppress(Exception):  # whoever needs it says what is wrong with it
-        import_decord()
+    from framefeat.sample import attempt  # noqa: F401
 
 
-def _local(records: Mapping[str, VideoRecord], fetched: tuple[Path, ...]) -> dict[str, VideoRecord]:
-    """``records`` with the places of files that were fetched for this job, each of them checked."""
-    if not fetched:
-        return dict(records)
-    places: Iterator[Path] = iter(fetched)
-    local = {}
-    for key, record in records.items():
-        if is_remote(record["path"]):
-            # FFmpeg takes what stands before a colon for a protocol.
-            record = {**record, "path": os.path.abspath(next(places))}
-            _check_fetched(record)
-        local[key] = record
-    return local
-
-
-def _check_fetched(record: VideoRecord) -> None:
-    """A file fetched for this job is what the index's column sha256 says, where it says anything."""
-    wanted = record["fingerprint"]
-    if not wanted.startswith("address:") and (found := file_sha256(record["path"])) != wanted:
+def _places(records: Mapping[str, VideoRecord], fetched: Sequence[Path]) -> dict[str, Path]:
+    """Where the files lie that were fetched for this job, by key."""
+    remote = [key for key, record in records.items() if is_remote(record["path"])]
+    if fetched and len(fetched) != len(remote):
         raise UserError(
-            f"{record['video_id']!r}: the index says sha256 {wanted}, but {record['path']!r} has {found}; fetch it again."
+            f"--fetched names {len(fetched)} files, and {len(remote)} videos of this shard are remote."
         )
+    return dict(zip(remote, fetched, strict=False))
+
+
+def _local(record: VideoRecord, place: Path | None) -> VideoRecord:
+    """``record`` with the place of its file here. Raises ``UserError`` where a remote file is not here, or is not what
+    the index's column sha256 says."""
+    address, wanted = record["path"], record["fingerprint"]
+    if not is_remote(address):
+        return record
+    if place is None:
+        raise UserError(
+            f"{address!r} was not fetched for this job; run Snakemake with --forcerun sample_frames."
+        )
+    # FFmpeg takes what stands before a colon for a protocol.
+    path = os.path.abspath(place)
+    if not wanted.startswith("address:") and (found := file_sha256(path)) != wanted:
+        raise UserError(
+            f"the index says sha256 {wanted} of {address!r}, but {path!r} has {found}; fetch it again."
+        )
+    return {**record, "path": path}

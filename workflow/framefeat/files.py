@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,19 @@ def is_remote(path: str) -> bool:
     return path.lower().startswith(_REMOTE)
 
 
+_TEMPORARY = ".tmp-"
+_RANDOM = 8  # letters that tempfile adds
+_LONGEST_NAME = 80  # of the target's name, as much as a temporary name repeats
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it becomes ``path`` when the block ends, and is removed if it fails."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix="-" + target.name[-80:], dir=target.parent)
+    handle, name = tempfile.mkstemp(
+        prefix=_TEMPORARY, suffix="-" + target.name[-_LONGEST_NAME:], dir=target.parent
+    )
     os.close(handle)
     try:
         yield Path(name)
@@ -34,6 +41,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         with suppress(FileNotFoundError):
             os.unlink(name)
         raise
+
+
+def remove_half_made(folder: Path, names: Iterable[str]) -> None:
+    """Remove from ``folder`` what killed processes left of files of these names. Nobody may be writing them."""
+    if not folder.is_dir():
+        return
+    ends = {"-" + name[-_LONGEST_NAME:] for name in names}
+    for entry in os.scandir(folder):
+        if entry.name.startswith(_TEMPORARY) and entry.name[len(_TEMPORARY) + _RANDOM :] in ends:
+            with suppress(FileNotFoundError):
+                os.unlink(entry)
 
 
 def _umask() -> int:

@@ -354,3 +354,19 @@ print(*sorted(heavy), len(os.listdir("/proc/self/task")))
 """
     told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert told == ("1\n" if done else "av framefeat.sample.attempt 1\n")
+
+
+def test_what_a_killed_job_left_half_made_is_removed_and_nothing_else(tmp_path: Path, clip: Path) -> None:
+    job = Job(tmp_path, clip)
+    frames = job.results.frames(GEOMETRY, "a").parent
+    rechecks = job.results.recheck(GEOMETRY, "a").parent
+    left, others = [], []
+    for folder in (frames, rechecks):
+        folder.mkdir(parents=True)
+        left += [folder / ".tmp-abcdefgh-a.npy", folder / ".tmp-0_23cd5h-c.npy"]
+        others += [folder / ".tmp-abcdefgh-z-a.npy", folder / ".tmp-abcdefgh-z.npy"]  # another job's
+    for path in (*left, *others):
+        path.write_bytes(b"x")
+    job.sampled_by()
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in others)

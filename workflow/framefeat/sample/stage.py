@@ -11,7 +11,7 @@ from pathlib import Path
 
 from framefeat import needs, shard_files
 from framefeat.errors import UserError, complain
-from framefeat.files import file_sha256, is_remote, write_json
+from framefeat.files import file_sha256, is_remote, remove_half_made, write_json
 from framefeat.identity import evidence_digest
 from framefeat.layout import ResultsFolder
 from framefeat.records import Evidence, Slice, VideoRecord
@@ -45,6 +45,8 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
     results, geometry = asked.results, asked.geometry
     records = shard_files.read_records(results, asked.shard)
     places = _places(records, asked.fetched)
+    for folder in (results.frames(geometry, "any").parent, results.recheck(geometry, "any").parent):
+        remove_half_made(folder, [f"{key}{end}" for key in records for end in (".npy", ".jpg")])
     digests: dict[str, str] = {}
     sampled: list[int] = []  # rows of each
     troubles: dict[str, UserError] = {}  # by id

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from framefeat.layout import ResultsFolder
 from framefeat.report import build
+from framefeat.shard_files import Work
 
 from tests.unit.report.report_fixture import colour_features, drawn, write_run
 
@@ -38,9 +40,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = write_run(
         root, videos, {"one": colour_features, "two": lambda frames: colour_features(frames) ** 2}
     )
-    build.build(
-        results, root / "report.html", benchmarks=root / "benchmarks" / "demo", logs=root / "logs" / "demo"
-    )
+    jobs = {name: root / name / "demo" for name in ("benchmarks", "logs")}
+    build.build(results, root / "report.html", **jobs)
     return root / "report.html"
 
 
@@ -261,3 +262,77 @@ def test_everything_that_acts_can_be_reached_by_keys_and_has_a_name(browser: Any
         const named = (node) => node.getAttribute("aria-label") || node.textContent.trim() || (node.labels && node.labels.length && node.labels[0].textContent.trim());
         return [...document.querySelectorAll("button, a[href], input, select, summary, [role=img], [role=region]")].filter((node) => !named(node)).map((node) => node.outerHTML.slice(0, 120))""")
     assert nameless == []
+
+
+@pytest.mark.parametrize("width", [1280, 1000, 760, 560, 400])
+def test_the_tables_fit_their_page(browser: Any, page: Path, width: int) -> None:
+    """At each width at which the style changes, and between them: nothing to scroll sideways for."""
+    for exact in (width, width - 120 if width > 520 else width):
+        load(browser, page, exact, "light")
+        too_wide = browser.execute_script("""
+            return [...document.querySelectorAll(".scroll")].filter((one) => one.clientWidth && one.scrollWidth > one.clientWidth)
+                .map((one) => [one.getAttribute("aria-label"), one.scrollWidth, one.clientWidth])""")
+        assert too_wide == []
+
+
+def column(browser: Any, number: int) -> list[str]:
+    """What stands in a column of the table that is seen, from above."""
+    return browser.execute_script(
+        """
+        const table = [...document.querySelectorAll("table.all")].find((one) => one.clientWidth);
+        return [...table.tBodies[0].rows].map((row) => row.cells[arguments[0]].textContent)""",
+        number,
+    )
+
+
+def test_the_table_sorts(browser: Any, page: Path) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    load(browser, page, 1280, "light")
+    heads = browser.find_elements(By.CSS_SELECTOR, "[data-backbone='0'] table.all thead button")
+    heads[0].send_keys(Keys.ENTER)
+    assert column(browser, 0) == sorted(column(browser, 0), key=str.lower)
+    heads[1].send_keys(Keys.ENTER)
+    assert column(browser, 1)[0] == "not verified"
+    heads[1].send_keys(Keys.ENTER)
+    assert column(browser, 1)[-1] == "not verified"
+    heads[2].send_keys(Keys.ENTER)
+    rows = [int(text) for text in column(browser, 2)]
+    assert rows == sorted(rows, reverse=True)
+    assert heads[2].find_element(By.XPATH, "..").get_attribute("aria-sort") == "descending"
+    assert complaints(browser) == []
+
+
+def test_a_video_without_frames_has_nothing_drawn_and_sorts_last(browser: Any, tmp_path: Path) -> None:
+    from selenium.webdriver.common.by import By
+
+    videos = [drawn("none", [3], seed=1, bad=[0, 1, 2]), drawn("a", [4, 4], seed=2), drawn("b", [4], seed=3)]
+    build.build(write_run(tmp_path, videos), tmp_path / "none.html")
+    load(browser, tmp_path / "none.html", 1280, "light")
+    browser.execute_async_script("const done = arguments[0]; framefeat.drawAll().then(done)")
+    video = next(
+        one
+        for one in browser.find_elements(By.CSS_SELECTOR, "details.video")
+        if one.find_element(By.TAG_NAME, "h3").text == "none"
+    )
+    assert video.find_elements(By.CSS_SELECTOR, ".main-svg, .strip, input") == []
+    assert "nothing to draw" in video.text
+    cuts = browser.find_elements(By.CSS_SELECTOR, "table.all thead button")[7]
+    for expected in (["1", "0", ""], ["0", "1", ""]):
+        browser.execute_script("arguments[0].click()", cuts)
+        assert column(browser, 7) == expected
+    assert complaints(browser) == []
+
+
+def test_the_line_that_loads_is_copied_or_selected(browser: Any, page: Path) -> None:
+    from selenium.webdriver.common.by import By
+
+    load(browser, page, 1280, "light")
+    button = browser.find_element(By.CSS_SELECTOR, "[data-copy]")
+    line = browser.find_element(By.ID, button.get_attribute("data-copy")).text
+    button.click()
+    wait_for(lambda: button.text in ("Copied", "Selected: press Ctrl+C"))
+    assert browser.execute_script("return getSelection().toString()") == line
+    wait_for(lambda: button.text == "Copy")
+    assert complaints(browser) == []

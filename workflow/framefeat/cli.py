@@ -135,6 +135,7 @@ def _assemble(options: argparse.Namespace) -> None:
         precision=options.precision,
         weights_identity=options.weights_identity,
         on_bad_frames=options.on_bad_frames,
+        origin=json.loads(options.origin) if options.origin else None,
     )
 
 
@@ -241,6 +242,7 @@ def _report(options: argparse.Namespace) -> None:
         backbones=options.backbones,
         benchmarks=options.benchmarks,
         logs=options.logs,
+        command=options.command_line,
     )
 
 
@@ -407,6 +409,11 @@ def _assemble_options(part: argparse.ArgumentParser) -> None:
     part.add_argument("--dataset", required=True, metavar="NAME")
     _shared(part, "--spec", "--weights-identity", "--geometry")
     _of_keys(part, "precision", "alignment", "decoder", "on_bad_frames")
+    part.add_argument(
+        "--origin",
+        metavar="JSON",
+        help="source, sampling and command, for the manifest (default: it does not say)",
+    )
 
 
 def _verify_options(part: argparse.ArgumentParser) -> None:
@@ -436,6 +443,12 @@ def _report_options(part: argparse.ArgumentParser) -> None:
         "--benchmarks", type=Path, metavar="FOLDER", help="benchmarks/DATASET, for the time per stage"
     )
     part.add_argument("--logs", type=Path, metavar="FOLDER", help="logs/DATASET")
+    part.add_argument(
+        "--command",
+        dest="command_line",
+        metavar="TEXT",
+        help="what was typed to make these results (default: what the manifest says)",
+    )
     part.add_argument("--out", type=Path, required=True, metavar="FILE")
 
 

@@ -4,6 +4,8 @@
 
 #: The process whose embedders its jobs share (``pid:start``); they end with it. Not set: no embedder is shared.
 OWNER = "FRAMEFEAT_OWNER"
+#: The command that a person typed to start it.
+COMMAND = "FRAMEFEAT_COMMAND"
 #: JSON: the model that the first job lets the embedder load while videos are decoded.
 PREWARM = "FRAMEFEAT_PREWARM"
 

@@ -38,6 +38,8 @@ LEFT_OUT = "left_out.json"
 STORED = ".safetensors"
 FRAMES_READY = ".frames"
 _MATRIX_SUFFIX = "_features.npy"
+#: The rules that have a job for each shard.
+RULES_OF_SHARDS = ("sample_frames", "extract_features")
 
 
 @dataclass(frozen=True)
@@ -156,9 +158,14 @@ class ResultsFolder:
 
     def _files_in(self, pattern: str) -> Iterator[tuple[str, Path]]:
         for folder in sorted(filter(Path.is_dir, self.root.glob(pattern))):
-            for path in sorted(folder.iterdir()):
-                if path.is_file() and not path.name.startswith("."):
-                    yield path.stem, path
+            yield from _files_in(folder)
+
+
+def _files_in(folder: Path) -> Iterator[tuple[str, Path]]:
+    """``(name without its ending, path)``, by path."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            yield path.stem, path
 
 
 def promise_in(paths: Iterable[str]) -> Path | None:
@@ -195,6 +202,13 @@ class JobFiles:
     def benchmark(self, rule: str, *job: str) -> Path:
         return self._named(self.benchmarks, rule, job, ".tsv")
 
+    def files_of_shards(self) -> Iterator[tuple[str, Path]]:
+        """``(shard, path)`` of every log and benchmark of a shard's job, by path."""
+        for root in (self.logs, self.benchmarks):
+            for rule in RULES_OF_SHARDS:
+                for folder in sorted((root / rule).glob("*/")):
+                    yield from _files_in(folder)
+
     @staticmethod
     def _named(root: Path, rule: str, job: tuple[str, ...], suffix: str) -> Path:
         *folders, name = job or (rule,)
@@ -208,3 +222,13 @@ def results_of(dataset: str, root: Path = Path("results")) -> ResultsFolder:
 def jobs_of(dataset: str = "") -> JobFiles:
     """Without ``dataset``: of the jobs that serve every data set."""
     return JobFiles(Path("logs", dataset), Path("benchmarks", dataset))
+
+
+def jobs_beside(results: ResultsFolder) -> JobFiles | None:
+    """What the jobs of ``results/{dataset}`` left, in the folders beside ``results``; None where it is not called
+    so."""
+    folder = results.root if results.root.parent.name == "results" else results.root.absolute()
+    if folder.parent.name != "results":
+        return None
+    around = folder.parent.parent
+    return JobFiles(around / "logs" / folder.name, around / "benchmarks" / folder.name)

@@ -286,8 +286,21 @@ class Doubtful(TypedDict):
     max_abs_offset_sec: float | None
 
 
+class Origin(TypedDict):
+    """What a matrix was made from, as the configuration says it: no clock, no host, no folder of one machine.
+
+    ``source``: the folder or glob ``videos``, or the names of ``frame_index`` and ``video_index``. ``sampling``:
+    ``sample_fps`` (rows per second), ``sample_every`` (native frames), or ``times``: those of the frame index.
+    """
+
+    source: dict[str, str]
+    sampling: dict[str, float | int | str]
+    command: str
+
+
 class ManifestHead(TypedDict):
-    """``feature_manifest.json`` but for its videos. The first six members are the notebook's."""
+    """``feature_manifest.json`` but for its videos. The first six members are the notebook's. The members of ``Origin``
+    are left out where a matrix was assembled by hand."""
 
     backbone: str
     weights: str
@@ -299,6 +312,9 @@ class ManifestHead(TypedDict):
     doubtful: Doubtful
     schema_version: int
     dataset: str
+    source: NotRequired[dict[str, str]]
+    sampling: NotRequired[dict[str, float | int | str]]
+    command: NotRequired[str]
     backbone_name: str
     preprocessing: dict[str, Any]
     spec: dict[str, Any]

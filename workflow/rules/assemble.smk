@@ -28,8 +28,10 @@ rule assemble:
             precision=SETTINGS.precision,
             on_bad_frames=SETTINGS.on_bad_frames,
         ),
+        # A function, because what it returns is not formatted: a folder's name may hold braces.
+        origin=lambda wildcards: origin_json(wildcards.backbone),
     message:
         "assemble of {wildcards.backbone}"
     shell:
         "framefeat assemble {params.results:q} --geometry {params.geometry:q} --spec {params.spec:q}"
-        " --weights-identity {params.weights:q} {params.options} 2> {log:q}"
+        " --weights-identity {params.weights:q} {params.options} --origin {params.origin:q} 2> {log:q}"

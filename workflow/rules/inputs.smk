@@ -8,6 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 from framefeat.files import is_remote
 from framefeat.index import collection as index
+from framefeat.results.origin import origin
 
 
 def matrices():
@@ -54,6 +55,11 @@ def parts_of_backbone(wildcards):
     return [RESULTS.sampled(geometry, shard) for shard in names] + [
         result.extracted(shard) for shard in names
     ]
+
+
+def origin_json(backbone):
+    """What the manifest says of where a matrix came from."""
+    return json.dumps(origin(SETTINGS, BACKBONES[backbone].spec), ensure_ascii=False)
 
 
 def remote_videos(wildcards):

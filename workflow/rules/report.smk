@@ -17,6 +17,8 @@ rule report:
     resources:
         mem_mb=2000,
         runtime=60,
+        # What was typed says how, not what: unlike a parameter it draws no page anew when it changes.
+        command=COMMAND,
     params:
         results=subpath(output[0], parent=True),
         benchmarks=str(MOVED_JOBS.benchmarks),
@@ -26,4 +28,4 @@ rule report:
         f"report of {SETTINGS.dataset}"
     shell:
         "framefeat report {params.results:q} --backbones {params.backbones:q} --benchmarks {params.benchmarks:q} --logs {params.logs:q}"
-        " --out {output:q} 2> {log:q}"
+        " --command {resources.command:q} --out {output:q} 2> {log:q}"

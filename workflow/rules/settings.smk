@@ -17,6 +17,7 @@ from framefeat import settings as configuration
 from framefeat.backbone.chosen import chosen_backbones
 from framefeat.errors import UserError
 from framefeat.extract import devices
+from framefeat.run.progress import command_shown
 
 
 def checked(function, *arguments):
@@ -75,6 +76,10 @@ elif shutil.which("framefeat") is None:
     )
 
 RUN_BEGAN = time.time()
+# What a person typed. A job on another machine starts with a command of Snakemake's own, and inherits this one.
+if workflow.is_main_process:
+    os.environ[environment.COMMAND] = command_shown(sys.argv)
+COMMAND = os.environ.get(environment.COMMAND, "")
 # --resources gpu=0: no GPU is touched, nor asked for.
 DEVICE = "cpu" if given_resource("gpu") == 0 else SETTINGS.device
 # Where this machine runs the jobs torch is asked once, before the first of them, which devices it can use.

@@ -65,7 +65,7 @@ def test_page_needs_no_network(page: str) -> None:
 
 def test_page_opens_with_the_verdict(page: str) -> None:
     own = body(page)
-    assert own.index("Not verified") < own.index('<h2 id="time-title"') < own.index("Look at these first")
+    assert own.index("Not verified") < own.index("Look at these first") < own.index('<h2 id="time-title"')
     assert "2 rows of 1 video have no frame" in own
     assert "sample_frames" in own
 

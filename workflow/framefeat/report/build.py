@@ -39,11 +39,13 @@ def build(
     backbones: Sequence[str] | None = None,
     benchmarks: str | Path | None = None,
     logs: str | Path | None = None,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Write the report of ``results`` (``results/{dataset}``, or one backbone's folder) to ``out``.
 
     ``backbones``: folder names, default all that are there; ``benchmarks`` and ``logs``: the data set's folders, for
-    time per stage and for where to read on. Returns counts for the log: videos, details, bytes, seconds.
+    time per stage and for where to read on; ``command``: what was typed to make the results. Returns counts
+    for the log: videos, details, bytes, seconds.
     """
     started = time.monotonic()
     root, loaded = _read(Path(results), backbones)
@@ -54,7 +56,8 @@ def build(
         _add_sprite(sheets, root, loaded[0], key, SPRITE_BYTES // max(1, len(shown)))
     maps = [frame_map(backbone, root, sheets, shown) for backbone in loaded]
     sections = [
-        section(number, backbone, shown, sheets, maps[number]) for number, backbone in enumerate(loaded)
+        section(number, backbone, shown, sheets, maps[number], command)
+        for number, backbone in enumerate(loaded)
     ]
     stages = read_stages(
         Path(benchmarks) if benchmarks else None,
@@ -70,6 +73,7 @@ def build(
         dataset=str(loaded[0].manifest["dataset"]),
         sections=sections,
         stages=[_stage_text(stage) for stage in stages],
+        throughput=any(stage.rates for stage in stages),
         stage_total=duration(sum(stage.seconds for stage in stages)),
         logs=str(logs) if logs else None,
         left_out=outcome.left_out(root),

@@ -61,6 +61,11 @@ class ReportVideo:
         return bool((self.status != "bad").any())
 
     @property
+    def can_have_cuts(self) -> bool:
+        """Whether there is a usual change for another one to stand out from."""
+        return self.neighbours > 1
+
+    @property
     def doubts(self) -> list[str]:
         return [str(doubt) for doubt in self.entry.get("doubts") or []]
 

@@ -28,10 +28,10 @@ def cut_threshold(change: np.ndarray, unlike: float = float("inf")) -> float:
     """The change above which a local peak is a likely cut.
 
     Far above what is usual in this video; but half of what separates unrelated frames (``unlike``) always suffices, or
-    a video of many short scenes would have none.
+    a video of many short scenes would have none. Infinite for less than two changes: one has nothing to stand out from.
     """
     known = change[np.isfinite(change)]
-    if not known.size:
+    if known.size < 2:
         return float("inf")
     middle = float(np.median(known))
     spread = 1.4826 * float(np.median(np.abs(known - middle)))

@@ -22,9 +22,15 @@ _STATUS_LETTER = {"ok": "o", "clamped": "c", "bad": "b"}
 
 
 def section(
-    number: int, backbone: Backbone, shown: Sequence[str], sheets: thumbs.Sheets, plane: FrameMap
+    number: int,
+    backbone: Backbone,
+    shown: Sequence[str],
+    sheets: thumbs.Sheets,
+    plane: FrameMap,
+    command: str | None = None,
 ) -> dict[str, Any]:
-    """What the template and, under ``data``, the page's script need of one backbone; ``shown``: keys in detail."""
+    """What the template and, under ``data``, the page's script need of one backbone; ``shown``: keys in detail,
+    ``command``: what was typed."""
     manifest, videos = backbone.manifest, backbone.videos
     place_of = {video.key: place for place, video in enumerate(videos)}
     details = [videos[place_of[key]] for key in shown if key in place_of]
@@ -53,7 +59,8 @@ def section(
         "map": plane.words,
         "table": [_table_row(video, detail_of) for video in order[:TABLE_ROWS]],
         "untabled": max(0, len(videos) - TABLE_ROWS),
-        "made": _made(manifest),
+        "made": _made(backbone, command),
+        "load": _load_line(backbone),
         "data": {
             "details": [_detail(backbone, video, sheets) for video in details],
             "map": plane.data,
@@ -152,7 +159,7 @@ def _words(video: ReportVideo, place: int, sheets: thumbs.Sheets) -> dict[str, A
         f"{video.fps:.6g} fps" if video.fps else "",
         str(container.get("codec") or ""),
         f"read by {video.entry['decoder']}" if video.entry.get("decoder") else "",
-        many(video.cuts, "likely cut") if video.has_frames else "",
+        many(video.cuts, "likely cut") if video.can_have_cuts else "",
     ]
     return {
         "place": place,
@@ -164,6 +171,7 @@ def _words(video: ReportVideo, place: int, sheets: thumbs.Sheets) -> dict[str, A
         "counts": counts,
         "why": str(video.entry.get("decoder_reason") or ""),
         "pictures": video.key in sheets.of_video,
+        "has_frames": video.has_frames,
     }
 
 
@@ -262,7 +270,7 @@ def _table_row(video: ReportVideo, detail_of: Mapping[str, int]) -> dict[str, An
         "rows": video.total_rows,
         "counts": video.counts,
         "offset": "" if video.max_offset is None else f"{video.max_offset * 1000:.1f}",
-        "cuts": video.cuts if video.has_frames else "",
+        "cuts": video.cuts if video.can_have_cuts else "",
         "decoder": video.entry.get("decoder") or "none",
         "video": ", ".join(
             part
@@ -278,12 +286,22 @@ def _table_row(video: ReportVideo, detail_of: Mapping[str, int]) -> dict[str, An
     }
 
 
-def _made(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How the features were made, as pairs."""
+def _load_line(backbone: Backbone) -> str:
+    """Python that opens these results, from the folder in which the page was drawn."""
+    return f"framefeat.load({str(backbone.folder)!r})"
+
+
+def _made(backbone: Backbone, command: str | None) -> list[tuple[str, str]]:
+    """How the features were made, as pairs; the source and the sample rate first."""
+    manifest = backbone.manifest
     preprocessing = manifest.get("preprocessing") or {}
     described = ", ".join(f"{name} {value}" for name, value in preprocessing.items() if value is not None)
     versions = ", ".join(f"{name} {value}" for name, value in (manifest.get("versions") or {}).items())
     pairs = [
+        ("Source", ", ".join(f"{key} {name}" for key, name in (manifest.get("source") or {}).items())),
+        ("Sampled", _sampled(backbone)),
+        ("Command", command or ""),
+        ("What decides the rows", str(manifest.get("command", ""))),
         ("Preprocessing", described),
         ("Alignment", str(manifest.get("alignment", ""))),
         ("Decoder", str(manifest.get("decoder", ""))),
@@ -294,6 +312,19 @@ def _made(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Versions", versions),
     ]
     return [(name, value) for name, value in pairs if value and value != "None"]
+
+
+def _sampled(backbone: Backbone) -> str:
+    """How often a video was sampled: as the configuration says, or as the times of the frame index lie."""
+    asked = backbone.manifest.get("sampling") or {}
+    if "sample_fps" in asked:
+        return f"{asked['sample_fps']:g} rows per second (sample_fps)"
+    if "sample_every" in asked:
+        return f"one of every {asked['sample_every']} native frames (sample_every)"
+    steps = [np.diff(video.times) for video in backbone.videos if len(video.times) > 1]
+    if not steps:
+        return "at the times of the frame index"
+    return f"at the times of the frame index, usually every {np.median(np.concatenate(steps)):.3g} s"
 
 
 def _size(container: Mapping[str, Any]) -> str:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from framefeat import shard_files
+from framefeat.layout import RULES_OF_SHARDS
 
 ORDER = ("fetch_weights", "merge_index", "sample_frames", "extract_features", "assemble", "report")
-PER_SHARD = ("sample_frames", "extract_features")
 
 
 @dataclass
@@ -41,7 +41,7 @@ def read_stages(benchmarks: Path | None, logs: Path | None, shards: Collection[s
     for path in sorted(benchmarks.rglob("*.tsv")):
         parts = path.relative_to(benchmarks).parts
         rule, between = parts[0], "/".join(parts[1:-1])
-        if len(parts) < 2 or (rule in PER_SHARD and path.stem not in shards):
+        if len(parts) < 2 or (rule in RULES_OF_SHARDS and path.stem not in shards):
             continue
         stage = stages.setdefault((rule, between), Stage(rule, between))
         row = _last_row(path)
@@ -51,7 +51,7 @@ def read_stages(benchmarks: Path | None, logs: Path | None, shards: Collection[s
         stage.cpu_seconds += _number(row.get("cpu_time"))
         stage.max_rss_mb = max(stage.max_rss_mb, _number(row.get("max_rss")))
         log = logs.joinpath(*parts[:-1], f"{path.stem}.log") if logs else None
-        if rule in PER_SHARD and log is not None and (work := shard_files.work_in(log)):
+        if rule in RULES_OF_SHARDS and log is not None and (work := shard_files.work_in(log)):
             stage.frames += work.rows
             if seconds > 0:
                 stage.rates.append(work.rows / seconds)

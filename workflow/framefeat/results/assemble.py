@@ -24,7 +24,16 @@ from framefeat.files import atomic_path, file_sha256
 from framefeat.identity import RequestKey, differences, features_key, identifying, request_key, sample_key
 from framefeat.index.merge import COLUMNS, KEY, SLICE_ROW
 from framefeat.layout import BackboneFolder, ResultsFolder
-from framefeat.records import Counts, Evidence, FeatureRecord, ManifestHead, Slice, Span, VideoEntry
+from framefeat.records import (
+    Counts,
+    Evidence,
+    FeatureRecord,
+    ManifestHead,
+    Origin,
+    Slice,
+    Span,
+    VideoEntry,
+)
 from framefeat.results import verdict
 from framefeat.shard_files import Merged
 
@@ -48,6 +57,7 @@ class Asked:
     precision: str
     weights_identity: str
     on_bad_frames: str
+    origin: Origin | None = None
 
     @property
     def folder(self) -> BackboneFolder:
@@ -139,11 +149,12 @@ def assemble(
     precision: str,
     weights_identity: str,
     on_bad_frames: str,
+    origin: Origin | None = None,
 ) -> None:
     """Write ``{dataset}_features.npy``, ``frame_index.parquet`` and ``feature_manifest.json`` of one backbone.
 
-    ``results`` is ``results/{dataset}``. One video's features are in memory at a time; of each row stay its few columns
-    of the index, of each video its line of the manifest.
+    ``results`` is ``results/{dataset}``; ``origin`` goes into the manifest as it is. One video's features are in memory
+    at a time; of each row stay its few columns of the index, of each video its line of the manifest.
 
     Raises ``UserError`` listing every stored part that was not made with what is asked for, or that is not what it was
     when it was made; and, where ``on_bad_frames`` is ``fail``, listing every video that has bad rows. Nothing is
@@ -159,6 +170,7 @@ def assemble(
         precision,
         weights_identity,
         on_bad_frames,
+        origin,
     )
     index = pq.read_table(asked.results.index)
     matrix_path = asked.folder.matrix(dataset)
@@ -251,6 +263,7 @@ def _manifest(
         "doubtful": {"videos": len(summary.doubtful), "max_abs_offset_sec": summary.farthest},
         "schema_version": MANIFEST_SCHEMA,
         "dataset": asked.dataset,
+        **(asked.origin or {}),  # type: ignore[typeddict-item]
         "backbone_name": spec["name"],
         "preprocessing": {name: spec[name] for name in ("geometry", "mean", "std")},
         "spec": dict(spec),

@@ -1,6 +1,7 @@
 """How far a run is: videos done, frames per second, time left, from Snakemake's events."""
 
 import math
+import re
 import shlex
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,8 @@ from framefeat.shard_files import read_slices
 SAMPLE, EXTRACT = "sample_frames", "extract_features"
 _WINDOW = 120.0  # seconds over which the pace is measured
 _FEWEST = 4  # steps before a time left is said
+#: Options of Snakemake and its plugins whose value is nobody else's business.
+_SECRET = re.compile(r"--[\w-]*(secret|token|passw|credential|-key)[\w-]*", re.IGNORECASE)
 _LEAST_TELLING_FIRST = ("decoded", "frames", "steps", "rate", "left", "failed", "videos")
 
 
@@ -183,3 +186,18 @@ def spell(seconds: float) -> str:
 def command_again(arguments: Sequence[str]) -> str:
     """The command that goes on where a run ended: the same one. ``arguments``: ``sys.argv`` of Snakemake."""
     return shlex.join(["snakemake", *arguments[1:]])
+
+
+def command_shown(arguments: Sequence[str]) -> str:
+    """The same command, for a page that is handed on: without the values of options that may hold a secret."""
+    shown: list[str] = []
+    hide = False
+    for word in arguments:
+        name, _, value = word.partition("=")
+        if _SECRET.fullmatch(name):
+            shown.append(f"{name}=..." if value else name)
+            hide = not value
+            continue
+        shown.append("..." if hide else word)
+        hide = False
+    return command_again(shown)

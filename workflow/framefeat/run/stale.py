@@ -1,10 +1,11 @@
-"""Files of videos that are no longer in the index, and of shards that are no more: listed, and deleted on demand."""
+"""Files of videos that are no longer in the index, and of shards that are no more, their jobs' logs and benchmarks too:
+listed, and deleted on demand."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from framefeat.errors import UserError
-from framefeat.layout import ResultsFolder
+from framefeat.layout import ResultsFolder, jobs_beside
 from framefeat.shard_files import Merged
 
 
@@ -19,18 +20,21 @@ class Stale:
 
 
 def find(results: Path) -> list[Stale]:
-    """Every file of ``results`` (results/{dataset}) of a video or a shard that the last merge does not know, by
-    path."""
+    """Every file of ``results`` (results/{dataset}) of a video or a shard that the last merge does not know, and what
+    that shard's jobs left beside it."""
     folder = ResultsFolder(results)
     if not folder.shards.is_dir():
         raise UserError(
             f"{str(results)!r} holds no shards: it is no results/{{dataset}} folder, or no run was made yet."
         )
     known = {"video": set(Merged(folder).slices), "shard": set(folder.shard_names())}
-    found = {"video": folder.files_of_videos(), "shard": folder.files_of_shards()}
+    jobs = jobs_beside(folder)
+    found = [("video", folder.files_of_videos()), ("shard", folder.files_of_shards())]
+    if jobs is not None:
+        found.append(("shard", jobs.files_of_shards()))
     return [
         Stale(path, kind, name, path.stat().st_size)
-        for kind, files in found.items()
+        for kind, files in found
         for name, path in files
         if name not in known[kind]
     ]

@@ -168,8 +168,7 @@
     video.slots = gaps.map(({from, to}) => slot(from, to));
     for (const {left, across} of video.slots) strip.append(make("span", {class: "gone", style: {left: left + "px", width: across + "px"}}));
     if (!sheet || !shown.cellTime.length) {
-      const nothing = shown.status.length && !/[^b]/.test(shown.status);
-      strip.append(make("p", {text: nothing ? "No row of this video has a frame." : "No thumbnails were kept for this video."}));
+      strip.append(make("p", {text: "No thumbnails were kept for this video."}));
       video.slots = [];
       return;
     }
@@ -448,13 +447,32 @@
       found.textContent = wanted ? `${count} of ${lines.length}` : "";
     });
     [...table.tHead.rows[0].cells].forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
-      const up = head.getAttribute("aria-sort") === "descending" || (!head.hasAttribute("aria-sort") && !head.classList.contains("n"));
+      const numeric = head.classList.contains("n") || head.classList.contains("numeric");
+      const up = head.getAttribute("aria-sort") === "descending" || (!head.hasAttribute("aria-sort") && !numeric);
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const key = (line) => line.cells[column].textContent;
-      const compare = head.classList.contains("n") ? (a, b) => (parseFloat(key(a)) || 0) - (parseFloat(key(b)) || 0) : (a, b) => key(a).localeCompare(key(b));
-      body.append(...[...lines].sort((a, b) => (up ? 1 : -1) * compare(a, b)));
+      const key = (line) => line.cells[column].dataset.key ?? line.cells[column].textContent;
+      const compare = numeric ? (a, b) => parseFloat(key(a)) - parseFloat(key(b)) : (a, b) => key(a).localeCompare(key(b), undefined, {numeric: true});
+      // What is not known comes last, whichever way is up.
+      const known = (line) => key(line) !== "";
+      body.append(...[...lines].sort((a, b) => known(a) && known(b) ? (up ? 1 : -1) * compare(a, b) : known(b) - known(a)));
     }));
+  }
+
+  // --- the line that loads the features
+  for (const button of document.querySelectorAll("[data-copy]")) {
+    const line = document.getElementById(button.dataset.copy);
+    button.addEventListener("click", async () => {
+      // Selected as well, for browsers that give a page out of a file no clipboard.
+      getSelection().selectAllChildren(line);
+      try {
+        await navigator.clipboard.writeText(line.textContent);
+        button.textContent = "Copied";
+      } catch {
+        button.textContent = document.execCommand("copy") ? "Copied" : "Selected: press Ctrl+C";
+      }
+      setTimeout(() => { button.textContent = "Copy"; }, 2000);
+    });
   }
 
   // --- themes, backbones, links

@@ -15,11 +15,12 @@ import torch
 from framefeat.backbone.network import embed, load_model
 from framefeat.backbone.resolve import resolve
 from framefeat.extract import client, devices
-from framefeat.files import file_sha256, read_json
+from framefeat.files import file_sha256
 
 from tests.models import live_model, pictures
+from tests.unit.extract.shard import Shard, real_spec
 from tests.unit.extract.test_client import Run, runtime, wait_for
-from tests.unit.extract.test_stage import Job, run
+from tests.unit.extract.test_stage import run
 
 __all__ = ["run", "runtime"]  # fixtures
 
@@ -105,10 +106,10 @@ def job(
     weights.symlink_to(small)
 
     def extract(name: str, device: str = "cuda") -> tuple[int, np.ndarray | None, Any]:
-        job = Job(tmp_path / name, spec=resolve("mobilenet_v3_small", str(weights)).to_json())
-        job.weights, job.identity = weights, file_sha256(weights)
-        status = job.run("--device", device, "--gpus", "1", "--embedder-logs", str(tmp_path / "logs"))
-        return status, *((np.load(job.features), read_json(job.record)) if status == 0 else (None, None))
+        shard = Shard(tmp_path / name, spec=real_spec("mobilenet_v3_small", weights))
+        shard.weights, shard.identity = weights, file_sha256(weights)
+        status = shard.run("--device", device, "--gpus", "1", "--embedder-logs", str(tmp_path / "logs"))
+        return status, *((shard.values(), shard.record()) if status == 0 else (None, None))
 
     yield extract
     run.end()

@@ -20,6 +20,7 @@ from framefeat.files import file_sha256
 from tests.models import live_model, pictures
 from tests.unit.extract.shard import Shard, real_spec
 from tests.unit.extract.test_client import Run, runtime, wait_for
+from tests.unit.extract.test_embed import ORDERS, ROWS, embedded
 from tests.unit.extract.test_stage import run
 
 __all__ = ["run", "runtime"]  # fixtures
@@ -62,6 +63,23 @@ def test_the_cpus_features_and_the_same_bytes_twice(
     far = np.linalg.norm(found[0] - expected, axis=1) / np.linalg.norm(expected, axis=1)
     print(f"{name} {precision}: {far.max():.2g} of its length from the CPU")
     assert far.max() <= TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_a_videos_bytes_do_not_depend_on_its_neighbours(
+    family: tuple[str, str, np.ndarray], precision: str, tmp_path: Path
+) -> None:
+    """Whether or not this device's kernels let videos share a batch."""
+    name, weights, _ = family
+    spec = resolve(name, weights)
+    network = load_model(spec, weights, device="cuda", precision=precision)
+    shard = Shard(tmp_path, ROWS, spec.to_json(), spec.geometry)
+    alone: dict[str, bytes] = {}
+    for key in ROWS:
+        alone |= embedded(shard, network, key, batch_size=8)
+    for order in ORDERS:
+        assert embedded(shard, network, *order, batch_size=8) == alone
+    print(f"{name} {precision}: rows stand alone: {network.alone}")
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ FAMILIES = (
     ("timm:vit_tiny_patch16_224", 64),
     ("timm:convnext_atto", 64),
     ("efficientnet_b0", 64),
-    ("swin_t", 64),
+    ("swin_t", 32),
     ("regnet_y_400mf", 64),
 )
 

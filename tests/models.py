@@ -5,6 +5,7 @@ here the weights are seeded and BatchNorm's statistics are estimated on a few fr
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,26 @@ def live(build: Callable[[], Any], size: int = 224, passes: int = 2, batch: int 
 
 def live_model(name: str, path: str | Path, seed: int = 0) -> Path:
     """The full state dict of a live torchvision model at ``path``."""
-    import torch
     from framefeat.backbone.libraries import torchvision_models
 
-    model = live(lambda: torchvision_models().get_model(name, weights=None), seed=seed)
+    return _saved(live(lambda: torchvision_models().get_model(name, weights=None), seed=seed), path)
+
+
+def small_model(name: str, path: str | Path, side: int, seed: int = 0) -> Any:
+    """The specification of a backbone for frames of ``side`` x ``side`` pixels, its live weights at ``path``."""
+    import torch
+    from framefeat.backbone.library_model import build
+    from framefeat.backbone.resolve import resolve
+
+    torch.save({}, path)
+    spec = replace(resolve(name, str(path)), geometry=f"squash{side}")
+    _saved(live(lambda: build(spec.source, spec.arch, (side, side)), side, seed=seed), path)
+    return spec
+
+
+def _saved(model: Any, path: str | Path) -> Path:
+    import torch
+
     torch.save(model.state_dict(), path)
     return Path(path)
 

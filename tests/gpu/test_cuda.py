@@ -15,11 +15,13 @@ import torch
 from framefeat.backbone.network import embed, load_model
 from framefeat.backbone.resolve import resolve
 from framefeat.extract import client, devices
-from framefeat.files import file_sha256, read_json
+from framefeat.files import file_sha256
 
 from tests.models import live_model, pictures
+from tests.unit.extract.shard import Shard, real_spec
 from tests.unit.extract.test_client import Run, runtime, wait_for
-from tests.unit.extract.test_stage import Job, run
+from tests.unit.extract.test_embed import ORDERS, ROWS, embedded
+from tests.unit.extract.test_stage import run
 
 __all__ = ["run", "runtime"]  # fixtures
 
@@ -61,6 +63,23 @@ def test_the_cpus_features_and_the_same_bytes_twice(
     far = np.linalg.norm(found[0] - expected, axis=1) / np.linalg.norm(expected, axis=1)
     print(f"{name} {precision}: {far.max():.2g} of its length from the CPU")
     assert far.max() <= TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_a_videos_bytes_do_not_depend_on_its_neighbours(
+    family: tuple[str, str, np.ndarray], precision: str, tmp_path: Path
+) -> None:
+    """Whether or not this device's kernels let videos share a batch."""
+    name, weights, _ = family
+    spec = resolve(name, weights)
+    network = load_model(spec, weights, device="cuda", precision=precision)
+    shard = Shard(tmp_path, ROWS, spec.to_json(), spec.geometry)
+    alone: dict[str, bytes] = {}
+    for key in ROWS:
+        alone |= embedded(shard, network, key, batch_size=8)
+    for order in ORDERS:
+        assert embedded(shard, network, *order, batch_size=8) == alone
+    print(f"{name} {precision}: rows stand alone: {network.alone}")
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +124,10 @@ def job(
     weights.symlink_to(small)
 
     def extract(name: str, device: str = "cuda") -> tuple[int, np.ndarray | None, Any]:
-        job = Job(tmp_path / name, spec=resolve("mobilenet_v3_small", str(weights)).to_json())
-        job.weights, job.identity = weights, file_sha256(weights)
-        status = job.run("--device", device, "--gpus", "1", "--embedder-logs", str(tmp_path / "logs"))
-        return status, *((np.load(job.features), read_json(job.record)) if status == 0 else (None, None))
+        shard = Shard(tmp_path / name, spec=real_spec("mobilenet_v3_small", weights))
+        shard.weights, shard.identity = weights, file_sha256(weights)
+        status = shard.run("--device", device, "--gpus", "1", "--embedder-logs", str(tmp_path / "logs"))
+        return status, *((shard.values(), shard.record()) if status == 0 else (None, None))
 
     yield extract
     run.end()

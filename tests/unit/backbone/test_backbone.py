@@ -247,12 +247,18 @@ def test_workers_change_no_byte(network: Network) -> None:
         np.testing.assert_array_equal(embed(network, FRAMES, 4, workers=3)[0], one)
 
 
-def test_frames_of_two_arrays_one_after_the_other(network: Network) -> None:
-    whole = embed(network, FRAMES, 4)[0]
-    for split in (1, 4, 6):
-        stacked = Stacked(FRAMES[:split], FRAMES[split:])
-        assert stacked.shape == FRAMES.shape
-        np.testing.assert_array_equal(embed(network, stacked, 4)[0], whole)
+@pytest.mark.parametrize("ends", [[], [1], [4], [6], [3, 4], [1, 2, 3, 13, 20], [4, 8, 12]])
+def test_frames_of_several_arrays_one_after_the_other(ends: list[int]) -> None:
+    stacked = Stacked(np.split(FRAMES, ends))
+    assert stacked.shape == FRAMES.shape
+    assert len(stacked) == len(FRAMES)
+    for start in range(0, len(FRAMES), 4):
+        np.testing.assert_array_equal(stacked[start : start + 4], FRAMES[start : start + 4])
+
+
+def test_they_are_embedded_as_one(network: Network) -> None:
+    stacked = Stacked(np.split(FRAMES, [1, 4, 6]))
+    np.testing.assert_array_equal(embed(network, stacked, 4)[0], embed(network, FRAMES, 4)[0])
 
 
 def test_a_frame_does_not_depend_on_its_neighbours(network: Network) -> None:

@@ -312,6 +312,58 @@ def test_little_memory_while_a_model_is_loaded(
     assert network.fits == 1
 
 
+# ------------------------------------------------------------------------------------------------- rows by themselves
+
+
+class Places(Tiny):
+    """A network some rows of which depend on something else than their frame."""
+
+    def __init__(self, fault: str = "", **more: Any) -> None:
+        super().__init__(**more)
+        self.fault = fault
+        self.alone: dict[int, bool] = {}
+
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        features = super().__call__(frames)
+        if self.fault == "place":
+            features += torch.arange(len(frames))[:, None] * 1e-4
+        elif self.fault == "last":  # the tail of a kernel that takes four rows at a time
+            features[-1] = torch.nextafter(features[-1], features[-1] + 1)
+        elif self.fault == "neighbours":
+            features += features.mean(0) * 1e-6
+        return features
+
+
+@pytest.mark.parametrize("fault", ["", "place", "last", "neighbours"])
+@pytest.mark.parametrize("batch", [2, 16, 64])
+def test_whether_rows_stand_alone_is_tried_once_for_each_batch_size(
+    monkeypatch: pytest.MonkeyPatch, fault: str, batch: int
+) -> None:
+    monkeypatch.setattr(networks, "REFERENCE", "none")
+    places = Places(fault)
+    assert networks.rows_stand_alone(places, batch) is (fault == "")
+    assert set(places.batches) == {batch}
+    tried = len(places.batches)
+    networks.rows_stand_alone(places, batch)
+    assert len(places.batches) == tried
+    networks.rows_stand_alone(places, batch + 1)
+    assert places.alone.keys() == {batch, batch + 1}
+
+
+def test_a_batch_without_room_is_no_batch_to_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "REFERENCE", "none")
+    assert networks.rows_stand_alone(Places(room=8), 16) is False
+    assert networks.rows_stand_alone(Places(room=8), 8) is True
+
+
+def test_a_device_that_fails_while_it_is_tried_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "REFERENCE", "none")
+    places = Places(room=8, error="CUDA error: an illegal memory access was encountered")
+    with pytest.raises(RuntimeError, match="illegal"):
+        networks.rows_stand_alone(places, 16)
+    assert places.alone == {}
+
+
 # ----------------------------------------------------------------------------------------------------- what is told
 
 

@@ -1,6 +1,5 @@
 """An embedder whose backend does what each request says, for tests of everything around the model. Run as a script."""
 
-import json
 import os
 import signal
 import time
@@ -19,7 +18,8 @@ def torch_says(text: str) -> RuntimeError:
 
 
 class Stub:
-    """``do``: a word; ``note``: a file to which a line is added when the work begins and when it ends."""
+    """``do``: a word, or one for each video by its name; ``note``: a file to which a line is added when the work on a
+    video begins and when it ends."""
 
     def load(self, message: Mapping[str, Any], beat: Callable[[], None]) -> None:
         self._note(message, "loaded")
@@ -28,11 +28,26 @@ class Stub:
         if message.get("do") == "lose":
             raise torch_says("CUDA error: unspecified launch failure")
 
-    def embed(self, message: Mapping[str, Any], beat: Callable[[], None]) -> dict[str, Any]:
-        self._note(message, "begin")
-        match message.get("do"):
+    def embed(
+        self,
+        message: Mapping[str, Any],
+        tell: Callable[[Any], None],
+        beat: Callable[[], None],
+    ) -> None:
+        for video in message["videos"]:
+            self._note(message, "begin", video["video"])
+            do = message.get("do")
+            self._do(do.get(video["video"]) if isinstance(do, dict) else do, message, beat)
+            self._note(message, "end", video["video"])
+            if do == "mention":
+                tell({"place": video["place"], "failure": f"{video['video']}: cannot be read"})
+            else:
+                tell({"place": video["place"], "record": self._made(message, video)})
+
+    def _do(self, do: str | None, message: Mapping[str, Any], beat: Callable[[], None]) -> None:
+        match do:
             case "refuse":
-                raise UserError("frames.npy: cannot be read; sample it again.")
+                raise UserError("weights.pth: cannot be read.")
             case "fail":
                 raise ZeroDivisionError("of all things")
             case "lose":
@@ -55,21 +70,33 @@ class Stub:
             case "abort":
                 os.abort()
             case "sleep":
-                if "scratch" in message:
+                if message.get("scratch"):
                     (Path(message["scratch"]) / "half").write_text("made")
                 time.sleep(message["seconds"])
             case "print":
                 print("x" * 1_000_000, flush=True)
-        self._note(message, "end")
-        for name in ("features", "record"):
-            if name in message:
-                Path(message[name]).write_text(json.dumps({"key": message.get("key"), "pid": os.getpid()}))
-        return {"rows": 1, "pid": os.getpid()}
 
-    def _note(self, message: Mapping[str, Any], what: str) -> None:
+    def _made(self, message: Mapping[str, Any], video: Mapping[str, Any]) -> dict[str, Any]:
+        """The record, which is stored where a file for it is named."""
+        record = {
+            "video_id": video["video"],
+            "key": video.get("key"),
+            "rows": video["rows"],
+            "device": "stub",
+            "pid": os.getpid(),
+            "together": message.get("together"),
+        }
+        if video.get("features"):
+            import numpy as np
+            from framefeat import stored
+
+            stored.write(video["features"], record, {"features": np.zeros((video["rows"], 2), np.float32)})
+        return record
+
+    def _note(self, message: Mapping[str, Any], what: str, video: str = "") -> None:
         if "note" in message:
             with open(message["note"], "a") as stream:
-                stream.write(f"{what} {os.getpid()} {time.monotonic()}\n")
+                stream.write(f"{what} {os.getpid()} {time.monotonic()} {video.replace(' ', '_')}\n")
 
 
 if __name__ == "__main__":

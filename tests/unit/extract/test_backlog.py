@@ -1,4 +1,4 @@
-"""Decoders wait while many videos' frames lie on the disk, and only for a device that uses them up."""
+"""Decoders wait while many shards' frames lie on the disk, and only for a device that uses them up."""
 
 import os
 import shutil
@@ -24,9 +24,9 @@ def slots(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def frames(tmp_path: Path) -> Path:
-    folder = tmp_path / "frames"
+    folder = tmp_path / "sampled"
     folder.mkdir()
-    for name in ("a.npy", "b.b.npy", ".tmp-x-c.npy"):
+    for name in ("a.frames", "b.b.frames", "c.json", "d.json", ".tmp-x-c.frames"):
         (folder / name).touch()
     return folder
 
@@ -45,12 +45,12 @@ def test_it_waits_until_frames_are_used_up(slots: Path, frames: Path) -> None:
         decoder.start()
         time.sleep(0.5)
         assert decoder.is_alive()
-        (frames / "a.npy").unlink()
+        (frames / "a.frames").unlink()
         decoder.join(10)
         assert not decoder.is_alive()
 
 
-def test_half_written_frames_do_not_count(slots: Path, frames: Path) -> None:
+def test_shards_without_frames_and_half_written_files_do_not_count(slots: Path, frames: Path) -> None:
     with devices.hold(slots, ["0"]):
         assert not waits(frames, 3)
 

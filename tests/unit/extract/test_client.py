@@ -39,6 +39,12 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> None:
         time.sleep(0.01)
 
 
+def request_for(videos: list[str]) -> dict[str, Any]:
+    """What of a request the client itself looks at."""
+    named = [{"place": place, "video": video, "rows": 1} for place, video in enumerate(videos)]
+    return {"videos": named, "together": True}
+
+
 class Run:
     """A run of a workflow: its owner, the folder of its embedders and their log."""
 
@@ -54,8 +60,20 @@ class Run:
         return Place(self.folder, device)
 
     def ask(self, do: str = "answer", device: str = "cpu", **more: Any) -> dict[str, Any]:
-        message = {"do": do, "video": "a video", "note": str(self.note), **more}
-        return client.request(message, self.owner, device, self.log)["record"]
+        """The record of one video."""
+        (answer,) = self.ask_for(["a video"], do, device, **more)
+        if "failure" in answer:
+            raise UserError(answer["failure"])
+        return answer["record"]
+
+    def ask_for(
+        self, videos: list[str], do: str | dict[str, str] = "answer", device: str = "cpu", **more: Any
+    ) -> list[dict[str, Any]]:
+        """The answers about several videos, in the order in which they come."""
+        answers: list[dict[str, Any]] = []
+        message: Any = {"do": do, "note": str(self.note), **request_for(videos), **more}
+        client.request(message, self.owner, device, self.log, answers.append)
+        return answers
 
     def started(self) -> int:
         return self.log.read_text().count("ready for") if self.log.exists() else 0
@@ -95,11 +113,11 @@ def run(runtime: Path, tmp_path: Path) -> Iterator[Run]:
 
 def job_of(run: Run, do: str, **more: Any) -> subprocess.Popen[str]:
     """A job: a process of its own that makes one request."""
-    message = {"do": do, "video": "a video", "note": str(run.note), **more}
+    message = {"do": do, "note": str(run.note), **request_for(["a video"]), **more}
     code = (
         "import json, sys; from pathlib import Path; from framefeat.extract import client as c; "
-        f"c.COMMAND = {client.COMMAND!r}; "
-        f"print(c.request({message!r}, {run.owner!r}, 'cpu', Path({str(run.log)!r}))['record']['pid'])"
+        f"c.COMMAND = {client.COMMAND!r}; receive = lambda answer: print(answer['record']['pid']); "
+        f"c.request({message!r}, {run.owner!r}, 'cpu', Path({str(run.log)!r}), receive)"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -211,12 +229,12 @@ def test_many_prewarm_at_once_and_a_failing_load_is_no_end(run: Run) -> None:
 
 
 def test_errors_reach_the_job(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match=r"^frames.npy: cannot be read; sample it again\.$"):
+    with pytest.raises(UserError, match=r"^weights.pth: cannot be read\.$"):
         run.ask("refuse")
     assert capsys.readouterr().err == ""
     with pytest.raises(UserError, match="embedding failed: ZeroDivisionError: of all things"):
         run.ask("fail")
-    assert "in embed\n" in capsys.readouterr().err
+    assert "in _do\n" in capsys.readouterr().err
     run.ask()
     assert run.started() == 1
 
@@ -263,7 +281,7 @@ def test_an_ended_job_leaves_nothing_half_made(run: Run, tmp_path: Path) -> None
     job.kill()
     job.communicate()
     wait_for(lambda: not scratch.exists())
-    assert "nobody waits for it any more" in run.log.read_text()
+    assert "nobody waits for the answer any more" in run.log.read_text()
     assert run.ask()["pid"] == pid
 
 
@@ -366,7 +384,7 @@ def test_each_device_has_one_embedder_and_one_job_at_a_time(
     assert len(set(pids)) == 3
     depth: dict[str, int] = {}
     for line in sorted(run.note.read_text().splitlines(), key=lambda line: float(line.split()[2])):
-        what, pid, _ = line.split()
+        what, pid, _, _ = line.split()
         depth[pid] = depth.get(pid, 0) + (1 if what == "begin" else -1)
         assert depth[pid] in (0, 1), "two jobs on one device"
 
@@ -392,44 +410,48 @@ class Overlaps:
         self.work("load")
         return self, "sha256"
 
-    def embed(self, message: Any, network: Any, weights_sha256: str, turn: Any, beat: Any) -> dict[str, Any]:
+    def embed(self, message: Any, network: Any, weights_sha256: str, tell: Any, turn: Any, beat: Any) -> None:
         assert (network, weights_sha256) == (self, "sha256")
         self.work("read")
         with turn():
             self.work("embed")
             if self.error:
                 raise self.error
-        return {"rows": 1}
+        self.work("write")
 
 
-MESSAGE = {"spec": "{}", "precision": "float32", "weights": __file__, "weights_identity": "1"}
+MESSAGE: Any = {"spec": "{}", "precision": "float32", "weights": __file__, "weights_identity": "1"}
 
 
-def nothing() -> None:
-    """No beat."""
+def nothing(*_: Any) -> None:
+    """No beat, and nobody who is told."""
 
 
 @pytest.fixture
 def overlaps(monkeypatch: pytest.MonkeyPatch) -> Overlaps:
     overlaps = Overlaps()
     monkeypatch.setattr(embed, "load_network", overlaps.load)
-    monkeypatch.setattr(embed, "embed_video", overlaps.embed)
+    monkeypatch.setattr(embed, "embed_videos", overlaps.embed)
     return overlaps
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_nothing_computes_while_a_model_is_loaded_and_reading_waits_for_nobody(
+def test_nothing_computes_while_a_model_is_loaded_and_reading_and_writing_wait_for_nobody(
     overlaps: Overlaps, device: str
 ) -> None:
     backend = TorchBackend(device)
     messages = [MESSAGE | {"weights_identity": str(number // 4)} for number in range(16)]
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda message: backend.embed(message, nothing), messages))
-    computing = {tuple(what for what in seen if what != "read") for seen in overlaps.seen} - {()}
+        list(pool.map(lambda message: backend.embed(message, nothing, nothing), messages))
+    computing = {tuple(what for what in seen if what not in ("read", "write")) for seen in overlaps.seen} - {
+        ()
+    }
     assert ("load",) in computing
     assert all("load" not in one for one in computing - {("load",)})
     assert (("embed", "embed") in computing) is (device == "cpu")
-    assert any({"read", "embed"} <= set(seen) for seen in overlaps.seen)
+    for what in ("read", "write"):
+        assert any({what, "embed"} <= set(seen) for seen in overlaps.seen)
+        assert any({what, "load"} <= set(seen) for seen in overlaps.seen)
 
 
 def test_one_video_is_to_blame_for_a_lost_device(overlaps: Overlaps) -> None:
@@ -443,7 +465,7 @@ def test_one_video_is_to_blame_for_a_lost_device(overlaps: Overlaps) -> None:
         with pytest.raises(
             DeviceLost, match=r"^NVIDIA Test: CUDA error: an illegal memory access was encountered$"
         ) as caught:
-            backend.embed(MESSAGE, nothing)
+            backend.embed(MESSAGE, nothing, nothing)
         blamed.append(caught.value.blame)
 
     with ThreadPoolExecutor(4) as pool:
@@ -454,10 +476,10 @@ def test_one_video_is_to_blame_for_a_lost_device(overlaps: Overlaps) -> None:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_an_error_of_the_frames_loses_no_device(overlaps: Overlaps, device: str) -> None:
     backend = TorchBackend(device)
-    overlaps.error = UserError("frames.npy: no.")
+    overlaps.error = UserError("weights.pth: no.")
     for _ in range(2):
         with pytest.raises(UserError):
-            backend.embed(MESSAGE, nothing)
+            backend.embed(MESSAGE, nothing, nothing)
 
 
 def test_a_device_that_fails_later_is_lost_too(overlaps: Overlaps, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -471,7 +493,7 @@ def test_a_device_that_fails_later_is_lost_too(overlaps: Overlaps, monkeypatch: 
     monkeypatch.setattr(torch.cuda, "synchronize", fail)
     overlaps.error = ValueError("nonsense came back")
     with pytest.raises(DeviceLost, match="ECC"):
-        TorchBackend("cuda").embed(MESSAGE, nothing)
+        TorchBackend("cuda").embed(MESSAGE, nothing, nothing)
 
 
 # ------------------------------------------------------------------------------------------------ devices that fail
@@ -500,6 +522,57 @@ def test_a_video_that_loses_the_device_twice_fails_and_names_it(
     assert run.started() == 2
     run.ask(device="fake0")  # the others go on
     assert run.started() == 3
+
+
+def test_the_device_is_lost_under_several_videos(run: Run) -> None:
+    """What is left is done one by one; the culprit alone is given up, and it alone is tried twice by itself."""
+    answers = run.ask_for(["a", "b", "c", "d"], {"b": "lose"})
+    assert [answer["place"] for answer in answers] == [0, 1, 2, 3]
+    assert [place for place, answer in enumerate(answers) if "failure" in answer] == [1]
+    assert answers[1]["failure"].startswith(
+        "b: the device failed twice, each time in a new process (device cpu, CUDA error: an illegal memory access was "
+        "encountered)."
+    )
+    together = [answer["record"]["together"] for answer in answers if "record" in answer]
+    assert together == [True, False, False]
+    begun = [line.split()[-1] for line in run.note.read_text().splitlines() if line.startswith("begin")]
+    assert begun == ["a", "b", "b", "b", "c", "d"]  # nothing that was answered is done again
+    assert run.started() == 4
+    assert len({answer["record"]["pid"] for answer in answers if "record" in answer}) == 2
+
+
+def test_two_videos_that_lose_the_device_end_the_request(run: Run) -> None:
+    answers: list[Any] = []
+    message: Any = {"do": {"b": "lose", "c": "lose"}, **request_for(["a", "b", "c", "d"])}
+    with pytest.raises(UserError, match=r"^c: the device failed twice"):
+        client.request(message, run.owner, "cpu", run.log, answers.append)
+    assert [(answer["place"], "failure" in answer) for answer in answers] == [(0, False), (1, True)]
+
+
+def test_a_device_lost_once_under_several_videos_fails_none(run: Run, tmp_path: Path) -> None:
+    answers = run.ask_for(["a", "b", "c"], "lose once", once=str(tmp_path / "once"))
+    assert [answer["record"]["video_id"] for answer in answers] == ["a", "b", "c"]
+    assert run.started() == 2
+
+
+def test_an_embedder_killed_under_several_videos_names_the_one_at_work(run: Run) -> None:
+    answers: list[Any] = []
+    message: Any = {"do": {"b": "kill"}, **request_for(["a", "b", "c"])}
+    with pytest.raises(UserError, match="while it worked on b;"):
+        client.request(message, run.owner, "cpu", run.log, answers.append)
+    assert [answer["place"] for answer in answers] == [0]
+
+
+def test_a_video_is_answered_as_soon_as_it_is_done(run: Run, tmp_path: Path) -> None:
+    arrived: dict[str, float] = {}
+
+    def receive(answer: Any) -> None:
+        arrived[answer["record"]["video_id"]] = time.monotonic()
+
+    message: Any = {"do": {"b": "sleep"}, "seconds": 1, **request_for(["a", "b"])}
+    client.request(message, run.owner, "cpu", run.log, receive)
+    assert list(arrived) == ["a", "b"]
+    assert arrived["b"] - arrived["a"] > 0.8
 
 
 def test_another_videos_error_is_no_try(run: Run, tmp_path: Path) -> None:

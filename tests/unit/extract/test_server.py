@@ -1,6 +1,5 @@
 """The warm embedder as processes: one per owner and device, gone with its owner, and never a stale answer."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from framefeat.backbone.resolve import resolve
+from framefeat import stored
 from framefeat.environment import DEVICES, OWNER
 from framefeat.errors import UserError
 from framefeat.extract import client, devices
-from framefeat.files import write_json
+from framefeat.layout import ResultsFolder
 
-from tests.models import live_model, pictures
+from tests.models import live_model
+from tests.unit.extract.shard import BACKBONE, BAD, Shard, real_spec
 
 ARCH = "mobilenet_v3_small"
 
@@ -72,34 +72,34 @@ def owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Owner]:
     found.end()
 
 
+class Jobs:
+    """Extractions of one video of six rows, row 2 of them bad; each has a data set of its own."""
+
+    def __init__(self, folder: Path, weights: Path) -> None:
+        self.folder, self.weights = folder, weights
+
+    def shard(self, out: str, weights: Path | None = None, identity: str = "a") -> Shard:
+        shard = Shard(self.folder / out, {"v": 6}, real_spec(ARCH, self.weights))
+        shard.weights, shard.identity = weights or self.weights, identity
+        return shard
+
+    def __call__(self, out: str, weights: Path | None = None, identity: str = "a") -> list[str]:
+        """The command line."""
+        arguments = self.shard(out, weights, identity).arguments(
+            "--embedder-logs", str(self.folder / "logs"), "--gpus", "1", "--device", "auto"
+        )
+        return [sys.executable, "-m", "framefeat.cli", *arguments]
+
+    def features(self, out: str) -> Path:
+        return ResultsFolder(self.folder / out).backbone(BACKBONE).features("v")
+
+    def values(self, out: str) -> np.ndarray:
+        return stored.read_array(self.features(out), "features")
+
+
 @pytest.fixture
-def job(tmp_path: Path, weights: Path) -> Callable[..., list[str]]:
-    """The command line of an extraction of six frames, row 4 of them bad."""
-    frames = pictures(6)
-    np.save(tmp_path / "v.npy", frames)
-    np.save(tmp_path / "v.recheck.npy", frames[[1, 5]])
-    status = ["ok"] * 4 + ["bad", "ok"]
-    write_json(
-        tmp_path / "v.json",
-        {
-            "video_id": "v",
-            "key": {"fingerprint": "f"},
-            "decoder": "pyav",
-            "rows": {"status": status, "native_idx": [0, 1, 2, 3, -1, 5]},
-            "recheck": {"rows": [1, 5], "mean_abs_diff": [0.0, 0.0], "agrees": True},
-        },
-    )
-    spec = json.dumps(resolve(ARCH, str(weights)).to_json())
-
-    def command(out: str, weights: Path = weights, identity: str = "a", *more: str) -> list[str]:
-        return [
-            sys.executable, "-m", "framefeat.cli", "extract", "--spec", spec, "--weights", str(weights),
-            "--weights-identity", identity, "--frames", str(tmp_path / "v.npy"), "--recheck", str(tmp_path / "v.recheck.npy"),
-            "--evidence", str(tmp_path / "v.json"), "--features", str(tmp_path / out / "features" / "v.npy"),
-            "--record", str(tmp_path / out / "features" / "v.json"), "--embedder-logs", str(tmp_path / "logs"), *more,
-        ]  # fmt: skip
-
-    return command
+def job(tmp_path: Path, weights: Path) -> Jobs:
+    return Jobs(tmp_path, weights)
 
 
 def environment(owner: Owner | None, **more: str) -> dict[str, str]:
@@ -107,31 +107,27 @@ def environment(owner: Owner | None, **more: str) -> dict[str, str]:
     return kept | ({OWNER: owner.identity} if owner else {}) | more
 
 
-def test_one_embedder_for_many_clients_and_the_bytes_of_none(
-    owner: Owner, job: Callable[..., list[str]], tmp_path: Path
-) -> None:
+def test_one_embedder_for_many_clients_and_the_bytes_of_none(owner: Owner, job: Jobs) -> None:
     clients = [
-        subprocess.Popen(job(f"o{n}", *(), identity=f"i{n}"), env=environment(owner), stdout=subprocess.PIPE)
-        for n in range(3)
+        subprocess.Popen(job(f"o{n}"), env=environment(owner), stdout=subprocess.PIPE) for n in range(3)
     ]
     outputs = [client.communicate(timeout=120)[0] for client in clients]  # to the end: no stream is held open
     assert [client.returncode for client in clients] == [0, 0, 0]
     assert outputs == [b"", b"", b""]
     assert len(owner.embedders()) == 1
-    subprocess.run(job("off", identity="off"), env=environment(None), check=True)
-    bytes_ = {(tmp_path / out / "features" / "v.npy").read_bytes() for out in ("o0", "o1", "o2", "off")}
-    assert len(bytes_) == 1
-    features = np.load(tmp_path / "off" / "features" / "v.npy")
+    subprocess.run(job("off"), env=environment(None), check=True)
+    assert len({job.features(out).read_bytes() for out in ("o0", "o1", "o2", "off")}) == 1
+    features = job.values("off")
     assert features.shape == (6, 576)
-    assert np.isnan(features[4]).all()
-    assert features[[0, 1, 2, 3, 5]].std() > 0.01
+    assert np.isnan(features[BAD]).all()
+    assert np.delete(features, BAD, 0).std() > 0.01
     folder = owner.folder
     owner.end()
     assert not folder.exists()
 
 
 def test_killed_embedder_fails_its_job_with_a_sentence_and_the_next_starts_another(
-    owner: Owner, job: Callable[..., list[str]]
+    owner: Owner, job: Jobs
 ) -> None:
     subprocess.run(job("first"), env=environment(owner), check=True)
     (pid,) = owner.embedders()
@@ -148,16 +144,16 @@ def test_killed_embedder_fails_its_job_with_a_sentence_and_the_next_starts_anoth
     assert owner.embedders() != [pid]
 
 
-def test_other_weights_are_another_model(owner: Owner, job: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_other_weights_are_another_model(owner: Owner, job: Jobs, tmp_path: Path) -> None:
     other = live_model(ARCH, tmp_path / "other.pth", seed=3)
     subprocess.run(job("one"), env=environment(owner), check=True)
     subprocess.run(job("two", other, "other"), env=environment(owner), check=True)
-    one, two = (np.load(tmp_path / name / "features" / "v.npy") for name in ("one", "two"))
+    one, two = job.values("one"), job.values("two")
     assert not np.allclose(one[0], two[0])
     assert len(owner.embedders()) == 1
 
 
-def test_its_errors_reach_the_job(owner: Owner, job: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_its_errors_reach_the_job(owner: Owner, job: Jobs, tmp_path: Path) -> None:
     (tmp_path / "bad.pth").write_bytes(b"no weights")
     done = subprocess.run(
         job("out", tmp_path / "bad.pth"),
@@ -168,10 +164,10 @@ def test_its_errors_reach_the_job(owner: Owner, job: Callable[..., list[str]], t
     )
     assert done.returncode == 1
     assert "bad.pth" in done.stderr
-    assert not (tmp_path / "out" / "features" / "v.npy").exists()
+    assert not job.features("out").exists()
 
 
-def test_each_device_has_its_own(owner: Owner, job: Callable[..., list[str]]) -> None:
+def test_each_device_has_its_own(owner: Owner, job: Jobs) -> None:
     env = environment(owner, FRAMEFEAT_DEVICES="fake0,fake1")
     clients = [subprocess.Popen(job(f"o{n}", identity=f"i{n}"), env=env) for n in range(4)]
     assert [client.wait(timeout=180) for client in clients] == [0] * 4
@@ -179,22 +175,20 @@ def test_each_device_has_its_own(owner: Owner, job: Callable[..., list[str]]) ->
     assert sorted(path.stem for path in owner.folder.glob("*.sock")) == ["fake0", "fake1"]
 
 
-def test_idle_end(owner: Owner, job: Callable[..., list[str]]) -> None:
+def test_idle_end(owner: Owner, job: Jobs) -> None:
     subprocess.run(job("out"), env=environment(owner, FRAMEFEAT_IDLE_S="1"), check=True)
     wait_until(lambda: not owner.embedders())
     assert not list(owner.folder.glob("*.sock"))
 
 
-def test_stored_features_need_no_embedder(
-    owner: Owner, job: Callable[..., list[str]], tmp_path: Path
-) -> None:
+def test_stored_features_need_no_embedder(owner: Owner, job: Jobs) -> None:
     subprocess.run(job("out"), env=environment(None), check=True)
-    folder = tmp_path / "out" / "features"
-    before = (folder / "v.npy").read_bytes(), (folder / "v.json").read_bytes()
-    for path in folder.iterdir():
-        path.unlink()
+    before = job.features("out").read_bytes()
+    done = job.shard("out").extracted
+    done.unlink()
     subprocess.run(job("out"), env=environment(owner), check=True)
-    assert ((folder / "v.npy").read_bytes(), (folder / "v.json").read_bytes()) == before
+    assert done.exists()
+    assert job.features("out").read_bytes() == before
     assert owner.embedders() == []
 
 
@@ -206,7 +200,7 @@ def test_a_folder_that_others_can_enter_is_refused(owner: Owner) -> None:
     folder.rmdir()
 
 
-def test_a_client_without_the_key_is_refused(owner: Owner, job: Callable[..., list[str]]) -> None:
+def test_a_client_without_the_key_is_refused(owner: Owner, job: Jobs) -> None:
     from multiprocessing import AuthenticationError
     from multiprocessing.connection import Client
 

@@ -1,106 +1,47 @@
-"""The extract stage: the store of valid features, clean ends, and real features in and out of the embedder."""
+"""The extract stage: what is stored stays, clean ends, and real features in and out of the embedder."""
 
 import glob
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from framefeat import cli, identity
+from framefeat import identity, stored
 from framefeat.environment import DEVICES, EMBEDDER_TIMEOUT, OWNER
 from framefeat.errors import UserError
 from framefeat.extract import client, devices
 from framefeat.extract import stage as extract_stage
-from framefeat.files import read_json, write_json
+from framefeat.files import file_sha256, read_json
 
 from tests import models
+from tests.unit.extract.shard import AGAIN, BAD, ROWS, Shard, real_spec
 from tests.unit.extract.test_client import Run, runtime, wait_for
 
 __all__ = ["runtime"]  # a fixture
 
-ROWS, BAD, AGAIN = 5, 2, [1, 4]
-
-
-class Job:
-    """One video's sampled frames, and its extraction through the command line."""
-
-    def __init__(self, results: Path, video: str = "v", spec: Mapping[str, Any] | None = None) -> None:
-        frames = models.pictures(ROWS)
-        frames[BAD] = 0
-        self.inputs = {name: results / "frames" / f"{video}.{name}.npy" for name in ("frames", "recheck")}
-        self.inputs["evidence"] = results / "evidence" / f"{video}.json"
-        self.inputs["frames"].parent.mkdir(parents=True, exist_ok=True)
-        np.save(self.inputs["frames"], frames)
-        np.save(self.inputs["recheck"], frames[AGAIN])
-        status = ["bad" if row == BAD else "ok" for row in range(ROWS)]
-        self.evidence: dict[str, Any] = {
-            "video_id": video,
-            "key": {"fingerprint": "f"},
-            "decoder": "pyav",
-            "rows": {
-                "timestamp_sec": [0.5 * row for row in range(ROWS)],
-                "native_idx": [-1 if row == BAD else 10 * row for row in range(ROWS)],
-                "pts_sec": [None if row == BAD else 0.5 * row for row in range(ROWS)],
-                "status": status,
-            },
-            "recheck": {"reader": "decord", "rows": AGAIN, "mean_abs_diff": [0.0, 0.0], "agrees": True},
-        }
-        write_json(self.inputs["evidence"], self.evidence)
-        self.features = results / "model" / "features" / f"{video}.npy"
-        self.record = self.features.with_suffix(".json")
-        self.store = results / "model" / "store"
-        self.spec = spec or {"name": "model"}
-        self.weights = results / "weights.pth"
-        self.identity = "w1"
-        self.precision = "float32"
-
-    def arguments(self, *more: str) -> list[str]:
-        return [
-            "extract", "--spec", json.dumps(self.spec), "--weights", str(self.weights), "--weights-identity", self.identity,
-            "--precision", self.precision, "--device", "cpu", "--gpus", "0",
-            *(word for name, path in self.inputs.items() for word in (f"--{name}", str(path))),
-            "--features", str(self.features), "--record", str(self.record), *more,
-        ]  # fmt: skip
-
-    def run(self, *more: str) -> int:
-        return cli.main(self.arguments(*more))
-
-    def again(self, *more: str) -> int:
-        """As Snakemake does: the outputs go before the job runs again."""
-        self.features.unlink()
-        self.record.unlink()
-        return self.run(*more)
-
-    def bytes(self) -> tuple[bytes, bytes]:
-        return self.features.read_bytes(), self.record.read_bytes()
-
-    def left(self) -> list[str]:
-        return [path.name for path in self.features.parent.iterdir() if path.name.startswith(".")]
+ARCH = "mobilenet_v3_small"
+SOME = {"a": 5, "b": 3, "c": 9}
 
 
 @pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
-    """What was computed, by something that takes no time and gives other bytes each time."""
-    done: list[Mapping[str, Any]] = []
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The videos that were embedded, by something that takes no time and gives other bytes each time."""
+    done: list[str] = []
 
-    def compute(message: Mapping[str, Any], device: str) -> dict[str, Any]:
-        import hashlib
-
-        done.append(message)
-        Path(message["features"]).write_bytes(os.urandom(16))
-        digest = hashlib.sha256(Path(message["features"]).read_bytes()).hexdigest()
-        write_json(
-            message["record"],
-            {"key": message["key"], "file_sha256": digest, "versions": {"pytest": pytest.__version__}},
-        )
-        return {}
+    def compute(message: Mapping[str, Any], device: str, receive: Callable[[Any], None]) -> None:
+        for video in message["videos"]:
+            done.append(video["video"])
+            record = {
+                "video_id": video["video"], "key": video["key"], "rows": video["rows"], "device": "cpu",
+                "made": os.urandom(8).hex(),
+            }  # fmt: skip
+            stored.write(video["features"], record, {"features": np.zeros((video["rows"], 2), np.float32)})
+            receive({"place": video["place"], "record": record})
 
     monkeypatch.setattr(extract_stage, "_compute_here", compute)
     monkeypatch.delenv(OWNER, raising=False)
@@ -117,9 +58,9 @@ def test_a_lost_device_is_a_sentence_without_an_embedder_too(
 
     monkeypatch.delenv(OWNER, raising=False)
     monkeypatch.setattr(embed, "load_network", lose)
-    assert Job(tmp_path).run() == 1
+    assert Shard(tmp_path).run() == 1
     assert capsys.readouterr().err.startswith(
-        "framefeat extract: v: the device failed (device cpu, CUDA error: an illegal memory access was encountered)."
+        "framefeat extract: the device failed (device cpu, CUDA error: an illegal memory access was encountered)."
     )
 
 
@@ -130,75 +71,96 @@ def test_a_time_limit_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, t
         client._silent_seconds()
 
 
-# ----------------------------------------------------------------------------------------------------------- store
+# ------------------------------------------------------------------------------------------------- what is stored
 
 
-def test_valid_features_come_back_as_they_were(tmp_path: Path, computed: list[Any]) -> None:
-    job = Job(tmp_path)
-    assert job.run() == 0
-    before = job.bytes()
-    assert job.features.stat().st_ino == next(job.store.glob("*.npy")).stat().st_ino  # no second copy
-    began = time.time()
-    os.utime(next(job.store.glob("*.npy")), (1, 1))
-    assert job.again() == 0
-    assert job.bytes() == before
-    assert len(computed) == 1
-    assert job.features.stat().st_mtime >= began - 1  # or Snakemake would take it for older than its inputs
+def test_valid_features_stay_as_they_are(tmp_path: Path, computed: list[str]) -> None:
+    shard = Shard(tmp_path, SOME)
+    assert shard.run() == 0
+    before = [shard.bytes(key) for key in shard.keys]
+    assert shard.run() == 0
+    assert [shard.bytes(key) for key in shard.keys] == before
+    assert computed == ["a", "b", "c"]
+    assert read_json(shard.extracted) == {
+        "rows": 17,
+        "videos": {key: identity.evidence_digest(shard.evidence[key]) for key in shard.keys},
+    }
+
+
+def test_only_what_is_missing_is_embedded(
+    tmp_path: Path, computed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = Shard(tmp_path, SOME)
+    shard.run()
+    assert "worked on 3 of 3 videos, 17 rows\n" in capsys.readouterr().err
+    kept = shard.bytes("a"), shard.bytes("c")
+    shard.features("b").unlink()
+    assert shard.run() == 0
+    assert computed == ["a", "b", "c", "b"]
+    assert (shard.bytes("a"), shard.bytes("c")) == kept
+    assert "worked on 1 of 3 videos, 3 rows\n" in capsys.readouterr().err
+
+
+def test_in_another_shard_they_are_the_same(tmp_path: Path, computed: list[str]) -> None:
+    """The collection grew, or ``shard_rows`` changed: the videos are dealt anew."""
+    shard = Shard(tmp_path, SOME)
+    shard.run()
+    before = shard.bytes("b")
+    alone = Shard(tmp_path, {"b": 3})
+    alone.evidence["b"] = shard.evidence["b"]
+    alone.write_evidence("b")
+    assert alone.run() == 0
+    assert alone.bytes("b") == before
+    assert computed == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("change", ["weights", "precision", "spec", "frames"])
-def test_what_decides_the_result_is_in_the_key(tmp_path: Path, computed: list[Any], change: str) -> None:
-    job = Job(tmp_path)
-    job.run()
-    before = job.bytes()
+def test_what_decides_the_result_is_in_the_key(tmp_path: Path, computed: list[str], change: str) -> None:
+    shard = Shard(tmp_path, SOME)
+    shard.run()
+    before = {key: shard.bytes(key) for key in shard.keys}
     if change == "weights":
-        job.identity = "w2"
+        shard.identity = "w2"
     elif change == "precision":
-        job.precision = "bf16"
+        shard.precision = "bf16"
     elif change == "spec":
-        job.spec = {"name": "model", "mean": [0.5]}
+        shard.spec = {"name": "model", "mean": [0.5]}
     else:
-        job.evidence["rows"]["native_idx"][0] = 1
-        write_json(job.inputs["evidence"], job.evidence)
-    assert job.again() == 0
-    assert job.bytes() != before
-    assert len(computed) == 2
-    assert len(list(job.store.iterdir())) == 2  # the older ones are gone
+        shard.evidence["b"]["rows"]["native_idx"][0] = 1
+        shard.write_evidence("b")
+    assert shard.run() == 0
+    changed = ["b"] if change == "frames" else ["a", "b", "c"]
+    assert computed[3:] == changed
+    assert [key for key in shard.keys if shard.bytes(key) != before[key]] == changed
+    assert len(list(shard.features().parent.iterdir())) == 3  # the older ones are gone
 
 
-def test_how_is_not_in_the_key(tmp_path: Path, computed: list[Any]) -> None:
-    job = Job(tmp_path)
-    job.run()
-    assert job.again("--batch-size", "3", "--threads", "2") == 0
-    assert len(computed) == 1
+def test_how_is_not_in_the_key(tmp_path: Path, computed: list[str]) -> None:
+    shard = Shard(tmp_path)
+    shard.run()
+    assert shard.run("--batch-size", "3", "--threads", "2") == 0
+    assert computed == ["v"]
 
 
-@pytest.mark.parametrize(
-    "damage", ["features", "record", "no record", "a list", "other key", "versions", "no package"]
-)
-def test_what_is_damaged_is_computed_again(tmp_path: Path, computed: list[Any], damage: str) -> None:
-    job = Job(tmp_path)
-    job.run()
-    (features,), (record,) = job.store.glob("*.npy"), job.store.glob("*.json")
-    known = read_json(record)
-    for path in (features, record):
-        path.unlink()  # the results are the same files
-    features.write_bytes(b"other" if damage == "features" else job.features.read_bytes())
-    if damage == "record":
-        record.write_text("{")
-    elif damage == "a list":
-        record.write_text("[]")
-    elif damage != "no record":
-        known["key"] = known["key"] | ({"algorithm": 0} if damage == "other key" else {})
-        known["versions"] = {
-            "versions": {"pytest": "0.1"},
-            "no package": {"no-such-package": "1"},
-        }.get(damage, known["versions"])
-        write_json(record, known)
-    assert job.again() == 0
-    assert len(computed) == 2
-    assert job.again() == 0
-    assert len(computed) == 2
+@pytest.mark.parametrize("damage", ["empty", "cut short", "other", "no record", "other key"])
+def test_what_is_damaged_is_computed_again(tmp_path: Path, computed: list[str], damage: str) -> None:
+    shard = Shard(tmp_path, SOME)
+    shard.run()
+    path, known = shard.features("b"), shard.record("b")
+    if damage == "other key":
+        known["key"]["algorithm"] = 0
+        stored.write(path, known, {"features": np.zeros((3, 2), np.float32)})
+    elif damage == "no record":
+        from safetensors.numpy import save_file
+
+        save_file({"features": np.zeros((3, 2), np.float32)}, path)
+    else:
+        whole = path.read_bytes()
+        path.write_bytes({"empty": b"", "cut short": whole[:-1], "other": b"x" * len(whole)}[damage])
+    assert shard.run() == 0
+    assert computed[3:] == ["b"]
+    assert shard.run() == 0
+    assert computed[3:] == ["b"]
 
 
 def test_only_the_half_precisions_have_another_algorithm() -> None:
@@ -209,71 +171,47 @@ def test_only_the_half_precisions_have_another_algorithm() -> None:
     assert found == [1, 2, 2]
 
 
-def test_a_video_keeps_its_own(tmp_path: Path, computed: list[Any]) -> None:
+def test_a_video_keeps_its_own(tmp_path: Path, computed: list[str]) -> None:
     names = ["a", "a.b", "a.b.c", ".a", "b" * 180]
-    jobs = [Job(tmp_path, name) for name in names]
-    for job in jobs:
-        assert job.run() == 0
-    for job in jobs:
-        assert job.again() == 0
-    assert len(computed) == len(names)
-
-
-def test_without_links_there_are_copies(
-    tmp_path: Path, computed: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any) -> None:
-        raise PermissionError("no links here")
-
-    monkeypatch.setattr(os, "link", refuse)
-    job = Job(tmp_path)
-    job.run()
-    before = job.bytes()
-    assert job.again() == 0
-    assert job.bytes() == before
-    assert len(computed) == 1
-
-
-def test_a_store_that_cannot_be_written_loses_no_result(tmp_path: Path, computed: list[Any]) -> None:
-    job = Job(tmp_path)
-    job.store.parent.mkdir(parents=True)
-    job.store.write_text("in the way")
-    assert job.run() == 0
-    assert job.features.exists()
-    assert job.again() == 0
-    assert len(computed) == 2
+    shard = Shard(tmp_path, dict.fromkeys(names, 2))
+    assert shard.run() == 0
+    assert len({shard.bytes(name) for name in names}) == len(names)
+    assert {shard.record(name)["video_id"] for name in names} == set(names)
+    assert shard.run() == 0
+    assert computed == names
 
 
 # ------------------------------------------------------------------------------------------------------ clean ends
 
 
 def test_a_failed_job_leaves_nothing(
-    tmp_path: Path, computed: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(message: Mapping[str, Any], device: str) -> None:
-        Path(message["features"]).write_text("half")
+    def fail(message: Mapping[str, Any], device: str, receive: Callable[[Any], None]) -> None:
+        Path(message["videos"][0]["features"]).write_text("half")
         raise UserError("weights: no.")
 
     monkeypatch.setattr(extract_stage, "_compute_here", fail)
-    job = Job(tmp_path)
-    assert job.run() == 1
+    shard = Shard(tmp_path)
+    assert shard.run() == 1
     assert capsys.readouterr().err == "framefeat extract: weights: no.\n"
-    assert list(job.features.parent.iterdir()) == []
+    assert list(shard.features().parent.iterdir()) == []
+    assert not shard.extracted.exists()
 
 
-def test_what_a_killed_job_left_goes_with_the_next(tmp_path: Path, computed: list[Any]) -> None:
-    job = Job(tmp_path)
-    left = job.features.parent / ".v.part" / "tmp123"
+def test_what_a_killed_job_left_goes_with_the_next(tmp_path: Path, computed: list[str]) -> None:
+    shard = Shard(tmp_path)
+    left = shard.features().parent / ".v.part" / "tmp123"
     left.mkdir(parents=True)
-    (left / "features.npy").write_text("half")
-    assert job.run() == 0
-    assert job.left() == []
+    (left / "0.safetensors").write_text("half")
+    assert shard.run() == 0
+    assert shard.left() == []
 
 
 STUB_COMMAND = (
-    "import sys; from framefeat import cli; from framefeat.extract import client, stage; "
-    "client.COMMAND = sys.argv[1].split('|'); ask = client.request; "
-    "client.request = lambda message, *more: ask(dict(message) | {'do': sys.argv[2], 'seconds': 60}, *more); "
+    "import json, sys; from framefeat import cli; from framefeat.extract import client, stage; "
+    "client.COMMAND = sys.argv[1].split('|'); ask = client.request; more = json.loads(sys.argv[2]); "
+    "client.request = lambda message, *others: ask({**message, **more}, *others); "
     "sys.exit(cli.main(sys.argv[3:]))"
 )
 
@@ -287,9 +225,13 @@ def run(runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     wait_for(lambda: not any(runtime.iterdir()), 5)
 
 
-def start(job: Job, do: str, logs: Path) -> subprocess.Popen[str]:
+def start(shard: Shard, do: str | Mapping[str, str], logs: Path, **more: Any) -> subprocess.Popen[str]:
+    import json
+
+    told = json.dumps({"do": do, "seconds": 60, **more})
+    shard.extracted.unlink(missing_ok=True)
     return subprocess.Popen(
-        [sys.executable, "-c", STUB_COMMAND, "|".join(client.COMMAND), do, *job.arguments("--embedder-logs", str(logs))],
+        [sys.executable, "-c", STUB_COMMAND, "|".join(client.COMMAND), told, *shard.arguments("--embedder-logs", str(logs))],
         stderr=subprocess.PIPE, text=True,
         # A suite that a shell runs in the background ignores Ctrl-C, and so would the job.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -297,10 +239,13 @@ def start(job: Job, do: str, logs: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_job_that_is_ended_leaves_nothing(run: Run, tmp_path: Path, number: signal.Signals) -> None:
-    job = Job(tmp_path / "results")
-    process = start(job, "sleep", tmp_path / "logs")
-    half = f"{job.features.parent}/.v.part/*/half"
+def test_a_job_that_is_ended_leaves_nothing_half_made(
+    run: Run, tmp_path: Path, number: signal.Signals
+) -> None:
+    """And keeps the features of the videos that were done."""
+    shard = Shard(tmp_path / "results", SOME)
+    process = start(shard, {"b": "sleep"}, tmp_path / "logs")
+    half = f"{shard.features().parent}/.{shard.name}.part/*/half"
     wait_for(lambda: glob.glob(half), 20)
     process.send_signal(number)
     assert process.wait(10) == (-number if number == signal.SIGKILL else 128 + number)
@@ -309,48 +254,119 @@ def test_a_job_that_is_ended_leaves_nothing(run: Run, tmp_path: Path, number: si
     wait_for(
         lambda: not glob.glob(half)
     )  # not Path.glob: a folder that goes while it lists is an error there
-    assert not job.features.exists()
-    assert not job.record.exists()
+    assert shard.there() == ["a"]
+    assert not shard.extracted.exists()
 
 
 def test_an_embedder_that_is_killed_leaves_nothing(run: Run, tmp_path: Path) -> None:
-    job = Job(tmp_path / "results")
-    process = start(job, "kill", tmp_path / "logs")
+    shard = Shard(tmp_path / "results")
+    process = start(shard, "kill", tmp_path / "logs")
     _, err = process.communicate(timeout=20)
     assert process.returncode == 1
     assert err.startswith("framefeat extract: the embedder ended (signal 9")
     assert "while it worked on v;" in err
-    assert list(job.features.parent.iterdir()) == []
-    process = start(job, "answer", tmp_path / "logs")
+    assert list(shard.features().parent.iterdir()) == []
+    process = start(shard, "answer", tmp_path / "logs")
     assert process.wait(20) == 0
-    assert job.features.exists()
+    assert shard.features().exists()
+
+
+def test_an_embedder_that_is_killed_in_the_middle_of_a_shard_keeps_what_is_done(
+    run: Run, tmp_path: Path
+) -> None:
+    shard = Shard(tmp_path / "results", {**SOME, "d": 2})
+    process = start(shard, {"c": "kill"}, tmp_path / "logs")
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "framefeat extract: the embedder ended (signal 9" in err
+    assert "while it worked on c;" in err
+    assert err.endswith("The features of 2 of the 4 videos of this job are kept.\n")
+    assert shard.there() == ["a", "b"]
+    assert shard.left() == []
+    assert not shard.extracted.exists()
+    before = shard.bytes("a"), shard.bytes("b")
+    note = tmp_path / "note"
+    process = start(shard, "answer", tmp_path / "logs", note=str(note))
+    assert process.wait(20) == 0
+    assert [line.split()[-1] for line in note.read_text().splitlines() if "begin" in line] == ["c", "d"]
+    assert (shard.bytes("a"), shard.bytes("b")) == before
+    assert shard.there() == ["a", "b", "c", "d"]
+    assert set(read_json(shard.extracted)["videos"]) == {"a", "b", "c", "d"}
+
+
+def test_features_of_before_are_not_counted_as_kept(run: Run, tmp_path: Path) -> None:
+    shard = Shard(tmp_path / "results", SOME)
+    assert start(shard, "answer", tmp_path / "logs").wait(20) == 0
+    shard.identity = "w2"
+    _, err = start(shard, {"b": "kill"}, tmp_path / "logs").communicate(timeout=20)
+    assert err.endswith("The features of 1 of the 3 videos of this job are kept.\n")
+
+
+def test_a_video_that_fails_fails_the_job_when_the_others_are_done(run: Run, tmp_path: Path) -> None:
+    shard = Shard(tmp_path / "results", SOME)
+    _, err = start(shard, "mention", tmp_path / "logs").communicate(timeout=20)
+    assert "3 of the 3 videos of this job could not be embedded" in err
+    assert all(f"  - {key}: cannot be read\n" in err for key in shard.keys)
+    assert not shard.extracted.exists()
+    alone = Shard(tmp_path / "alone")
+    _, err = start(alone, "mention", tmp_path / "logs").communicate(timeout=20)
+    assert err.endswith("\nframefeat extract: v: cannot be read\n")
+
+
+def test_a_device_lost_under_a_shard_costs_the_one_video(run: Run, tmp_path: Path) -> None:
+    shard = Shard(tmp_path / "results", {**SOME, "d": 2})
+    process = start(shard, {"b": "lose"}, tmp_path / "logs")
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "1 of the 4 videos of this job could not be embedded; the others are done and kept:\n" in err
+    assert (
+        "  - b: the device failed twice, each time in a new process (device cpu, CUDA error: an illegal"
+        in err
+    )
+    assert shard.there() == ["a", "c", "d"]
+    assert not shard.extracted.exists()
+    assert start(shard, "answer", tmp_path / "logs").wait(20) == 0
+    assert shard.there() == ["a", "b", "c", "d"]
+
+
+def test_two_videos_that_lose_the_device_end_the_job(run: Run, tmp_path: Path) -> None:
+    """Then it is hardly the videos: the others would cost three processes each."""
+    shard = Shard(tmp_path / "results", {**SOME, "d": 2})
+    process = start(shard, {"b": "lose", "c": "lose", "d": "lose"}, tmp_path / "logs")
+    _, err = process.communicate(timeout=40)
+    assert process.returncode == 1
+    assert "framefeat extract: c: the device failed twice" in err
+    assert err.endswith("The features of 1 of the 4 videos of this job are kept.\n")
+    assert shard.there() == ["a"]
+    log = (tmp_path / "logs" / "cpu.log").read_text()
+    assert log.count("ready for") == 5  # all together; b twice; c twice
 
 
 def test_an_owner_that_has_ended_is_no_owner(
-    run: Run, computed: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, computed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(OWNER, run.owner)
     run.end()
-    assert Job(tmp_path / "results").run() == 0
-    assert len(computed) == 1
+    assert Shard(tmp_path / "results").run() == 0
+    assert computed == ["v"]
 
 
 def test_embedder_off_still_holds_its_device(
-    run: Run, computed: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, computed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(OWNER, run.owner)
     monkeypatch.setenv(DEVICES, "fake0,fake1")
-    job = Job(tmp_path / "results")
+    shard = Shard(tmp_path / "results")
     with devices.hold(run.folder, ["fake0"]):
         seen: list[str] = []
         inner = extract_stage._compute_here
 
-        def look(message: Mapping[str, Any], device: str) -> dict[str, Any]:
+        def look(message: Any, device: str, receive: Callable[[Any], None]) -> None:
             seen.append(device)
-            return inner(message, device)
+            inner(message, device, receive)
 
         monkeypatch.setattr(extract_stage, "_compute_here", look)
-        assert job.run("--embedder", "off", "--device", "auto", "--gpus", "1") == 0
+        assert shard.run("--embedder", "off", "--device", "auto", "--gpus", "1") == 0
     assert seen == ["fake1"]
     for path in run.folder.iterdir():
         path.unlink()
@@ -382,44 +398,37 @@ def test_prewarming_never_fails(
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("weights")
-    return [models.live_model("mobilenet_v3_small", folder / f"{seed}.pth", seed) for seed in (1, 2)]
+    return [models.live_model(ARCH, folder / f"{seed}.pth", seed) for seed in (1, 2)]
 
 
-@pytest.fixture(scope="module")
-def real_spec(networks: list[Path]) -> Callable[[Path], dict[str, Any]]:
-    from framefeat.backbone import resolve
-
-    return lambda weights: resolve.resolve("mobilenet_v3_small", str(weights), "squash224").to_json()
+def real(results: Path, weights: Path, rows: Mapping[str, int] | None = None) -> Shard:
+    """A shard to embed with a real network."""
+    shard = Shard(results, rows, spec=real_spec(ARCH, weights))
+    shard.weights, shard.identity = weights, file_sha256(weights)
+    return shard
 
 
 def test_real_features_are_the_same_with_and_without_embedder(
-    run: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    networks: list[Path],
-    real_spec: Callable[..., Any],
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, networks: list[Path]
 ) -> None:
-    from framefeat.files import file_sha256
-
     monkeypatch.setattr(client, "COMMAND", [sys.executable, "-P", "-m", "framefeat.extract.server"])
-    found: dict[str, tuple[bytes, bytes]] = {}
+    found: dict[str, Shard] = {}
     for where in ("warm", "off"):
         for number, weights in enumerate(networks):
-            job = Job(tmp_path / where / str(number), spec=real_spec(weights))
-            job.weights, job.identity = weights, file_sha256(weights)
+            shard = real(tmp_path / where / str(number), weights)
             more = (
                 ("--embedder-logs", str(tmp_path / "logs"), "--threads", "2")
                 if where == "warm"
                 else ("--embedder", "off")
             )
-            assert job.run(*more) == 0
-            found[f"{where} {number}"] = job.bytes()
-    assert found["warm 0"] == found["off 0"]
-    assert found["warm 1"] == found["off 1"]
+            assert shard.run(*more) == 0
+            found[f"{where} {number}"] = shard
+    assert found["warm 0"].bytes() == found["off 0"].bytes()
+    assert found["warm 1"].bytes() == found["off 1"].bytes()
     log = (tmp_path / "logs" / "cpu.log").read_text()
     assert log.count("ready for") == 1
     assert log.count("loaded mobilenet_v3_small on cpu") == 2  # another file of weights, another model
-    first, second = (np.load(tmp_path / "warm" / str(n) / "model" / "features" / "v.npy") for n in (0, 1))
+    first, second = (found[f"warm {number}"].values() for number in (0, 1))
     assert first.dtype == np.float32
     assert first.shape == (ROWS, 576)
     assert first.flags["C_CONTIGUOUS"]
@@ -427,7 +436,7 @@ def test_real_features_are_the_same_with_and_without_embedder(
     assert np.isnan(first[BAD]).all()
     assert np.isfinite(first[good]).all()
     assert np.abs(first[good] - second[good]).max() > 0.01
-    record = read_json(tmp_path / "warm" / "0" / "model" / "features" / "v.json")
+    record = found["warm 0"].record()
     assert record["verified"] is False  # a bad row
     assert record["recheck"]["agrees"] is True
     assert record["device"] == "cpu"
@@ -435,36 +444,35 @@ def test_real_features_are_the_same_with_and_without_embedder(
 
 
 def test_frames_that_are_not_those_of_the_second_decode_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, networks: list[Path], real_spec: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    networks: list[Path],
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.delenv(OWNER, raising=False)
-    job = Job(tmp_path, spec=real_spec(networks[0]))
-    job.weights, job.identity = networks[0], ""
-    frames = np.load(job.inputs["frames"])
-    np.save(job.inputs["recheck"], frames[[0, 3]])
-    assert job.run() == 1
-    assert "decoded and embedded a second time give other features" in capsys.readouterr().err
-    assert not job.features.exists()
-    assert job.left() == []
+    shard = real(tmp_path, networks[0], SOME)
+    np.save(shard.recheck("a"), np.load(shard.frames("a"))[[0, 3]])
+    assert shard.run() == 1
+    said = capsys.readouterr().err
+    assert "a: frames decoded and embedded a second time give other features" in said
+    assert shard.there() == ["b", "c"]
+    assert shard.left() == []
 
 
 @pytest.mark.parametrize(("noise", "agrees"), [(1, True), (120, False)])
 def test_near_pixels_are_judged_and_not_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, networks: list[Path], real_spec: Callable[..., Any],
-    noise: int, agrees: bool,
-) -> None:  # fmt: skip
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, networks: list[Path], noise: int, agrees: bool
+) -> None:
     """Decoders may differ by rounding, and how far that moves a network's features is the network's affair."""
     monkeypatch.delenv(OWNER, raising=False)
-    job = Job(tmp_path, spec=real_spec(networks[0]))
-    job.weights, job.identity = networks[0], ""
-    again = np.load(job.inputs["recheck"]).astype(int)
+    shard = real(tmp_path, networks[0])
+    again = np.load(shard.recheck()).astype(int)
     moved = again + np.random.default_rng(0).integers(-noise, noise + 1, again.shape)
-    np.save(job.inputs["recheck"], moved.clip(0, 255).astype(np.uint8))
-    job.evidence["recheck"]["mean_abs_diff"] = [0.5, 0.5]
-    write_json(job.inputs["evidence"], job.evidence)
-    assert job.run() == 0
-    record = read_json(job.record)
+    np.save(shard.recheck(), moved.clip(0, 255).astype(np.uint8))
+    shard.evidence["v"]["recheck"]["mean_abs_diff"] = [0.5, 0.5]
+    shard.write_evidence("v")
+    assert shard.run() == 0
+    record = shard.record()
     assert record["recheck"]["agrees"] is agrees
     assert any("a second time" in warning for warning in record["warnings"]) is not agrees
 
@@ -473,52 +481,122 @@ def test_near_pixels_are_judged_and_not_refused(
     "what", ["not finite", "second look not finite", "unforeseen", "device lost", "no memory"]
 )
 def test_what_goes_wrong_with_one_video_is_its_finding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, networks: list[Path], real_spec: Callable[..., Any],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, networks: list[Path],
     capfd: pytest.CaptureFixture[str], what: str,
 ) -> None:  # fmt: skip
     """And what would go wrong with any other video too is not: the job fails."""
     from framefeat.backbone import network
-    from framefeat.extract import embed
 
     monkeypatch.delenv(OWNER, raising=False)
-    job = Job(tmp_path, spec=real_spec(networks[0]))
-    job.weights, job.identity = networks[0], ""
-    taken, features_of = network.embed, embed._features
-
-    def features(*arguments: Any) -> Any:
-        found, second, used = features_of(*arguments)
-        if what == "not finite":
-            found[1] = np.inf
-        elif what == "second look not finite":
-            second[0, 0] = np.nan
-        return found, second, used
+    shard = real(tmp_path, networks[0], {"a": 4, "v": ROWS, "z": 3})
+    strange = np.load(shard.frames())[0].tobytes()
+    second_strange = np.load(shard.recheck())[0].tobytes()
+    taken = network.embed
 
     def embed_strangely(used: Any, frames: Any, *more: Any, **named: Any) -> Any:
-        if what == "device lost" or (what == "unforeseen" and len(frames) > 1):
+        images = [frames[row : row + 1].tobytes() for row in range(len(frames))]
+        if what == "device lost" or (what == "unforeseen" and strange in images):
             raise RuntimeError("a strange frame, or a strange device")
         if what == "no memory":
             raise MemoryError
-        return taken(used, frames, *more, **named)
+        found, batch = taken(used, frames, *more, **named)
+        if what == "not finite" and strange in images:
+            found[images.index(strange) + 1] = np.inf
+        if what == "second look not finite":
+            # the last of its kind: the second look's, the first is the video's own row
+            found[len(images) - 1 - images[::-1].index(second_strange), 0] = np.nan
+        return found, batch
 
-    monkeypatch.setattr(embed, "_features", features)
     monkeypatch.setattr(network, "embed", embed_strangely)
-    status = job.run()
+    status = shard.run()
     said = capfd.readouterr()
     if what in ("device lost", "no memory"):
         assert status == 1
-        assert not job.record.exists()
+        assert shard.there() == []
         return
     assert status == 0, said.err
-    record, written = read_json(job.record), np.load(job.features)
+    record, written = shard.record(), shard.values()
     good = [row for row in range(ROWS) if row != BAD]
-    looked_at = job.evidence["recheck"]["rows"]
-    lost = {"not finite": [1], "second look not finite": looked_at[:1], "unforeseen": good}[what]
+    lost = {"not finite": [1], "second look not finite": AGAIN[:1], "unforeseen": good}[what]
     assert record["bad_rows"] == lost
     assert np.isnan(written[lost]).all()
     assert np.isfinite(written[[row for row in good if row not in lost]]).all()
-    assert record["recheck"]["rows"] == [row for row in looked_at if row not in lost]
+    assert record["recheck"]["rows"] == [row for row in AGAIN if row not in lost]
     assert record["verified"] is False
-    assert f"{len(lost)} of {ROWS} rows are bad: {record['problems'][0]}" in said.out
+    assert f"v: {len(lost)} of {ROWS} rows are bad: {record['problems'][0]}" in said.out
     assert ("a strange frame" in record["problems"][0]) == (what == "unforeseen")
     assert ("Traceback" in said.err) == (what == "unforeseen")
-    assert not job.store.exists(), "what was deleted is tried again"
+    for key in ("a", "z"):  # the neighbours in its batch
+        assert np.isfinite(shard.values(key)).all()
+        assert shard.record(key)["problems"] == []
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut short", "too few", "no array", "other evidence"])
+def test_frames_that_cannot_be_read_fail_their_video_alone(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    networks: list[Path],
+    capsys: pytest.CaptureFixture[str],
+    damage: str,
+) -> None:
+    monkeypatch.delenv(OWNER, raising=False)
+    shard = real(tmp_path, networks[0], {"a": 4, "v": ROWS, "z": 3})
+    path = shard.frames()
+    if damage == "gone":
+        compute = extract_stage._compute_here
+
+        def remove(*arguments: Any) -> None:
+            path.unlink()
+            compute(*arguments)
+
+        monkeypatch.setattr(extract_stage, "_compute_here", remove)
+    elif damage == "cut short":
+        path.write_bytes(path.read_bytes()[:-1000])
+    elif damage == "too few":
+        np.save(path, np.load(path)[:-1])
+    elif damage == "no array":
+        path.write_bytes(b"")
+    else:  # what the second look's rows say cannot be
+        shard.evidence["v"]["recheck"]["rows"] = [1, 99]
+        shard.write_evidence("v")
+    assert shard.run() == 1
+    said = capsys.readouterr().err
+    assert (
+        "1 of the 3 videos of this job could not be embedded; the others are done and kept:\n  - v: " in said
+    )
+    assert said.rstrip().endswith("Run again when this is mended.")
+    assert shard.there() == ["a", "z"]
+    assert not shard.extracted.exists()
+
+
+def test_a_full_disk_is_no_videos_fault(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    networks: list[Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It ends the job; what was written before stays."""
+    import errno
+
+    monkeypatch.delenv(OWNER, raising=False)
+    shard = real(tmp_path, networks[0], SOME)
+    write = stored.write
+
+    def fill(path: Any, record: Any, arrays: Any) -> None:
+        if record["video_id"] == "b":
+            from framefeat.errors import writing
+
+            with writing(str(path)):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, record, arrays)
+
+    monkeypatch.setattr(stored, "write", fill)
+    assert shard.run() == 1
+    assert "No space left on device" in (said := capsys.readouterr().err)
+    assert said.endswith("The features of 1 of the 3 videos of this job are kept.\n")
+    assert shard.there() == ["a"]
+    monkeypatch.setattr(stored, "write", write)
+    before = shard.bytes("a")
+    assert shard.run() == 0
+    assert shard.bytes("a") == before
+    assert shard.there() == ["a", "b", "c"]

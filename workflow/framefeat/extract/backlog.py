@@ -27,7 +27,8 @@ def wait_for_room(sampled: Path, most: int) -> None:
 def _count(sampled: Path) -> int:
     if not sampled.is_dir():
         return 0
-    return sum(entry.name.endswith(FRAMES_READY) for entry in os.scandir(sampled))
+    names = [entry.name for entry in os.scandir(sampled)]
+    return sum(name.endswith(FRAMES_READY) and not name.startswith(".") for name in names)
 
 
 def _is_held(slot: Path) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 
 from framefeat import stored, tolerances
 from framefeat.backbone.device_errors import is_lost
-from framefeat.errors import MachineError, UserError, machine_trouble
+from framefeat.errors import UserError, machine_trouble
 from framefeat.files import file_sha256
 from framefeat.records import (
     Embedded,
@@ -92,7 +92,7 @@ def load_network(message: ModelRequest, path: Path, device: str) -> tuple[Any, s
     return load_model(spec, str(path), device=device, precision=message["precision"]), sha256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Opened:
     """A video to embed: its frames (uint8 [T, h, w, 3]), those decoded again (uint8 [K, h, w, 3]), its evidence, and
     which rows are bad (bool [T])."""
@@ -126,32 +126,28 @@ def embed_videos(
     features for each: ``features`` (float32 [T, D], NaN in bad rows) and their record (see ``stored``).
 
     Small videos share batches where the network gives a row the same bytes whatever its neighbours are. ``tell`` is
-    called for each video, in order, once its file is written. What nobody foresaw about a video is a finding about it,
+    called for each video, in order, once its file is written, and from a thread that writes while the next videos are
+    computed. What nobody foresaw about a video is a finding about it,
     and the answer's ``trace`` says where it happened; what keeps one video alone from being embedded is its
     ``failure``. Trouble of the machine, the device or the weights is raised: it is no video's.
 
     The forward passes alone happen in ``turn``, so that others compute while this reads and writes; ``beat`` is called
     after each batch.
     """
-    work = _Work(message, network, weights_sha256, turn, beat)
+    work = _Work(message, network, weights_sha256, tell, turn, beat)
     together = work.fill_together()
-    written: Future[list[Embedded]] | None = None
+    written: Future[None] | None = None
     with ThreadPoolExecutor(1, "store") as writer:
         try:
             for pack in _packs(message["videos"], together):
-                opened, answers = work.open(pack)
-                computed = work.compute(opened)
+                found = [work.open(video) for video in pack]
+                computed = work.compute([one for one in found if isinstance(one, _Opened)])
                 if written is not None:
-                    _tell(written.result(), tell)
-                written = writer.submit(work.finish, opened, computed, answers)
+                    written.result()
+                written = writer.submit(work.finish, found, computed)
         finally:
             if written is not None:
-                _tell(written.result(), tell)
-
-
-def _tell(answers: Sequence[Embedded], tell: Callable[[Embedded], None]) -> None:
-    for answer in sorted(answers, key=lambda one: one["place"]):
-        tell(answer)
+                written.result()
 
 
 def _packs(videos: Sequence[VideoToEmbed], together: bool) -> Iterator[list[VideoToEmbed]]:
@@ -174,13 +170,14 @@ class _Work:
         message: EmbedRequest,
         network: Any,
         weights_sha256: str,
+        tell: Callable[[Embedded], None],
         turn: Callable[[], AbstractContextManager[None]],
         beat: Callable[[], None],
     ) -> None:
         from framefeat.backbone.network import AUTO_BATCH
 
         self._message, self._network, self._weights_sha256 = message, network, weights_sha256
-        self._turn, self._beat = turn, beat
+        self._tell, self._turn, self._beat = tell, turn, beat
         given = message["batch_size"]
         self._batch = AUTO_BATCH[network.device.type] if given == "auto" else int(given)
 
@@ -193,22 +190,12 @@ class _Work:
         with self._turn():
             return rows_stand_alone(self._network, self._batch)
 
-    def open(self, pack: Sequence[VideoToEmbed]) -> tuple[list[_Opened], list[Embedded]]:
-        """The videos of ``pack``, and answers for those that cannot be opened."""
-        opened: list[_Opened] = []
-        answers: list[Embedded] = []
-        for video in pack:
-            try:
-                opened.append(_opened(video))
-            except MachineError:
-                raise
-            except UserError as error:
-                answers.append({"place": video["place"], "failure": str(error)})
-            except Exception as error:
-                if trouble := machine_trouble(error):
-                    raise trouble from error
-                answers.append(_failure(video, error))
-        return opened, answers
+    def open(self, video: VideoToEmbed) -> _Opened | Embedded:
+        """The video, or the answer that it cannot be opened."""
+        try:
+            return _opened(video)
+        except Exception as error:
+            return _failure(video, error)
 
     def compute(self, opened: Sequence[_Opened]) -> list[_Computed | tuple[str, str]]:
         """For each video its features, or a problem and its trace."""
@@ -217,7 +204,7 @@ class _Work:
         try:
             return list(self._features(opened))
         except Exception as error:
-            if not _is_a_video_s(error, self._network):
+            if not self._is_a_video_s(error):
                 raise
             if len(opened) > 1:  # each alone: the others are not to blame
                 return [outcome for one in opened for outcome in self.compute([one])]
@@ -258,22 +245,33 @@ class _Work:
             features[one.bad] = np.nan
             yield _Computed(features, second.get(place, features[:0]), used)
 
+    def _is_a_video_s(self, error: Exception) -> bool:
+        """torch tells of a device that is lost in the same words as of frames that it cannot take: other frames
+        decide."""
+        from framefeat.backbone.network import embed
+
+        if isinstance(error, UserError | OSError | MemoryError) or is_lost(error):
+            return False
+        try:
+            with self._turn():
+                embed(self._network, np.zeros((1, *self._network.size, 3), np.uint8), 1)
+        except Exception:
+            return False
+        return True
+
     def finish(
-        self,
-        opened: Sequence[_Opened],
-        outcomes: Sequence[_Computed | tuple[str, str]],
-        answers: Sequence[Embedded],
-    ) -> list[Embedded]:
-        """Write each video's file; the answers about all of them."""
-        found = list(answers)
-        for one, outcome in zip(opened, outcomes, strict=True):
-            try:
-                found.append(self._store(one, outcome))
-            except MachineError:
-                raise
-            except UserError as error:
-                found.append({"place": one.asked["place"], "failure": str(error)})
-        return found
+        self, found: Sequence[_Opened | Embedded], outcomes: Sequence[_Computed | tuple[str, str]]
+    ) -> None:
+        """Write the file of each video that was opened, and tell of all, in order. ``outcomes``: of those opened."""
+        left = iter(outcomes)
+        for one in found:
+            self._tell(self._stored(one, next(left)) if isinstance(one, _Opened) else one)
+
+    def _stored(self, one: _Opened, outcome: _Computed | tuple[str, str]) -> Embedded:
+        try:
+            return self._store(one, outcome)
+        except Exception as error:
+            return _failure(one.asked, error)
 
     def _store(self, one: _Opened, outcome: _Computed | tuple[str, str]) -> Embedded:
         network, evidence, bad = self._network, one.evidence, one.bad
@@ -326,24 +324,16 @@ class _Work:
 
 
 def _failure(video: VideoToEmbed, error: Exception) -> Embedded:
+    """The answer where ``error`` kept one video from being embedded; trouble of the machine is raised."""
+    if trouble := machine_trouble(error):
+        raise trouble from (None if trouble is error else error)
+    if isinstance(error, UserError):
+        return {"place": video["place"], "failure": str(error)}
     return {
         "place": video["place"],
         "failure": f"{video['video']}: {type(error).__name__}: {error}",
         "trace": traceback.format_exc(),
     }
-
-
-def _is_a_video_s(error: Exception, network: Any) -> bool:
-    """torch tells of a device that is lost in the same words as of frames that it cannot take: other frames decide."""
-    from framefeat.backbone.network import embed
-
-    if isinstance(error, UserError | OSError | MemoryError) or is_lost(error):
-        return False
-    try:
-        embed(network, np.zeros((1, *network.size, 3), np.uint8), 1)
-    except Exception:
-        return False
-    return True
 
 
 def _opened(video: VideoToEmbed) -> _Opened:

@@ -113,6 +113,7 @@ def _embed(
     results, backbone, computing = asked.results, asked.backbone, asked.computing
     features = results.backbone(asked.folder).features
     failures: list[str] = []
+    done: list[str] = []
     with polite_end(), _scratch(features(asked.shard)) as scratch:
 
         def receive(answer: Embedded) -> None:
@@ -125,6 +126,7 @@ def _embed(
                 return
             # The job alone puts results in place: what an embedder finishes for a job that has ended never appears.
             os.replace(_made(scratch, answer["place"]), features(key))
+            done.append(key)
             _tell(answer["record"])
 
         videos: list[VideoToEmbed] = [
@@ -155,11 +157,11 @@ def _embed(
         try:
             _compute(message, computing, receive)
         except UserError as error:
-            done = sum(features(key).is_file() for key in slices)
             if len(slices) == 1:
                 raise
+            kept = len(slices) - len(todo) + len(done)
             raise UserError(
-                f"{error}\nThe features of {done} of the {len(slices)} videos of this job are kept."
+                f"{error}\nThe features of {kept} of the {len(slices)} videos of this job are kept."
             ) from error
     return failures
 

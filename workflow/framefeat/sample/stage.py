@@ -81,6 +81,11 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
 
 
 def _sample(asked: SampleShard, key: str, record: VideoRecord, reasons: Sequence[str]) -> Evidence:
+    if is_remote(record["path"]):
+        raise UserError(
+            f"{record['video_id']}: its frames are needed again, and {record['path']!r} is fetched for the rule "
+            "sample_frames alone: run Snakemake with --forcerun sample_frames."
+        )
     _prepare()
     from framefeat.sample.video import sample_video
 

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from framefeat.layout import ResultsFolder
 from framefeat.report import build
-from framefeat.shard_files import Work
 
 from tests.unit.report.report_fixture import colour_features, drawn, write_run
 

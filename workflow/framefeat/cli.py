@@ -107,17 +107,17 @@ def _extract(options: argparse.Namespace) -> None:
         options.embedder,
         options.embedder_logs,
     )
-    wanted = Wanted.from_json(options.wanted)
-    stage.run(
-        stage.ExtractShard(
-            ResultsFolder(options.results),
-            options.shard,
-            options.backbone,
-            wanted,
-            computing,
-            options.keep_frames,
-        )
+    asked = stage.ExtractShard(
+        ResultsFolder(options.results),
+        options.shard,
+        options.backbone,
+        Wanted.from_json(options.wanted),
+        computing,
+        options.keep_frames,
+        options.again,
+        options.timeout,
     )
+    stage.run(asked)
 
 
 def _assemble(options: argparse.Namespace) -> None:
@@ -359,7 +359,8 @@ def _shard_options(part: argparse.ArgumentParser) -> None:
     )
 
 
-def _keep_frames(part: argparse.ArgumentParser) -> None:
+def _of_frames(part: argparse.ArgumentParser) -> None:
+    part.add_argument("--again", action="store_true", help="also videos that are done already")
     part.add_argument(
         "--keep-frames", action="store_true", help="keep frames that no backbone needs any more"
     )
@@ -384,8 +385,7 @@ def _sample_options(part: argparse.ArgumentParser) -> None:
         metavar="N",
         help="wait while a device is at work and the frames of N shards lie on the disk",
     )
-    part.add_argument("--again", action="store_true", help="also what is sampled already")
-    _keep_frames(part)
+    _of_frames(part)
 
 
 def _extract_options(part: argparse.ArgumentParser) -> None:
@@ -401,7 +401,8 @@ def _extract_options(part: argparse.ArgumentParser) -> None:
         "--embedder", choices=["auto", "off"], default="auto", help="off: embed in this process"
     )
     device.add_argument("--embedder-logs", default="logs", metavar="FOLDER")
-    _keep_frames(part)
+    _of_keys(part, "decoder_timeout")
+    _of_frames(part)
 
 
 def _assemble_options(part: argparse.ArgumentParser) -> None:

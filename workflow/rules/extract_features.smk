@@ -20,7 +20,8 @@ rule extract_features:
         device=DEVICE,
         batch_size=str(SETTINGS.batch_size),
         embedder="auto" if SETTINGS.warm_embedder else "off",
-        more=KEEP_FRAMES,
+        more=KEEP_FRAMES + EXTRACT_AGAIN,
+        decoder_timeout=str(SETTINGS.decoder_timeout),
         wanted=WANTED,
     params:
         results=subpath(output[0], ancestor=3),
@@ -35,4 +36,5 @@ rule extract_features:
         "framefeat extract {params.results:q} --shard {wildcards.shard:q} --backbone {wildcards.backbone:q}"
         " --wanted {resources.wanted:q} --weights {input.weights:q} --precision {params.precision}"
         " --device {resources.device} --gpus {resources.gpu} --threads {threads} --batch-size {resources.batch_size}"
-        " --embedder {resources.embedder} --embedder-logs {params.logs:q}/embedder {resources.more} 2> {log:q}"
+        " --embedder {resources.embedder} --embedder-logs {params.logs:q}/embedder"
+        " --timeout {resources.decoder_timeout} {resources.more} 2> {log:q}"

@@ -91,8 +91,9 @@ GPU_PER_JOB = int(DEVICE != "cpu" and HAS_GPU)
 # Shards whose temporary frames may wait on the disk for the device; 0: any number.
 BACKLOG = 4 * (given_resource("_cores") or 8) if RUNS_JOBS_HERE and not SETTINGS.keep_frames else 0
 KEEP_FRAMES = "--keep-frames " if SETTINGS.keep_frames else ""
-# Jobs do what a video needs; who forces them wants all videos decoded again.
-SAMPLE_AGAIN = "--again " if is_forced("sample_frames") else ""
+# Jobs do what a video needs; who forces them wants all their videos done again. To embed again takes frames.
+EXTRACT_AGAIN = "--again " if is_forced("extract_features") else ""
+SAMPLE_AGAIN = EXTRACT_AGAIN or ("--again " if is_forced("sample_frames") else "")
 # All that is asked of a video: what is to be done for it follows from it and from what is stored.
 WANTED = needs.Wanted.of(
     SETTINGS.alignment,

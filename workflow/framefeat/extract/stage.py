@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from framefeat.layout import ResultsFolder
 from framefeat.records import Embedded, EmbedRequest, FeatureRecord, Slice, VideoToEmbed
 from framefeat.sample.stage import SampleShard, remove_spent_frames
 from framefeat.sample.stage import run as sample
+from framefeat.settings import DEFAULTS
 from framefeat.signals import polite_end
 
 
@@ -46,8 +47,8 @@ class ExtractShard:
     """What an extraction job is asked for: the features of a shard's videos by the backbone whose results are in
     ``folder``, one of those that are ``wanted``.
 
-    ``keep_frames``: whether frames that no backbone needs any more stay.
-    """
+    ``keep_frames``: whether frames that no backbone needs any more stay. ``again``: embed even what is embedded
+    already. ``timeout``: of decoders, for frames that somebody removed. """
 
     results: ResultsFolder
     shard: str
@@ -55,6 +56,8 @@ class ExtractShard:
     wanted: needs.Wanted
     computing: Computing
     keep_frames: bool = False
+    again: bool = False
+    timeout: float = DEFAULTS["decoder_timeout"]
 
     @property
     def backbone(self) -> needs.WantedBackbone:
@@ -69,101 +72,137 @@ def run(asked: ExtractShard) -> None:
     results, backbone = asked.results, asked.backbone
     slices = shard_files.read_slices(results, asked.shard)
     found = _needs(asked, slices)
-    todo = [key for key, need in found.items() if asked.folder in need.embed]
-    failures = _embed(asked, slices, found, todo) if todo else []
-    rows = sum(slices[key]["rows"] for key in todo)
-    print(shard_files.Work(len(todo) - len(failures), len(slices), rows), file=sys.stderr, flush=True)
+    todo = [key for key, need in found.items() if asked.again or asked.folder in need.embed]
+    outcome = _Outcome([], [])
+    try:
+        if todo:
+            _embed(asked, slices, found, todo, outcome)
+    except UserError as error:
+        if len(slices) == 1:
+            raise
+        kept = len(slices) - len(todo) + len(outcome.done)
+        raise UserError(
+            f"{error}\nThe features of {kept} of the {len(slices)} videos of this job are kept."
+        ) from error
+    rows = sum(slices[key]["rows"] for key in outcome.done)
+    print(shard_files.Work(len(outcome.done), len(slices), rows), file=sys.stderr, flush=True)
     if not asked.keep_frames:
         remove_spent_frames(results, asked.wanted, backbone.geometry, slices)
-    if len(failures) == len(slices) == 1:
-        raise UserError(failures[0])
-    if failures:
+    if len(outcome.failures) == len(slices) == 1:
+        raise UserError(outcome.failures[0])
+    if outcome.failures:
         raise complain(
-            f"{len(failures)} of the {len(slices)} videos of this job could not be embedded; the others are done and kept:",
-            failures,
+            f"{len(outcome.failures)} of the {len(slices)} videos of this job could not be embedded; the others are done and "
+            "kept:",
+            outcome.failures,
             "Run again when this is mended.",
         )
     digests = {
         key: features_key(backbone.request, need.evidence[backbone.geometry])["evidence_sha256"]
         for key, need in found.items()
     }
-    rows = sum(entry["rows"] for entry in slices.values())
-    write_json(results.backbone(asked.folder).extracted(asked.shard), {"rows": rows, "videos": digests})
+    every = sum(entry["rows"] for entry in slices.values())
+    write_json(results.backbone(asked.folder).extracted(asked.shard), {"rows": every, "videos": digests})
 
 
 def _needs(asked: ExtractShard, slices: Mapping[str, Slice]) -> dict[str, needs.Needs]:
     """What each video needs. Frames that are needed and not there (somebody removed them) are sampled here."""
-    geometry = asked.backbone.geometry
-    found = {key: needs.of_video(asked.results, asked.wanted, key, entry) for key, entry in slices.items()}
-    if any(asked.folder in need.embed and geometry in need.decode for need in found.values()):
-        sample(SampleShard(asked.results, asked.shard, geometry, asked.wanted, keep_frames=asked.keep_frames))
-        found = {
-            key: needs.of_video(asked.results, asked.wanted, key, entry) for key, entry in slices.items()
-        }
+    results, geometry = asked.results, asked.backbone.geometry
+
+    def look() -> dict[str, needs.Needs]:
+        return {key: needs.of_video(results, asked.wanted, key, entry) for key, entry in slices.items()}
+
+    found = look()
+    gone = any(asked.folder in need.embed and geometry in need.decode for need in found.values())
+    if asked.again:
+        gone = not all(results.frames(geometry, key).is_file() for key in slices)
+    if gone:
+        sample(
+            SampleShard(
+                results,
+                asked.shard,
+                geometry,
+                asked.wanted,
+                asked.timeout,
+                again=asked.again,
+                keep_frames=asked.keep_frames,
+            )
+        )
+        found = look()
     return found
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """The keys of the videos whose features are in place, and a sentence for each that failed."""
+
+    done: list[str]
+    failures: list[str]
 
 
 def _embed(
     asked: ExtractShard,
     slices: Mapping[str, Slice],
     found: Mapping[str, needs.Needs],
-    todo: list[str],
-) -> list[str]:
-    """Embed the videos ``todo`` and put each one's features in place as they come; returns what failed."""
-    results, backbone, computing = asked.results, asked.backbone, asked.computing
-    features = results.backbone(asked.folder).features
-    failures: list[str] = []
-    done: list[str] = []
+    todo: Sequence[str],
+    outcome: _Outcome,
+) -> None:
+    """Embed the videos ``todo`` and put each one's features in place as they come; ``outcome`` is filled."""
+    features = asked.results.backbone(asked.folder).features
     with polite_end(), _scratch(features(asked.shard)) as scratch:
 
         def receive(answer: Embedded) -> None:
-            key = todo[answer["place"]]
             if "trace" in answer:
                 print(answer["trace"], file=sys.stderr)
             if "failure" in answer:
                 print(answer["failure"], file=sys.stderr, flush=True)
-                failures.append(answer["failure"])
+                outcome.failures.append(answer["failure"])
                 return
             # The job alone puts results in place: what an embedder finishes for a job that has ended never appears.
+            key = todo[answer["place"]]
             os.replace(_made(scratch, answer["place"]), features(key))
-            done.append(key)
+            outcome.done.append(key)
             _tell(answer["record"])
 
-        videos: list[VideoToEmbed] = [
-            {
-                "place": place,
-                "video": slices[key]["video_id"],
-                "rows": slices[key]["rows"],
-                "key": features_key(backbone.request, found[key].evidence[backbone.geometry]),
-                "evidence": os.path.abspath(results.evidence(backbone.geometry, key)),
-                "frames": os.path.abspath(results.frames(backbone.geometry, key)),
-                "recheck": os.path.abspath(results.recheck(backbone.geometry, key)),
-                "features": str(_made(scratch, place)),
-            }
-            for place, key in enumerate(todo)
-        ]
-        message: EmbedRequest = {
-            "spec": _spec(backbone),
-            "weights": os.path.abspath(computing.weights),
-            "weights_identity": backbone.request["weights"],
-            "precision": computing.precision,
-            "batch_size": computing.batch_size,
-            "threads": computing.threads,
-            "videos": videos,
-            "scratch": str(scratch),
-            "together": True,
-            "warnings": [],
-        }
-        try:
-            _compute(message, computing, receive)
-        except UserError as error:
-            if len(slices) == 1:
-                raise
-            kept = len(slices) - len(todo) + len(done)
-            raise UserError(
-                f"{error}\nThe features of {kept} of the {len(slices)} videos of this job are kept."
-            ) from error
-    return failures
+        videos = [_video(asked, place, key, slices, found, scratch) for place, key in enumerate(todo)]
+        _compute(_message(asked, videos, scratch), asked.computing, receive)
+
+
+def _video(
+    asked: ExtractShard,
+    place: int,
+    key: str,
+    slices: Mapping[str, Slice],
+    found: Mapping[str, needs.Needs],
+    scratch: Path,
+) -> VideoToEmbed:
+    results, backbone = asked.results, asked.backbone
+    return {
+        "place": place,
+        "video": slices[key]["video_id"],
+        "rows": slices[key]["rows"],
+        "key": features_key(backbone.request, found[key].evidence[backbone.geometry]),
+        "evidence": os.path.abspath(results.evidence(backbone.geometry, key)),
+        "frames": os.path.abspath(results.frames(backbone.geometry, key)),
+        "recheck": os.path.abspath(results.recheck(backbone.geometry, key)),
+        "features": str(_made(scratch, place)),
+    }
+
+
+def _message(asked: ExtractShard, videos: list[VideoToEmbed], scratch: Path) -> EmbedRequest:
+    backbone, computing = asked.backbone, asked.computing
+    return {
+        "spec": _spec(backbone),
+        "weights": os.path.abspath(computing.weights),
+        "weights_identity": backbone.request["weights"],
+        "precision": computing.precision,
+        "batch_size": computing.batch_size,
+        "threads": computing.threads,
+        "videos": videos,
+        "scratch": str(scratch),
+        "together": True,
+        "warnings": [],
+    }
 
 
 def _spec(backbone: needs.WantedBackbone) -> str:

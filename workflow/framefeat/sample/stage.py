@@ -65,7 +65,7 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
         else:
             sampled.append(record["rows"])
     print(shard_files.Work(len(sampled), len(records), sum(sampled)), file=sys.stderr, flush=True)
-    if not asked.keep_frames:
+    if not (asked.keep_frames or asked.again):  # who asks again may want to embed again
         remove_spent_frames(results, asked.wanted, geometry, records)
     if len(troubles) == len(records) == 1:
         raise next(iter(troubles.values()))

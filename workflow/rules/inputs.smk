@@ -91,6 +91,11 @@ def kept_if_asked(path):
     return path if SETTINGS.keep_frames else temp(path)
 
 
+def sample_options(wildcards):
+    """Jobs do what a video needs; who forces them wants all videos decoded again."""
+    return KEEP_FRAMES + ("--again " if is_forced(SAMPLE_FRAMES) else "")
+
+
 def weights_source(wildcards):
     """Options of fetch-weights for one file of resources/weights."""
     spec = FETCHED[wildcards.file].spec

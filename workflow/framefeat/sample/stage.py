@@ -50,6 +50,8 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
     for key, record in records.items():
         need = needs.of_video(results, asked.wanted, key, record)
         reasons = need.decode.get(geometry, ["asked for again"] if asked.again else [])
+        if not reasons and record.get("content") not in (None, need.evidence[geometry].get("content")):
+            reasons = ["the fetched file's content changed"]
         if not reasons:
             digests[key] = evidence_digest(need.evidence[geometry])
             continue
@@ -130,16 +132,19 @@ def _local(records: Mapping[str, VideoRecord], fetched: tuple[Path, ...]) -> dic
     for key, record in records.items():
         if is_remote(record["path"]):
             # FFmpeg takes what stands before a colon for a protocol.
-            record = {**record, "path": os.path.abspath(next(places))}
-            _check_fetched(record)
+            record = _fetched({**record, "path": os.path.abspath(next(places))})
         local[key] = record
     return local
 
 
-def _check_fetched(record: VideoRecord) -> None:
-    """A file fetched for this job is what the index's column sha256 says, where it says anything."""
-    wanted = record["fingerprint"]
-    if not wanted.startswith("address:") and (found := file_sha256(record["path"])) != wanted:
+def _fetched(record: VideoRecord) -> VideoRecord:
+    """``record`` of a file fetched for this job. It is what the index's column sha256 says; where that says nothing,
+    the record tells its content from now on."""
+    wanted, found = record["fingerprint"], file_sha256(record["path"])
+    if wanted.startswith("address:"):
+        return {**record, "content": found}
+    if found != wanted:
         raise UserError(
             f"{record['video_id']!r}: the index says sha256 {wanted}, but {record['path']!r} has {found}; fetch it again."
         )
+    return record

@@ -119,11 +119,13 @@ def phase(pid: int) -> str:
     return " + ".join(f"{count} {name}" if count > 1 else name for name, count in running) or "no job"
 
 
-def kill_once(project: Project, target: str, moment: random.Random, length: float) -> Kill | None:
+def kill_once(
+    project: Project, target: str, moment: random.Random, length: float, videos: int | None = None
+) -> Kill | None:
     """Run the workflow and kill ``target`` once; None where the run was over before it could be hit.
 
-    Snakemake is hit at any time of a run of ``length`` seconds; a job, decoder or embedder soon after one is seen, of
-    which there are several in a run: one of the first is chosen.
+    Snakemake is hit at any time of a run of ``length`` seconds, or once some of so many ``videos`` are decoded; a job,
+    decoder or embedder soon after one is seen, of which there are several in a run: one of the first is chosen.
     """
     run = processes.start(project)
     began = time.monotonic()
@@ -132,11 +134,16 @@ def kill_once(project: Project, target: str, moment: random.Random, length: floa
         if target in ("snakemake", "session")
         else moment.uniform(0.5, 0.6 * length)
     )
+    some = moment.randrange(1, videos // 2) if videos else 0
+
+    def is_time() -> bool:
+        return len(project.work().sampled) >= some if videos else time.monotonic() - began >= first_look
+
     pause = {"sample": 0.4, "decoder": 0.3, "embedder": 1.5}.get(target, 0.0) * moment.random()
     hit = None
     try:
         while run.poll() is None and hit is None:
-            if time.monotonic() - began < first_look or not (found := candidates(target, run)):
+            if not is_time() or not (found := candidates(target, run)):
                 time.sleep(0.005)
                 continue
             victim = moment.choice(found)
@@ -191,17 +198,29 @@ def kills(request: pytest.FixtureRequest) -> Iterator[list[Kill]]:
 def test_killed_runs_finish_with_the_same_bytes(
     few: Collection, kills: list[Kill], pytestconfig: pytest.Config
 ) -> None:
-    kill_runs(few, pytestconfig.getoption("--kills"), kills, pytestconfig.getoption("--kill-seed"))
+    count, seed = pytestconfig.getoption("--kills"), pytestconfig.getoption("--kill-seed")
+    kill_runs(few, count, kills, TARGETS, seed)
 
 
 def test_killed_in_the_middle_of_a_shard(
     many: Collection, kills: list[Kill], pytestconfig: pytest.Config
 ) -> None:
-    kill_runs(many, pytestconfig.getoption("--kills"), kills, pytestconfig.getoption("--kill-seed"))
+    count, seed = pytestconfig.getoption("--kills"), pytestconfig.getoption("--kill-seed")
+    kill_runs(
+        many, count, kills, ("session", "sample", "snakemake", "embedder", "decoder"), seed, shards=True
+    )
 
 
-def kill_runs(collection: Collection, count: int, kills: list[Kill], seed: int) -> None:
-    """Kill ``count`` runs and finish each; adds to ``kills``."""
+def kill_runs(
+    collection: Collection,
+    count: int,
+    kills: list[Kill],
+    targets: Sequence[str],
+    seed: int,
+    shards: bool = False,
+) -> None:
+    """Kill ``count`` runs, each in its turn at one of ``targets``, and finish them; adds to ``kills``. ``shards``: not
+    before some of a shard's videos are decoded."""
     project = collection.project
     undisturbed = collection.undisturbed()
     began = time.monotonic()
@@ -209,12 +228,13 @@ def kill_runs(collection: Collection, count: int, kills: list[Kill], seed: int) 
     length = (time.monotonic() - began) * 2.5
     refused = False
     for number in range(count):
-        target = TARGETS[number % len(TARGETS)]
+        target = targets[number % len(targets)]
         shift = 0 if number % 2 == 0 else 3
         for draw in range(DRAWS):
             collection.use_index(shift)
             project.forget_logs()
-            kill = kill_once(project, target, random.Random(f"{seed} {number} {draw}"), length)
+            moment = random.Random(f"{seed} {number} {draw}")
+            kill = kill_once(project, target, moment, length, len(collection.videos) if shards else None)
             if kill is not None:
                 break
             length *= 0.8
@@ -223,7 +243,9 @@ def kill_runs(collection: Collection, count: int, kills: list[Kill], seed: int) 
         else:
             pytest.fail(f"{target} could not be hit in {DRAWS} runs")
         kills.append(kill)
-        lost = project.work()
+        killed = project.work()
+        if shards and target == "session":
+            assert 0 < len(killed.sampled) < len(collection.videos), "not in the middle"
         if kill.unlocked:
             assert kill.status == -signal.SIGKILL
             if is_locked(project):
@@ -235,7 +257,7 @@ def kill_runs(collection: Collection, count: int, kills: list[Kill], seed: int) 
                 project.run("--unlock")
         project.forget_logs()
         finished = project.run()
-        loses_no_more_than_the_videos_at_work(lost, project.work(), kill)
+        loses_no_more_than_the_videos_at_work(killed, project.work(), kill)
         assert digests(project) == undisturbed[shift], f"{kill}\n{finished.output}"
         assert not [
             path for path in (project.results / "frames").rglob("*.npy") if not path.name.startswith(".")

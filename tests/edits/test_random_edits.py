@@ -1,11 +1,14 @@
-"""Random edits, one to three before each run: what comes out is, byte for byte, what a run from scratch gives, the jobs
-that ran are those that ``framefeat plan`` foretold, and the next run has nothing to do."""
+"""Random edits, one to three before each run: what comes out is, byte for byte, what a run from scratch gives, what was
+decoded and embedded is what ``framefeat plan`` foretold, and the next run has nothing to do.
+
+Once with few videos, each a shard of its own, and once with so many that a shard has several."""
 
 import json
+import math
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pandas as pd
 import pytest
 
 from tests.models import live_mobilenet, live_model
+from tests.workflow.collection import FEW, FPS
 from tests.workflow.conftest import write_clip
 from tests.workflow.project import Project
 
@@ -25,14 +29,17 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "on_bad_frames": ("fail", "mask"),
     "keep_frames": (False, True),
     "backbones": ([LARGE], [SMALL], [LARGE, SMALL]),
+    "shard_rows": ("auto", 1),
 }
 
 
 class Edits:
-    """Each method edits ``project`` at random and says what it did."""
+    """Each method edits ``project`` at random and says what it did. The videos ``ids`` are edited; a clip has so many
+    ``frames``."""
 
-    def __init__(self, project: Project, weights: Path, seed: int) -> None:
-        self.project, self.weights, self.random = project, weights, random.Random(seed)
+    def __init__(self, project: Project, weights: Path, ids: Sequence[str], frames: int, seed: int) -> None:
+        self.project, self.weights, self.ids, self.frames = project, weights, ids, frames
+        self.random = random.Random(seed)
 
     def one(self) -> str:
         edits = [
@@ -42,10 +49,10 @@ class Edits:
         return self.random.choice(edits)()
 
     def video(self) -> Path:
-        return self.project.videos / f"{self.random.choice('abc')}.mp4"
+        return self.project.videos / f"{self.random.choice(self.ids)}.mp4"
 
     def moment(self) -> float:
-        return round(self.random.uniform(0, 2), 3)
+        return round(self.random.uniform(0, 0.8 * self.frames / FPS), 3)
 
     def write(self, rows: pd.DataFrame) -> None:
         self.project.write_index(rows, self.project.video_table())
@@ -58,14 +65,14 @@ class Edits:
         return f"row {row} has another time"
 
     def added(self) -> str:
-        video = self.random.choice("abc")
+        video = self.random.choice(self.ids)
         row = {"video_id": video, "frame_idx": 9, "timestamp_sec": self.moment(), "label": "new"}
         self.write(pd.concat([self.project.rows(), pd.DataFrame([row])]))
         return f"one row of {video} more"
 
     def removed(self) -> str:
         rows = self.project.rows()
-        kept = rows["video_id"] != self.random.choice("abc")
+        kept = rows["video_id"] != self.random.choice(self.ids)
         if self.random.random() < 0.7 or not kept.any():
             kept = rows.index != self.random.randrange(len(rows)) if len(rows) > 1 else rows.index >= 0
         self.write(rows[kept])
@@ -77,13 +84,13 @@ class Edits:
 
     def content(self) -> str:
         video = self.video()
-        write_clip(video, self.random.randrange(100))
+        write_clip(video, self.random.randrange(100), self.frames)
         if self.random.random() < 0.5:
             os.utime(video, (1_000_000_000, 1_000_000_000))
         return f"{video.name} has another content"
 
     def swap(self) -> str:
-        one, other = self.random.sample("abc", 2)
+        one, other = self.random.sample(self.ids, 2)
         paths = [self.project.videos / name for name in (f"{one}.mp4", f"{other}.mp4", "aside")]
         os.replace(paths[0], paths[2])
         os.replace(paths[1], paths[0])
@@ -136,27 +143,55 @@ def from_scratch(project: Project, folder: Path) -> dict[str, bytes]:
     return found
 
 
-def test_random_edits(
-    new_project: Callable[..., Project], tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    project = new_project(name="edits")
-    large, small = tmp_path / "large.pth", tmp_path / "small.pth"
+def start(project: Project, folder: Path) -> Path:
+    """A complete run of ``project`` by the first of all ``CHOICES``; returns the large backbone's weights."""
+    large, small = folder / "large.pth", folder / "small.pth"
     live_mobilenet(large)
     live_model(SMALL, small)
     project.config |= {name: values[0] for name, values in CHOICES.items()}
     project.config["weights"] = {LARGE: str(large), SMALL: str(small)}
     project.run()
-    edits = Edits(project, large, request.config.getoption("--edit-seed"))
-    for turn in range(request.config.getoption("--edits")):
+    return large
+
+
+def edit(edits: Edits, turns: int, folder: Path, shards: bool) -> None:
+    """Edit, run, and hold the results against those of a run from scratch. ``shards``: whether they have several videos
+    each, so that a job tells nothing of a video."""
+    project = edits.project
+    for turn in range(turns):
         made = "; ".join(edits.one() for _ in range(edits.random.choice([1, 1, 2, 3])))
         told = project.framefeat("plan", "--json", "--configfile", "run.yaml")
         assert told.returncode == 0, (made, told.stdout)
         plan = json.loads(told.stdout)
-        done = project.run()
-        print(f"{turn}: {made}: {len(done.jobs)} jobs", flush=True)
-        embedded = {video for videos in plan["extract"].values() for video in videos}
-        assert done.of("sample_frames") == sorted(f"sample_frames:{video}" for video in plan["sample"]), made
-        assert set(done.of("extract_features")) == {f"extract_features:{video}" for video in embedded}, made
-        found, expected = outputs(project), from_scratch(project, tmp_path / "scratch")
+        project.forget_logs()
+        done, work = project.run(), project.work()
+        print(f"{turn}: {made}: {len(done.jobs)} jobs, {len(work.decoded)} videos decoded", flush=True)
+        assert work.begun == work.sampled == sorted(plan["sample"]), made
+        foretold = {backbone: sorted(videos) for backbone, videos in plan["extract"].items() if videos}
+        assert work.embedded == foretold, made
+        if not shards:
+            embedded = {video for videos in foretold.values() for video in videos}
+            assert done.of("sample_frames") == sorted(f"sample_frames:{video}" for video in plan["sample"])
+            assert set(done.of("extract_features")) == {f"extract_features:{video}" for video in embedded}
+        found, expected = outputs(project), from_scratch(project, folder / "scratch")
         assert [name for name in found if found[name] != expected[name]] == [], made
         assert project.run().jobs == [], made
+
+
+def test_random_edits(
+    new_project: Callable[..., Project], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    project = new_project(name="edits")
+    weights = start(project, tmp_path)
+    edits = Edits(project, weights, "abc", 60, request.config.getoption("--edit-seed"))
+    edit(edits, request.config.getoption("--edits"), tmp_path, shards=False)
+
+
+def test_random_edits_of_many_videos(
+    new_collection: Callable[..., Project], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A third as many edits: each is held against a run of 65 videos from scratch."""
+    project = new_collection(FEW)
+    weights = start(project, tmp_path)
+    edits = Edits(project, weights, FEW[:12], 10, request.config.getoption("--edit-seed"))
+    edit(edits, math.ceil(request.config.getoption("--edits") / 3), tmp_path, shards=True)

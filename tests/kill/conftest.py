@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.workflow.conftest import clips, new_project, weights  # noqa: F401
+from tests.workflow.conftest import clips, new_collection, new_project, tiny, weights  # noqa: F401
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

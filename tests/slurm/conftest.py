@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,8 @@ import yaml
 
 from tests.models import live_mobilenet
 from tests.slurm.node import Node, missing, running_node
-from tests.workflow.conftest import FPS, write_clip
+from tests.workflow.collection import FEW, FPS
+from tests.workflow.conftest import write_clip
 from tests.workflow.project import ROOT, Project, environment
 
 ENVIRONMENT = ROOT / ".venv-slurm" / "bin"
@@ -40,7 +41,7 @@ class ClusterRun:
     seconds: float
 
     def of(self, name: str) -> list[dict[str, str]]:
-        """The Slurm jobs of a rule or group, told by the name of their log's folder."""
+        """The Slurm jobs of a rule or a group of rules, told by the name of their log's folder."""
         folder = re.compile(rf"/(rule|group)_{name}(_|/)")
         return [job for job in self.jobs.values() if folder.search(job["StdOut"])]
 
@@ -139,10 +140,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def make_project(folder: Path, node: Node, weights: Path, count: int) -> ClusterProject:
-    """``count`` clips with four rows each (2 fps), interleaved."""
+def numbered(count: int) -> list[str]:
+    return [f"v{number:02d}" for number in range(count)]
+
+
+def make_project(folder: Path, node: Node, weights: Path, ids: Sequence[str]) -> ClusterProject:
+    """Clips of 2.4 s with four rows each (2 fps), interleaved."""
     project = ClusterProject(folder, node)
-    ids = [f"v{number:02d}" for number in range(count)]
     for number, video_id in enumerate(ids):
         write_clip(project.videos / f"{video_id}.mp4", seed=number)
     rows = pd.DataFrame(
@@ -160,9 +164,15 @@ def new_project(
     tmp_path_factory: pytest.TempPathFactory, node: Node, weights: Path
 ) -> Callable[..., ClusterProject]:
     def make(count: int = 3, name: str = "cluster") -> ClusterProject:
-        return make_project(tmp_path_factory.mktemp(name) / "work", node, weights, count)
+        return make_project(tmp_path_factory.mktemp(name) / "work", node, weights, numbered(count))
 
     return make
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory, node: Node, weights: Path) -> ClusterProject:
+    """65 videos in four shards."""
+    return make_project(tmp_path_factory.mktemp("collection") / "work", node, weights, FEW)
 
 
 def twin(project: ClusterProject, folder: Path) -> Project:

@@ -1,7 +1,7 @@
-"""``python -m tests.slurm.measure``: what grouping costs and saves, on the one-node Slurm.
+"""``python -m tests.slurm.measure``: what a run of short clips costs on the one-node Slurm.
 
-24 short clips; for each pair of group sizes the number of Slurm jobs, embedder loads, the wall time and the GPU's share
-of it.
+24 clips, each a shard of its own, and 65 clips in four shards: Slurm jobs, embedder loads, the wall time and for how
+long a GPU was held.
 """
 
 import os
@@ -11,28 +11,25 @@ from datetime import datetime
 from pathlib import Path
 
 from tests.models import live_mobilenet
-from tests.slurm.conftest import make_project
+from tests.slurm.conftest import make_project, numbered
 from tests.slurm.node import install, running_node
+from tests.workflow.collection import FEW
 
 CLIPS = 24
-SIZES = ((6, 12), (6, 1))
 
 
 def main() -> int:
     if problem := install():
         print(problem, file=sys.stderr)
         return 1
-    print(f"{CLIPS} clips, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
-    print("sampling extraction | Slurm jobs  GPU jobs  embedder loads  wall s  GPU held s")
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
+    print("clips | Slurm jobs  GPU jobs  embedder loads  wall s  GPU held s")
     with tempfile.TemporaryDirectory() as folder, running_node(cpus=2, memory_mb=64000, gpus=1) as node:
         weights = Path(folder) / "live.pth"
         live_mobilenet(weights)
-        for sampling, extraction in SIZES:
-            project = make_project(Path(folder) / f"{sampling}-{extraction}", node, weights, CLIPS)
-            run = project.submit(
-                "--cores", "2", "--resources", "gpu=1",
-                "--group-components", f"sampling={sampling}", f"extraction={extraction}",
-            )  # fmt: skip
+        for ids in (numbered(CLIPS), FEW):
+            project = make_project(Path(folder) / str(len(ids)), node, weights, ids)
+            run = project.submit("--cores", "2", "--resources", "gpu=1")
             gpu_jobs = [job for job in run.jobs.values() if job.get("TresPerJob")]
             held = sum(
                 (
@@ -41,7 +38,7 @@ def main() -> int:
                 for job in gpu_jobs
             )
             print(
-                f"{sampling:8} {extraction:10} | {len(run.jobs):10} {len(gpu_jobs):9} {project.embedder_loads():15}"
+                f"{len(ids):5} | {len(run.jobs):10} {len(gpu_jobs):9} {project.embedder_loads():15}"
                 f" {run.seconds:7.0f} {held:11.0f}   (load {os.getloadavg()[0]:.1f})",
                 flush=True,
             )

@@ -6,9 +6,11 @@ import http.server
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -118,13 +120,45 @@ def test_fetched_once_not_kept_and_the_same_numbers(server: Server, weights: Pat
     assert server.fetched() == ["b.mp4"]
 
 
+def test_a_file_that_the_index_does_not_identify(server: Server, weights: Path, tmp_path: Path) -> None:
+    """It is fetched where the server calls it newer, and decoded where its content is another, if at the same times."""
+    remote = project_of(tmp_path / "remote", weights, [f"{server.address}/{name}.mp4" for name in NAMES])
+    run(remote)
+    before = matrix(remote)
+    served = server.folder / "b.mp4"
+    content, when = served.read_bytes(), served.stat().st_mtime
+    later = time.time() + 60
+    try:
+        os.utime(served, (later, later))
+        server.fetched()
+        remote.forget_logs()
+        run(remote)
+        assert server.fetched() == ["b.mp4"]
+        assert remote.work().begun == []
+        assert np.array_equal(matrix(remote), before)
+        write_clip(served, seed=9)
+        os.utime(served, (later + 60, later + 60))
+        remote.forget_logs()
+        run(remote)
+        assert [(one.video, one.reasons) for one in remote.work().decoded] == [
+            ("b", "the fetched file's content changed")
+        ]
+        assert [not np.array_equal(*rows) for rows in zip(matrix(remote), before, strict=True)] == [
+            video == "b" for video in remote.rows()["video_id"]
+        ]
+    finally:
+        served.write_bytes(content)
+        os.utime(served, (when, when))
+
+
 def test_a_changed_file_and_a_missing_one(server: Server, weights: Path, tmp_path: Path) -> None:
     places = [f"{server.address}/{name}.mp4" for name in NAMES]
     wrong = project_of(tmp_path / "wrong", weights, places, ["0" * 64, ""])
     done = run(wrong, "--keep-going", check=False)
     assert done.status != 0
     assert f"the index says sha256 {'0' * 64}" in done.output
-    assert [path.stem for path in (wrong.results / "mobilenet_v3_large" / "features").glob("*.npy")] == ["b"]
+    features = (wrong.results / "mobilenet_v3_large" / "features").glob("*.safetensors")
+    assert [path.stem for path in features] == ["b"]
     gone = project_of(tmp_path / "gone", weights, [places[0], f"{server.address}/gone.mp4"])
     done = run(gone, "--keep-going", check=False)
     assert done.status != 0

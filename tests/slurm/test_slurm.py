@@ -1,7 +1,6 @@
 """The real workflow through profiles/slurm on a real Slurm, held against what Slurm saw."""
 
 import hashlib
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.slurm.conftest import ClusterProject, ClusterRun, embedders, matrix, twin
+from tests.workflow.collection import BUCKETS, FEW
 from tests.workflow.project import Project
 
 BACKBONE = "mobilenet_v3_large"
@@ -39,28 +39,27 @@ def gpus(job: Mapping[str, str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def finished(new_project: Callable[..., ClusterProject]) -> tuple[ClusterProject, ClusterRun]:
-    """Three videos, through the profile as it is."""
-    project = new_project(3)
-    run = project.submit()
-    tell("the profile as it is", project, run)
-    return project, run
+def finished(collection: ClusterProject) -> tuple[ClusterProject, ClusterRun]:
+    """Through the profile as it is."""
+    run = collection.submit()
+    tell("the profile as it is", collection, run)
+    return collection, run
 
 
-def test_few_jobs_one_gpu_one_embedder(finished: tuple[ClusterProject, ClusterRun]) -> None:
+def test_a_job_is_a_shard_with_one_gpu_and_one_embedder(finished: tuple[ClusterProject, ClusterRun]) -> None:
     project, run = finished
     assert all(job["JobState"] == "COMPLETED" and job["ExitCode"] == "0:0" for job in run.jobs.values())
-    assert len(run.jobs) == 5, "merge_index, sampling, extraction, assemble, report"
-    (sampling,), (extraction,) = run.of("sampling"), run.of("extraction")
-    assert [gpus(job) for job in run.jobs.values() if gpus(job)] == ["gres:gpu:1"]
-    assert gpus(extraction) == "gres:gpu:1"
-    # Three videos one after the other: what one needs, for three times as long.
-    assert (sampling["TRES"].split(",")[:2], sampling["TimeLimit"]) == (["cpu=1", "mem=1500M"], "01:30:00")
-    assert (extraction["TRES"].split(",")[:2], extraction["TimeLimit"]) == (
-        ["cpu=2", "mem=6000M"],
-        "00:30:00",
-    )
-    assert project.embedder_loads() == 1
+    sampling, extraction = run.of("sample_frames"), run.of("extract_features")
+    assert len(sampling) == len(extraction) == len(BUCKETS)
+    assert len(run.jobs) == 2 * len(BUCKETS) + 3, "and merge_index, assemble, report"
+    assert project.work().sampled == sorted(FEW)
+    assert [gpus(job) for job in run.jobs.values() if gpus(job)] == ["gres:gpu:1"] * len(BUCKETS)
+    for job in sampling:
+        assert (job["TRES"].split(",")[:2], job["TimeLimit"]) == (["cpu=1", "mem=1500M"], "00:30:00")
+    for job in extraction:
+        assert gpus(job) == "gres:gpu:1"
+        assert (job["TRES"].split(",")[:2], job["TimeLimit"]) == (["cpu=2", "mem=6000M"], "00:10:00")
+    assert project.embedder_loads() == len(BUCKETS)
     assert project.node.idle(10)
     assert embedders() == [], "an embedder is left on the node"
 
@@ -79,11 +78,23 @@ def test_nothing_to_do_a_second_time(finished: tuple[ClusterProject, ClusterRun]
     assert "Nothing to be done" in run.output
 
 
+def test_forced_jobs_decode_again(finished: tuple[ClusterProject, ClusterRun]) -> None:
+    """The Snakemake of a job is not told that it is forced: the job is."""
+    project, _ = finished
+    before = digests(project)
+    project.forget_logs()
+    run = project.submit("--forcerun", "sample_frames")
+    assert len(run.of("sample_frames")) == len(BUCKETS)
+    assert project.work().sampled == sorted(FEW)
+    assert project.work().embedded == {}
+    assert digests(project) == before
+
+
 def test_decoding_beside_the_gpu_with_frames_on_the_node(
-    finished: tuple[ClusterProject, ClusterRun], new_project: Callable[..., ClusterProject], tmp_path: Path
+    new_project: Callable[..., ClusterProject], tmp_path: Path
 ) -> None:
     """Sampling and extraction in one job: the frames lie in a folder of the node that nobody else ever sees."""
-    project = new_project(3, name="nodelocal")
+    project = new_project(2, name="nodelocal")
     project.results.mkdir(parents=True)
     (project.results / "frames").symlink_to(tmp_path / "scratch")
     (tmp_path / "scratch").mkdir()
@@ -94,21 +105,16 @@ def test_decoding_beside_the_gpu_with_frames_on_the_node(
             seen.extend((tmp_path / "scratch").rglob("*.npy"))
             time.sleep(0.05)
 
-    run = project.submit(
-        "--groups",
-        "sample_frames=video",
-        "extract_features=video",
-        "--group-components",
-        "video=12",
-        meanwhile=watch,
-    )
+    run = project.submit("--groups", "sample_frames=both", "extract_features=both", meanwhile=watch)
     tell("sampling and extraction in one job", project, run)
-    (job,) = run.of("video")
-    assert gpus(job) == "gres:gpu:1"
+    jobs = run.of("both")
+    assert [gpus(job) for job in jobs] == ["gres:gpu:1"] * 2
+    assert len(run.jobs) == 5
     assert seen, "no frame went through the node's folder"
     assert not list((tmp_path / "scratch").rglob("*.npy"))
-    assert project.embedder_loads() == 1
-    assert digests(project) == digests(finished[0])
+    local = twin(project, tmp_path / "local")
+    local.run()
+    assert digests(local) == digests(project)
 
 
 def test_a_killed_job_is_sent_again(new_project: Callable[..., ClusterProject]) -> None:
@@ -127,58 +133,42 @@ def test_a_killed_job_is_sent_again(new_project: Callable[..., ClusterProject]) 
     run = project.submit(meanwhile=kill)
     tell("scancel of the GPU job", project, run)
     (dead,) = killed
-    first, second = sorted(run.of("extraction"), key=lambda job: int(job["JobId"]))
-    assert (first["JobId"], first["JobState"]) == (dead, "CANCELLED")
+    jobs = sorted(run.of("extract_features"), key=lambda job: int(job["JobId"]))
+    assert len(jobs) == 3, "one for each of the two videos, and another try"
+    (first,) = [job for job in jobs if job["JobId"] == dead]
+    second = jobs[-1]
+    assert first["JobState"] == "CANCELLED"
     assert (second["JobState"], second["ExitCode"]) == ("COMPLETED", "0:0")
     assert "mem=6000M" in first["TRES"]
     assert "mem=12000M" in second["TRES"], "the second attempt has more memory"
-    assert (first["TimeLimit"], second["TimeLimit"]) == ("00:20:00", "00:40:00")
+    assert (first["TimeLimit"], second["TimeLimit"]) == ("00:10:00", "00:20:00")
     assert matrix(project).shape == (8, 960)
     assert np.isfinite(matrix(project)).all()
     assert project.node.idle(10)
     assert embedders() == []
 
 
-def test_a_damaged_video_and_the_others(new_project: Callable[..., ClusterProject]) -> None:
-    """The first run keeps what the damaged video's neighbours have; alone in their jobs, the others finish."""
-    project = new_project(4, name="damaged")
+def test_a_damaged_video_and_one_gpu_at_a_time(new_project: Callable[..., ClusterProject]) -> None:
+    """Damage fails no job of a video; and two GPUs are free on the node, but the limit is the workflow's."""
+    project = new_project(3, name="damaged")
     whole = (project.videos / "v01.mp4").read_bytes()
-    (project.videos / "v01.mp4").write_bytes(whole[: len(whole) // 2])
-
-    def names(folder: str) -> list[str]:
-        return sorted(path.stem for path in (project.results / folder).glob("*.json"))
-
-    run = project.submit("--retries", "0", check=False)
-    tell("a damaged video among four", project, run)
+    (project.videos / "v01.mp4").write_bytes(b"\0" * 1000)
+    run = project.submit("--retries", "0", "--resources", "gpu=1", check=False)
+    tell("a damaged video among three, one GPU at a time", project, run)
     assert run.status != 0
-    (sampling,) = run.of("sampling")
-    assert (sampling["JobState"], sampling["ExitCode"]) == ("FAILED", "1:0")
-    assert names("evidence/squash224") == ["v00", "v02", "v03"], (
-        "a group goes on after a failure and keeps what it has"
+    sampling, extraction, assembly = (
+        run.of(rule) for rule in ("sample_frames", "extract_features", "assemble")
     )
+    assert [job["JobState"] for job in (*sampling, *extraction)] == ["COMPLETED"] * 6
+    assert [(job["JobState"], job["ExitCode"]) for job in assembly] == [("FAILED", "1:0")]
     assert "v01.mp4" in run.output
-
-    run = project.submit(
-        "--retries",
-        "0",
-        "--group-components",
-        "sampling=1",
-        "extraction=1",
-        "--resources",
-        "gpu=1",
-        check=False,
-    )
-    tell("again, each video by itself, one GPU at a time", project, run)
-    assert run.status != 0
-    assert len(run.of("sampling")) == 1, "only the damaged video is decoded again"
-    assert names(f"{BACKBONE}/features") == ["v00", "v02", "v03"]
-    # Two GPUs are free on the node: the limit is the workflow's, and it is of the whole cluster.
-    spans = sorted((job["StartTime"], job["EndTime"]) for job in run.of("extraction"))
-    assert len(spans) == 3
+    spans = sorted((job["StartTime"], job["EndTime"]) for job in extraction)
     assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False)), spans
 
-    shutil.copy(project.videos / "v00.mp4", project.videos / "v01.mp4")
+    (project.videos / "v01.mp4").write_bytes(whole)
+    project.forget_logs()
     run = project.submit()
     tell("mended", project, run)
-    assert len(run.of("sampling")) == len(run.of("extraction")) == 1
-    assert matrix(project).shape == (16, 960)
+    assert len(run.of("sample_frames")) == len(run.of("extract_features")) == 1
+    assert project.work().sampled == ["v01"]
+    assert np.isfinite(matrix(project)).all()

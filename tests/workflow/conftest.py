@@ -1,7 +1,7 @@
 """Toy collections for real Snakemake runs: a few short clips, a frame index, a live MobileNetV3-Large."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import av
@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 
 from tests.models import live_mobilenet
+from tests.workflow.collection import FPS, MANY, write_index
 from tests.workflow.project import Project
-
-FPS = 25
 
 
 def write_clip(path: Path, seed: int, frames: int = 60, fps: int = FPS) -> None:
@@ -76,6 +75,33 @@ def new_project(
         )
         project.write_index(rows, videos)
         project.config["weights"] = str(weights)
+        return project
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A few clips of ten frames; each video is a copy of one."""
+    folder = tmp_path_factory.mktemp("tiny")
+    paths = [folder / f"{seed}.mp4" for seed in range(5)]
+    for seed, path in enumerate(paths):
+        write_clip(path, seed, frames=10)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def new_collection(
+    tmp_path_factory: pytest.TempPathFactory, tiny: list[Path], weights: Path
+) -> Callable[..., Project]:
+    """Make a project that has files of ``MANY`` videos, and an index of some of them."""
+
+    def make(videos: Iterable[str], name: str = "shards") -> Project:
+        project = Project(tmp_path_factory.mktemp(name) / "work")
+        for number, video in enumerate(MANY):
+            shutil.copy(tiny[number % len(tiny)], project.videos / f"{video}.mp4")
+        project.config["weights"] = str(weights)
+        write_index(project, videos)
         return project
 
     return make

@@ -16,6 +16,36 @@ import yaml
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
 _JOB = re.compile(r"^Job \d+: (\w+) of (\S+)")
+_BEGUN = re.compile(r"^--- (.+?): (.+)$", re.MULTILINE)
+_SAMPLED = re.compile(r"^(.+): \d+ rows by ", re.MULTILINE)
+_EMBEDDED = re.compile(r"^(.+): \d+ rows on ", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A video that a job began to decode, and why; ``done``: whether its evidence was written."""
+
+    video: str
+    reasons: str
+    done: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the logs say was done for each video, in the order of the logs: ``embedded`` by backbone folder."""
+
+    decoded: list[Decoded]
+    embedded: dict[str, list[str]]
+
+    @property
+    def begun(self) -> list[str]:
+        """The videos that were decoded, or begun to be, sorted."""
+        return sorted(one.video for one in self.decoded)
+
+    @property
+    def sampled(self) -> list[str]:
+        """The videos that were decoded to their end, sorted."""
+        return sorted(one.video for one in self.decoded if one.done)
 
 
 @dataclass(frozen=True)
@@ -84,6 +114,24 @@ class Project:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=200, check=False,
         )  # fmt: skip
 
+    def forget_logs(self) -> None:
+        """So that ``work`` tells of the next run alone."""
+        shutil.rmtree(self.folder / "logs", ignore_errors=True)
+
+    def work(self) -> Work:
+        """What the logs say was done for each video since they were forgotten."""
+        logs = self.folder / "logs" / self.config["dataset"]
+        decoded: list[Decoded] = []
+        embedded: dict[str, list[str]] = {}
+        # An extraction samples, too, where frames are gone that it needs.
+        for path in sorted([*logs.glob("sample_frames/*/*.log"), *logs.glob("extract_features/*/*.log")]):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            done = _SAMPLED.findall(text)
+            decoded += [Decoded(video, reasons, video in done) for video, reasons in _BEGUN.findall(text)]
+            if path.parent.parent.name == "extract_features":
+                embedded.setdefault(path.parent.name, []).extend(_EMBEDDED.findall(text))
+        return Work(decoded, {folder: sorted(videos) for folder, videos in embedded.items() if videos})
+
     @property
     def results(self) -> Path:
         return self.folder / "results" / self.config["dataset"]
@@ -98,12 +146,6 @@ def environment() -> dict[str, str]:
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "CI": "true",
     }
-
-
-def python_own_thresholds() -> list[int]:
-    """Those of the garbage collection in a new process; this one's may have been set by a subcommand run in it."""
-    asked = [sys.executable, "-c", "import gc; print(*gc.get_threshold())"]
-    return [int(word) for word in subprocess.check_output(asked, text=True).split()]
 
 
 def started_jobs(output: str) -> list[str]:

@@ -187,7 +187,7 @@ def test_a_damaged_video_is_a_finding(new_project: Callable[..., Project]) -> No
         f"{rule}:{video}" for rule in ("extract_features", "sample_frames") for video in "abc"
     ]
     features = project.results / BACKBONE / "features"
-    assert sorted(path.name for path in features.glob("*.npy")) == ["a.npy", "b.npy", "c.npy"]
+    assert sorted(path.stem for path in features.glob("*.safetensors")) == ["a", "b", "c"]
     assert not (project.results / BACKBONE / "toy_features.npy").exists()
     at_once, _, at_the_end = done.output.partition("job(s) failed:")
     assert at_once.count("b.mp4': FFmpeg cannot read this file") == 1

@@ -72,7 +72,7 @@ def test_files_that_are_gone_are_foretold(project: Project) -> None:
     for path in (
         project.results / "report.html",
         project.results / "index.parquet",
-        folder / "features" / "b.npy",
+        folder / "features" / "b.safetensors",
         folder / "frame_index.parquet",
     ):
         path.unlink()
@@ -85,7 +85,7 @@ def test_files_that_are_gone_are_foretold(project: Project) -> None:
     assert jobs == {
         "report.html": ["report:toy"],
         "index.parquet": [],
-        "b.npy": [],
+        "b.safetensors": [],
         "frame_index.parquet": sorted([*MERGED, *recomputed("b"), *ASSEMBLED]),
     }
 
@@ -200,7 +200,7 @@ def test_video_added_then_removed(project: Project) -> None:
         return {str(path.relative_to(project.results)) for path in found}
 
     left = files()
-    assert f"{BACKBONE}/features/d.npy" in left
+    assert f"{BACKBONE}/features/d.safetensors" in left
     listed = project.framefeat("stale", "results/toy")
     assert listed.returncode == 0
     assert all(name in listed.stdout for name in left), listed.stdout
@@ -291,15 +291,14 @@ def test_kept_frames_spare_the_decoding(project: Project) -> None:
 
 
 def test_backbone_added_and_its_weights_replaced(project: Project) -> None:
-    """Frames are gone: sampling runs again, but the first backbone's stored features come back without a forward
-    pass."""
+    """Frames are gone: sampling runs again, but the first backbone's stored features stay without a forward pass."""
     from tests.models import live_model
 
     before = matrix(project)
-    stamp = (project.results / BACKBONE / "store").stat().st_mtime_ns
+    stamp = (project.results / BACKBONE / "features").stat().st_mtime_ns
 
     def untouched() -> bool:
-        return (project.results / BACKBONE / "store").stat().st_mtime_ns == stamp and np.array_equal(
+        return (project.results / BACKBONE / "features").stat().st_mtime_ns == stamp and np.array_equal(
             matrix(project), before
         )
 

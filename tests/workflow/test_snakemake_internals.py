@@ -10,36 +10,28 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from snakemake.cli import parse_args
 from snakemake.io import contains_wildcard, flag
-from snakemake.jobs import Job
 from snakemake.modules import WorkflowModifier
 from snakemake.path_modifier import PATH_MODIFIER_FLAG, PathModifier
 from snakemake.rules import Rule
 from snakemake.scheduling.job_scheduler import JobScheduler
-from snakemake.settings.types import DeploymentMethod, ExecutionSettings, SchedulingSettings, StorageSettings
+from snakemake.settings.types import DAGSettings, DeploymentMethod, StorageSettings
 
-from tests.workflow.project import ROOT, Project, environment, python_own_thresholds
+from tests.workflow.project import ROOT, Project, environment
 
-#: A workflow around ours that prints what became of Snakemake once ours was read, and once a run of it is done.
+#: A workflow around ours that prints what became of Snakemake once ours was read.
 PROBE = """
-import gc, json
-before = gc.get_threshold()
+import json
 include: {snakefile!r}
-limit = lambda: workflow.scheduling_settings and repr(workflow.scheduling_settings.max_jobs_per_timespan)
-print("READ", json.dumps(dict(before=before, after=gc.get_threshold(), pipes=Job.is_pipe_or_service_input(None, "x"),
-    gpu=workflow.global_resources["gpu"].value, cores=given_resource("_cores"), nodes=given_resource("_nodes"),
-    here=RUNS_JOBS_HERE)))
-onsuccess:
-    print("DONE", json.dumps(dict(limit=limit())))
+print("READ", json.dumps(dict(gpu=workflow.global_resources["gpu"].value, cores=given_resource("_cores"),
+    nodes=given_resource("_nodes"), here=RUNS_JOBS_HERE)))
 """
 #: A conda of a few lines: it answers what Snakemake asks, and activating an environment is told in a file.
 CONDA = """#!/bin/sh
@@ -52,37 +44,6 @@ esac
 """
 
 
-def test_asking_for_pipes_still_goes_through_all_dependencies() -> None:
-    asked: list[int] = []
-
-    class Files(frozenset[str]):
-        def __contains__(self, name: object) -> bool:
-            asked.append(1)
-            return False
-
-    job: Any = _StandIn()
-    job.dag = SimpleNamespace(dependencies={job: {object(): Files() for _ in range(50)}})
-    assert Job.is_pipe_or_service_input(job, "x") is False
-    assert len(asked) == 50, "no longer a walk through all dependencies: is the replaced method still needed?"
-
-
-class _StandIn:
-    """A job, as far as Snakemake looks at it; unlike a ``SimpleNamespace`` it can be a key."""
-
-
-def test_the_default_rate_limit_still_sets_a_timer_for_each_look() -> None:
-    default = parse_args([])[1].max_jobs_per_timespan
-    assert (default.max_jobs, default.timespan) == (100, 1)
-    assert "max_jobs_per_timespan" in {field.name for field in fields(SchedulingSettings)}
-    scheduler: Any = SimpleNamespace(_open_jobs=threading.Semaphore(0))
-    for _ in range(3):
-        JobScheduler._schedule_reevalutation(scheduler, 1)
-    timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
-    for timer in timers:
-        timer.cancel()
-    assert len(timers) == 3, "looks share a timer now: is clearing the limit still needed?"
-
-
 def test_quiet_still_keeps_the_scheduler_from_telling_what_is_finished() -> None:
     """The line under a run takes PROGRESS out of the set that the scheduler asks."""
     source = inspect.getsource(JobScheduler.__init__)
@@ -91,7 +52,7 @@ def test_quiet_still_keeps_the_scheduler_from_telling_what_is_finished() -> None
 
 
 def test_what_else_is_reached_for_is_there() -> None:
-    assert "keep_going" in {field.name for field in fields(ExecutionSettings)}
+    assert {"forceall", "forcerun"} <= {field.name for field in fields(DAGSettings)}
     assert contains_wildcard("a{b}")
     assert not contains_wildcard("ab")
     assert DeploymentMethod.CONDA
@@ -101,6 +62,7 @@ def test_what_else_is_reached_for_is_there() -> None:
     assert modifier.replace_prefix("a") == "sub/a"
     assert modifier.modify(flag("a", PATH_MODIFIER_FLAG)) == "a"
     assert Rule.is_producer
+    assert WorkflowModifier.modify_rulename
 
 
 def test_the_versions_allowed_are_those_looked_at() -> None:
@@ -130,17 +92,26 @@ def test_each_is_put_in_place(project: Project) -> None:
     (project.folder / "probe.smk").write_text(PROBE.format(snakefile=str(project.folder / "Snakefile")))
     done = snakemake(project, "-s", "probe.smk", "results/toy/index.parquet")
     assert done.returncode == 0, done.stdout
-    read, end = (json.loads(re.findall(rf"^{word} (.+)$", done.stdout, re.M)[0]) for word in ("READ", "DONE"))
-    assert read == {
-        "before": python_own_thresholds(),  # Snakemake sets none itself
-        "after": [100_000, 20, 100],
-        "pipes": False,
-        "gpu": 1,
-        "cores": 2,
-        "nodes": None,
-        "here": True,
-    }
-    assert end == {"limit": "None"}
+    read = json.loads(re.findall(r"^READ (.+)$", done.stdout, re.M)[0])
+    assert read == {"gpu": 1, "cores": 2, "nodes": None, "here": True}
+
+
+def test_forced_jobs_decode_again(project: Project) -> None:
+    """Jobs do what a video needs, which is nothing once it is done: that they are forced, the rules must tell them."""
+    project.run()
+    stored = {path: path.read_bytes() for path in project.results.glob("*/*/a.safetensors")}
+    assert len(stored) == 2, "the evidence and the features of the one video"
+    for arguments, decoded in (
+        (["--forcerun", "sample_frames"], ["a: asked for again"]),
+        (["--forceall"], ["a: asked for again"]),
+        (["--forcerun", "merge_index"], []),
+        (["--forcerun", "extract_features"], []),
+    ):
+        project.forget_logs()
+        done = project.run(*arguments)
+        assert [f"{one.video}: {one.reasons}" for one in project.work().decoded] == decoded, arguments
+        assert bool(done.of("sample_frames")) == (arguments != ["--forcerun", "merge_index"])
+        assert {path: path.read_bytes() for path in stored} == stored
 
 
 def test_with_conda_jobs_run_in_the_environment_of_snakemake(project: Project, tmp_path: Path) -> None:

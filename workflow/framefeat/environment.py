@@ -8,6 +8,8 @@ OWNER = "FRAMEFEAT_OWNER"
 COMMAND = "FRAMEFEAT_COMMAND"
 #: JSON: the model that the first job lets the embedder load while videos are decoded.
 PREWARM = "FRAMEFEAT_PREWARM"
+#: The rules whose jobs a person asked to run whatever is there; ``*``: all of them.
+FORCED = "FRAMEFEAT_FORCED"
 
 # A run sets this one too, and so may a person.
 

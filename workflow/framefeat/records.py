@@ -54,7 +54,7 @@ class Shard(TypedDict):
 
 class VideoRecord(Slice):
     """A member of ``videos/{shard}.json``, by key: ``timestamps`` in seconds from the first presented frame, ascending;
-    why a file is damaged."""
+    why a file is damaged. ``content``: in a job, sha256 of a fetched file that the index does not identify."""
 
     path: str
     timestamps: list[float]
@@ -62,6 +62,7 @@ class VideoRecord(Slice):
     error: str | None
     warnings: list[str]
     doubts: list[str]
+    content: NotRequired[str]
 
 
 def slice_of(record: VideoRecord) -> Slice:
@@ -140,7 +141,8 @@ class Findings(TypedDict):
 
 
 class Evidence(Findings):
-    """``evidence/{geometry}/{key}.safetensors``. ``frame_size``: height and width as decoded."""
+    """``evidence/{geometry}/{key}.safetensors``. ``frame_size``: height and width as decoded; ``content``: of the
+    record that was decoded."""
 
     schema: int
     video_id: str
@@ -148,6 +150,7 @@ class Evidence(Findings):
     versions: dict[str, str]
     frame_size: list[int] | None
     thumbnails: Thumbnails
+    content: NotRequired[str]
 
 
 # --- extract_features

@@ -20,7 +20,7 @@ rule extract_features:
         device=DEVICE,
         batch_size=str(SETTINGS.batch_size),
         embedder="auto" if SETTINGS.warm_embedder else "off",
-        more=KEEP_FRAMES + EXTRACT_AGAIN,
+        more=extract_options,
         decoder_timeout=str(SETTINGS.decoder_timeout),
         wanted=WANTED,
     params:

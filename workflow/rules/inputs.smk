@@ -97,6 +97,16 @@ def kept_if_asked(path):
     return path if SETTINGS.keep_frames else temp(path)
 
 
+def sample_options(wildcards):
+    """Jobs do what a video needs; who forces them wants all their videos done again. To embed again takes frames."""
+    again = is_forced(SAMPLE_FRAMES) or is_forced(EXTRACT_FEATURES)
+    return KEEP_FRAMES + ("--again " if again else "")
+
+
+def extract_options(wildcards):
+    return KEEP_FRAMES + ("--again " if is_forced(EXTRACT_FEATURES) else "")
+
+
 def weights_source(wildcards):
     """Options of fetch-weights for one file of resources/weights."""
     spec = FETCHED[wildcards.file].spec

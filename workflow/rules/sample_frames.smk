@@ -18,7 +18,7 @@ rule sample_frames:
         runtime=240,
         backlog=BACKLOG,
         decoder_timeout=str(SETTINGS.decoder_timeout),
-        more=KEEP_FRAMES + SAMPLE_AGAIN,
+        more=sample_options,
         wanted=WANTED,
     params:
         results=subpath(input.shard, ancestor=2),

@@ -12,7 +12,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from framefeat import environment, identity, layout, needs, shard_files
+from framefeat import identity, layout, needs, shard_files
 from framefeat import settings as configuration
 from framefeat.backbone.chosen import chosen_backbones
 from framefeat.errors import UserError
@@ -91,9 +91,8 @@ GPU_PER_JOB = int(DEVICE != "cpu" and HAS_GPU)
 # Shards whose temporary frames may wait on the disk for the device; 0: any number.
 BACKLOG = 4 * (given_resource("_cores") or 8) if RUNS_JOBS_HERE and not SETTINGS.keep_frames else 0
 KEEP_FRAMES = "--keep-frames " if SETTINGS.keep_frames else ""
-# Jobs do what a video needs; who forces them wants all their videos done again. To embed again takes frames.
-EXTRACT_AGAIN = "--again " if is_forced("extract_features") else ""
-SAMPLE_AGAIN = EXTRACT_AGAIN or ("--again " if is_forced("sample_frames") else "")
+SAMPLE_FRAMES = name_here("sample_frames")
+EXTRACT_FEATURES = name_here("extract_features")
 # All that is asked of a video: what is to be done for it follows from it and from what is stored.
 WANTED = needs.Wanted.of(
     SETTINGS.alignment,

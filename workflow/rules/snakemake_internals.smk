@@ -11,6 +11,8 @@ from snakemake.io import contains_wildcard, flag
 from snakemake.path_modifier import PATH_MODIFIER_FLAG
 from snakemake.settings.types import DeploymentMethod
 
+from framefeat import environment
+
 # Whether another workflow uses this one as a module. Then nothing of what follows may reach that workflow's own rules.
 IS_MODULE = not workflow.modifier.is_main_snakefile()
 # How Snakemake moves the paths of this module's rules (prefix, replace_prefix).
@@ -33,10 +35,20 @@ def is_made_by_another_module(path):
     return any(rule.is_checkpoint and rule.is_producer(path) for rule in workflow.rules)
 
 
-def is_forced(rule):
-    """Whether a person asked for this rule's jobs to run whatever is there (--forcerun, --forceall)."""
-    asked = workflow.dag_settings
-    return asked is not None and (asked.forceall or rule in asked.forcerun)
+def name_here(rule):
+    """What Snakemake calls a rule of this workflow, which may be a module whose rules have other names."""
+    return workflow.modifier.modify_rulename(rule)
+
+
+def is_forced(name):
+    """Whether a person asked for the jobs of the rule that Snakemake calls ``name`` to run whatever is there
+    (--forcerun, --forceall). Not known while the workflow is read: ask in a function. On a cluster a job has a Snakemake
+    of its own, which is not told: it has it from the environment."""
+    if workflow.is_main_process:
+        asked = workflow.dag_settings
+        os.environ[environment.FORCED] = "*" if asked.forceall else " ".join(asked.forcerun)
+    forced = os.environ.get(environment.FORCED, "").split()
+    return "*" in forced or name in forced
 
 
 def given_resource(name):

@@ -154,7 +154,7 @@ def test_frames_that_cannot_be_had_again_stop_the_extraction(
     write_json(job.results.videos_of(job.shard), records)
     job.results.frames(GEOMETRY, "b").unlink()
     before = job.results.evidence(GEOMETRY, "b").read_bytes()
-    with pytest.raises(UserError, match=r"b: its frames are needed again, and 'https://example.org/b.mp4'"):
+    with pytest.raises(UserError, match=r"'b': 'https://example.org/b.mp4' was not fetched for this job"):
         job.extract()
     assert job.results.evidence(GEOMETRY, "b").read_bytes() == before
     assert not job.results.backbone("one").extracted(job.shard).exists()

@@ -246,7 +246,7 @@ def test_a_job_that_is_ended_leaves_nothing_half_made(
     shard = Shard(tmp_path / "results", SOME)
     process = start(shard, {"b": "sleep"}, tmp_path / "logs")
     half = f"{shard.features().parent}/.{shard.name}.part/*/half"
-    wait_for(lambda: glob.glob(half), 20)
+    wait_for(lambda: glob.glob(half) and shard.there(), 20)
     process.send_signal(number)
     assert process.wait(10) == (-number if number == signal.SIGKILL else 128 + number)
     if number == signal.SIGKILL:  # then it is the embedder that cleans up, at the latest when it ends

@@ -174,7 +174,7 @@ def test_a_name_with_quotes_can_be_loaded(tmp_path: Path) -> None:
 
 
 def test_no_throughput_where_no_job_told_its_work(tmp_path: Path) -> None:
-    jobs = {"benchmarks": tmp_path / "benchmarks" / "demo", "logs": tmp_path / "logs" / "demo"}
+    jobs = {"benchmarks": tmp_path / "benchmarks" / "demo", "logs": tmp_path / "no logs"}
     page = page_of(tmp_path, [drawn("a", [4], seed=1)], **jobs)
     assert 'data-chart="stages"' in page
     assert 'data-chart="rates"' not in page

@@ -48,7 +48,7 @@ class ExtractShard:
     ``folder``, one of those that are ``wanted``.
 
     ``keep_frames``: whether frames that no backbone needs any more stay. ``again``: embed even what is embedded
-    already. ``timeout``: of decoders, for frames that somebody removed. """
+    already. ``timeout``: of decoders, for frames that somebody removed."""
 
     results: ResultsFolder
     shard: str

@@ -51,18 +51,14 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
     sampled: list[int] = []  # rows of each
     troubles: dict[str, UserError] = {}  # by id
     for key, record in records.items():
-        need = needs.of_video(results, asked.wanted, key, record)
-        reasons = need.decode.get(geometry, ["asked for again"] if asked.again else [])
-        if not reasons:
-            digests[key] = evidence_digest(need.evidence[geometry])
-            continue
-        before_each()
         try:
-            digests[key] = evidence_digest(_sample(asked, key, _local(record, places.get(key)), reasons))
+            evidence = _evidence(asked, key, record, places.get(key), before_each)
         except UserError as error:
             print(f"{record['video_id']}: {error}", file=sys.stderr, flush=True)
             troubles[record["video_id"]] = error
-        else:
+            continue
+        digests[key] = evidence_digest(evidence.found)
+        if evidence.is_new:
             sampled.append(record["rows"])
     print(shard_files.Work(len(sampled), len(records), sum(sampled)), file=sys.stderr, flush=True)
     if not (asked.keep_frames or asked.again):  # who asks again may want to embed again
@@ -78,6 +74,30 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
     rows = sum(record["rows"] for record in records.values())
     write_json(results.sampled(geometry, asked.shard), {"rows": rows, "videos": digests})
     write_json(results.frames_ready(geometry, asked.shard), {"videos": len(digests)})
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A video's evidence, and whether this job made it."""
+
+    found: Evidence
+    is_new: bool
+
+
+def _evidence(
+    asked: SampleShard, key: str, record: VideoRecord, place: Path | None, before_each: Callable[[], None]
+) -> _Known:
+    """``place``: where the file of a remote video was fetched to."""
+    need = needs.of_video(asked.results, asked.wanted, key, record)
+    reasons = need.decode.get(asked.geometry, ["asked for again"] if asked.again else [])
+    if place is not None and not _is_identified(record):
+        record = _local(record, place)
+        if not reasons and record["content"] != need.evidence[asked.geometry].get("content"):
+            reasons = ["the fetched file's content changed"]
+    if not reasons:
+        return _Known(need.evidence[asked.geometry], is_new=False)
+    before_each()
+    return _Known(_sample(asked, key, _local(record, place), reasons), is_new=True)
 
 
 def _sample(asked: SampleShard, key: str, record: VideoRecord, reasons: Sequence[str]) -> Evidence:
@@ -144,9 +164,14 @@ def _places(records: Mapping[str, VideoRecord], fetched: Sequence[Path]) -> dict
     return dict(zip(remote, fetched, strict=False))
 
 
+def _is_identified(record: VideoRecord) -> bool:
+    """Whether the index says what the content of a remote file is."""
+    return not record["fingerprint"].startswith("address:")
+
+
 def _local(record: VideoRecord, place: Path | None) -> VideoRecord:
-    """``record`` with the place of its file here. Raises ``UserError`` where a remote file is not here, or is not what
-    the index's column sha256 says."""
+    """``record`` with the place of its file here, and with its content where the index says nothing of it. Raises
+    ``UserError`` where a remote file is not here, or is not what the index's column sha256 says."""
     address, wanted = record["path"], record["fingerprint"]
     if not is_remote(address):
         return record
@@ -156,7 +181,10 @@ def _local(record: VideoRecord, place: Path | None) -> VideoRecord:
         )
     # FFmpeg takes what stands before a colon for a protocol.
     path = os.path.abspath(place)
-    if not wanted.startswith("address:") and (found := file_sha256(path)) != wanted:
+    found = file_sha256(path)
+    if not _is_identified(record):
+        return {**record, "path": path, "content": found}
+    if found != wanted:
         raise UserError(
             f"the index says sha256 {wanted} of {address!r}, but {path!r} has {found}; fetch it again."
         )

@@ -62,6 +62,8 @@ def sample_video(
         paths = {"frames": str(frames), "recheck": str(recheck), "thumbnails": str(strip)}
         job = SampleJob(record, geometry, key["alignment"], decoder, rechecks, key, paths)
         evidence = _Attempts(job, timeout, os.fspath(evidence_path)).evidence()
+        if "content" in record:
+            evidence["content"] = record["content"]
         stored.write(evidence_path, evidence, {"thumbnails": stored.as_bytes(strip.read_bytes())})
     for warning in evidence["warnings"]:
         print(f"{record['video_id']}: {warning}", file=sys.stderr)

@@ -119,8 +119,8 @@ class Settings(NamedTuple):
     ] = "float32"
     shard_rows: Annotated[
         Literal["auto"] | Annotated[int, Limits(ge=1, le=10_000_000)],
-        "Of more than 64 videos: about how many rows one job takes together; auto is 512. Never triggers a recompute of a "
-        "video.",
+        "About how many rows one job takes together; auto - up to 64 videos a job each, of more videos 512 rows. Never "
+        "triggers a recompute of a video.",
     ] = "auto"
     keep_frames: Annotated[
         _Switch, "Keep the sampled frames (uint8), so that adding a backbone costs no decoding."

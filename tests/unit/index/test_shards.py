@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 import pytest
-from framefeat.index.shards import AUTO_ROWS, FEWEST, buckets, deal
+from framefeat.index.shards import FEWEST, buckets, deal
 from framefeat.names import video_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,7 +37,11 @@ def places(dealt: dict[str, str]) -> tuple[dict[str, int], int]:
     st.dictionaries(st.text(min_size=1).map(video_key), st.integers(1, 10**6), max_size=FEWEST), SHARD_ROWS
 )
 def test_few_videos_are_a_shard_each(rows: dict[str, int], shard_rows: int | None) -> None:
-    assert deal(rows, shard_rows) == {key: key for key in rows}
+    """Unless there are not rows enough for as many shards of the length that is asked for."""
+    alone = {key: key for key in rows}
+    assert deal(rows) == alone
+    if shard_rows is not None:
+        assert (deal(rows, shard_rows) == alone) == (sum(rows.values()) >= len(rows) * shard_rows)
 
 
 def test_64_are_few_and_65_are_not() -> None:
@@ -53,13 +57,14 @@ def test_number_of_buckets(videos: int, rows_each: int, shard_rows: int) -> None
     rows = videos * rows_each
     count = buckets(videos, rows, shard_rows)
     assert count & (count - 1) == 0
-    assert FEWEST <= count <= videos
+    assert 1 <= count <= videos
+    assert buckets(videos, rows) >= FEWEST
     near = math.sqrt(2) * (1 + 1e-9)  # a power of two is that near to any number
     at_most = 2 * count > videos
     assert at_most or videos / count <= 1000 * near
     assert at_most or rows / count <= shard_rows * near
     many_videos = videos / count >= 1000 / near
-    assert count == FEWEST or many_videos or rows / count >= shard_rows / near
+    assert count == 1 or many_videos or rows / count >= shard_rows / near
 
 
 @pytest.mark.parametrize(
@@ -69,13 +74,15 @@ def test_number_of_buckets(videos: int, rows_each: int, shard_rows: int) -> None
         (10_000, 100_000, None, 256),  # 391 rows each
         (100_000, 1_000_000, None, 2048),
         (100_000, 1_000_000, 5000, 256),
+        (24, 120, 5000, 1),
+        (200, 2000, 500, 4),
         (100_000, 100_000, 10_000_000, 128),  # bounded by the number of videos
         (100, 10**6, None, 64),  # long videos: never more buckets than videos
         (1000, 10**7, None, 512),
     ],
 )
 def test_examples(videos: int, rows: int, shard_rows: int | None, count: int) -> None:
-    assert buckets(videos, rows, shard_rows or AUTO_ROWS) == count
+    assert buckets(videos, rows, shard_rows) == count
 
 
 @settings(max_examples=40, deadline=None)

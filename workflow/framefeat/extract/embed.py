@@ -216,34 +216,38 @@ class _Work:
             ]
 
     def _features(self, opened: Sequence[_Opened]) -> Iterator[_Computed]:
+        some = [one for one in opened if not one.bad.all()]
+        computed = iter(self._forward(some) if some else [])
+        for one in opened:
+            if one.bad.all():
+                nothing = np.full((len(one.frames), self._network.spec.dim), np.nan, np.float32)
+                yield _Computed(nothing, nothing[:0], self._batch)
+            else:
+                yield next(computed)
+
+    def _forward(self, some: Sequence[_Opened]) -> list[_Computed]:
+        """The features of videos that have a frame each; they share batches."""
         from framefeat.backbone.network import Stacked, embed
 
         network, beat, workers = self._network, self._beat, int(self._message["threads"])
-        some = [one for one in opened if not one.bad.all()]
         # Every batch is full, the last one with repetitions: where a video's own leave room, the second look is free.
         # Whether they do is the video's own affair: its neighbours must not decide a byte.
-        beside = [one for one in some if len(one.again) <= -len(one.frames) % self._batch]
-        parts = [one.frames for one in some] + [one.again for one in beside]
-        second: dict[int, np.ndarray] = {}
-        used = self._batch
-        ends = np.cumsum([0, *map(len, parts)]).tolist()
-        if some:
-            with self._turn():
-                together, used = embed(network, Stacked(parts), self._batch, workers, beat)
-                for place, one in enumerate(some):
-                    if one not in beside and len(one.again):
-                        second[place] = embed(network, one.again, len(one.again), beat=beat)[0]
-            for number, one in enumerate(beside, len(some)):
-                second[some.index(one)] = together[ends[number] : ends[number + 1]]
-        for one in opened:
-            if one not in some:
-                nothing = np.full((len(one.frames), network.spec.dim), np.nan, np.float32)
-                yield _Computed(nothing, nothing[:0], self._batch)
-                continue
-            place = some.index(one)
-            features = together[ends[place] : ends[place + 1]].copy()
+        fits = [len(one.again) <= -len(one.frames) % self._batch for one in some]
+        parts = [one.frames for one in some] + [one.again for one, fit in zip(some, fits, strict=True) if fit]
+        with self._turn():
+            together, used = embed(network, Stacked(parts), self._batch, workers, beat)
+            apart = [
+                None if fit else embed(network, one.again, len(one.again), beat=beat)[0]
+                for one, fit in zip(some, fits, strict=True)
+            ]
+        cut = np.split(together, np.cumsum([len(part) for part in parts])[:-1])
+        beside = iter(cut[len(some) :])
+        computed = []
+        for one, features, second in zip(some, cut, apart, strict=False):
+            features = features.copy()
             features[one.bad] = np.nan
-            yield _Computed(features, second.get(place, features[:0]), used)
+            computed.append(_Computed(features, next(beside) if second is None else second, used))
+        return computed
 
     def _is_a_video_s(self, error: Exception) -> bool:
         """torch tells of a device that is lost in the same words as of frames that it cannot take: other frames

@@ -26,7 +26,7 @@ def test_ctrl_c_says_how_far_the_run_is(new_project: Callable[..., Project]) -> 
         for line in process.stdout:
             said.append(line)
             finished = finished or "(Rule: extract_features)" in line
-            if finished and "of merge_index" not in line and re.match(r"Job \d+: sample_frames", line):
+            if finished and "of merge_index" not in line and re.match(r"Job \d+: (sample|extract)_f", line):
                 os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the jobs get it, too
                 finished = False
     output = "".join(said)

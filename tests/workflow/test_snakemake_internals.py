@@ -105,11 +105,15 @@ def test_forced_jobs_decode_again(project: Project) -> None:
         (["--forcerun", "sample_frames"], ["a: asked for again"]),
         (["--forceall"], ["a: asked for again"]),
         (["--forcerun", "merge_index"], []),
-        (["--forcerun", "extract_features"], []),
+        (["--forcerun", "extract_features"], ["a: asked for again"]),  # to embed takes frames
     ):
         project.forget_logs()
         done = project.run(*arguments)
         assert [f"{one.video}: {one.reasons}" for one in project.work().decoded] == decoded, arguments
+        embedded = ["a"] if arguments[-1] in ("--forceall", "extract_features") else []
+        assert [video for videos in project.work().embedded.values() for video in videos] == embedded, (
+            arguments
+        )
         assert bool(done.of("sample_frames")) == (arguments != ["--forcerun", "merge_index"])
         assert {path: path.read_bytes() for path in stored} == stored
 

@@ -13,7 +13,7 @@ rule assemble:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=1000,
+        mem_mb=2000,
         runtime=120,
     params:
         results=subpath(input.index, parent=True),

@@ -1,4 +1,4 @@
-"""What the merge wrote of a shard's videos, read back and checked."""
+"""A shard's files, read back and checked: what the merge wrote of its videos, and what its jobs say they did."""
 
 import os
 import re
@@ -14,6 +14,7 @@ from framefeat.layout import STORED, ResultsFolder
 from framefeat.records import Shard, Slice, VideoRecord, slice_of
 
 _MERGE_AGAIN = "run Snakemake with --forcerun merge_index."
+_WORK = re.compile(r"^worked on (\d+) of (\d+) videos, (\d+) rows$", re.MULTILINE)
 
 
 def read_slices(results: ResultsFolder, shard: str) -> dict[str, Slice]:
@@ -76,9 +77,6 @@ def _drop(promises: Path, files: Path) -> None:
             kept = False
         if not kept:
             path.unlink(missing_ok=True)
-
-
-_WORK = re.compile(r"^worked on (\d+) of (\d+) videos, (\d+) rows$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

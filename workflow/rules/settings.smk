@@ -12,9 +12,9 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from framefeat import identity, layout, needs, shard_files
+from framefeat import identity, layout, shard_files
 from framefeat import settings as configuration
-from framefeat.backbone.chosen import chosen_backbones
+from framefeat.backbone.chosen import chosen_backbones, wanted_of
 from framefeat.errors import UserError
 from framefeat.extract import devices
 from framefeat.run.progress import command_shown
@@ -94,20 +94,7 @@ KEEP_FRAMES = "--keep-frames " if SETTINGS.keep_frames else ""
 SAMPLE_FRAMES = name_here("sample_frames")
 EXTRACT_FEATURES = name_here("extract_features")
 # All that is asked of a video: what is to be done for it follows from it and from what is stored.
-WANTED = needs.Wanted.of(
-    SETTINGS.alignment,
-    SETTINGS.decoder,
-    SETTINGS.precision,
-    [
-        dict(
-            folder=chosen.folder,
-            geometry=chosen.geometry,
-            spec=chosen.spec_json,
-            weights=chosen.weights_identity,
-        )
-        for chosen in BACKBONES.values()
-    ],
-).to_json()
+WANTED = wanted_of(SETTINGS, BACKBONES.values()).to_json()
 if workflow.is_main_process:
     shard_files.drop_empty_promises(MOVED_RESULTS)
 

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +14,7 @@ from framefeat.backbone.weights import WeightsRef, weights_for
 from framefeat.errors import UserError
 from framefeat.files import read_json, remembered_sha256, write_json
 from framefeat.identity import identifying
+from framefeat.needs import Wanted
 from framefeat.settings import Settings
 
 CACHE = Path(".cache/framefeat")
@@ -85,6 +86,24 @@ def chosen_backbones(settings: Settings) -> list[ChosenBackbone]:
     if doubled:
         raise UserError(f"backbones: two names share the folder {', '.join(doubled)}; keep one of them.")
     return chosen
+
+
+def wanted_of(settings: Settings, backbones: Iterable[ChosenBackbone]) -> Wanted:
+    """What the configuration asks of each video."""
+    return Wanted.of(
+        settings.alignment,
+        settings.decoder,
+        settings.precision,
+        [
+            {
+                "folder": chosen.folder,
+                "geometry": chosen.geometry,
+                "spec": chosen.spec_json,
+                "weights": chosen.weights_identity,
+            }
+            for chosen in backbones
+        ],
+    )
 
 
 def _describe(settings: Settings, references: Mapping[str, WeightsRef]) -> dict[str, dict[str, Any]]:

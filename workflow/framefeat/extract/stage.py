@@ -1,6 +1,6 @@
 """The extract stage, from the job's side: which videos of a shard are to be embedded, and who computes them.
 
-Standard library and safetensors only: the job is a client of the warm embedder and lives for milliseconds.
+Standard library only: the job is a client of the warm embedder and lives for milliseconds.
 """
 
 import os

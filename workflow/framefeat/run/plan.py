@@ -20,10 +20,10 @@ from typing import Any
 import yaml
 
 from framefeat import layout, needs, settings
-from framefeat.backbone.chosen import ChosenBackbone, chosen_backbones
+from framefeat.backbone.chosen import chosen_backbones, wanted_of
 from framefeat.errors import UserError
 from framefeat.index import merge
-from framefeat.needs import Needs, Wanted
+from framefeat.needs import Needs
 from framefeat.records import Slice
 from framefeat.results.finished import read_manifest, read_manifest_head
 from framefeat.shard_files import Merged
@@ -183,24 +183,6 @@ def _holds_all(folder: layout.BackboneFolder, videos: Sequence["_VideoChanges"])
 
 def _assembled_files(folder: layout.BackboneFolder, dataset: str) -> tuple[Path, ...]:
     return folder.matrix(dataset), folder.frame_index, folder.manifest
-
-
-def wanted_of(wanted: settings.Settings, backbones: Sequence[ChosenBackbone]) -> Wanted:
-    """What the configuration asks of each video."""
-    return Wanted.of(
-        wanted.alignment,
-        wanted.decoder,
-        wanted.precision,
-        [
-            {
-                "folder": chosen.folder,
-                "geometry": chosen.geometry,
-                "spec": chosen.spec_json,
-                "weights": chosen.weights_identity,
-            }
-            for chosen in backbones
-        ],
-    )
 
 
 def videos_done(wanted: settings.Settings, results: layout.ResultsFolder) -> tuple[int, int]:

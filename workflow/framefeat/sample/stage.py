@@ -1,7 +1,8 @@
 """The sampling stage: the videos of one shard, one after the other, as far as they are needed.
 
 What is wrong with a file is a finding about its video, and no error. Trouble that is not a file's fails the job, after
-the other videos are safe; the next run takes up what is missing."""
+the other videos are safe; the next run takes up what is missing.
+"""
 
 import os
 import sys
@@ -41,7 +42,8 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
     """Sample what is to be sampled, and write down that the shard is done.
 
     ``before_each`` is called before a video is decoded. Raises ``UserError`` naming the videos that could not be
-    sampled for want of room, memory or the like."""
+    sampled for want of room, memory or the like.
+    """
     results, geometry = asked.results, asked.geometry
     records = shard_files.read_records(results, asked.shard)
     places = _places(records, asked.fetched)
@@ -101,11 +103,6 @@ def _evidence(
 
 
 def _sample(asked: SampleShard, key: str, record: VideoRecord, reasons: Sequence[str]) -> Evidence:
-    if is_remote(record["path"]):
-        raise UserError(
-            f"{record['video_id']}: its frames are needed again, and {record['path']!r} is fetched for the rule "
-            "sample_frames alone: run Snakemake with --forcerun sample_frames."
-        )
     _prepare()
     from framefeat.sample.video import sample_video
 

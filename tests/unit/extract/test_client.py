@@ -569,7 +569,7 @@ def test_a_video_is_answered_as_soon_as_it_is_done(run: Run, tmp_path: Path) -> 
     def receive(answer: Any) -> None:
         arrived[answer["record"]["video_id"]] = time.monotonic()
 
-    message: Any = {"do": {"b": "sleep"}, "seconds": 1, **request_for(["a", "b"])}
+    message: Any = {"do": {"b": "sleep"}, "seconds": 3, **request_for(["a", "b"])}
     client.request(message, run.owner, "cpu", run.log, receive)
     assert list(arrived) == ["a", "b"]
     assert arrived["b"] - arrived["a"] > 0.8

@@ -10,10 +10,12 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from snakemake.cli import parse_args
@@ -22,16 +24,19 @@ from snakemake.modules import WorkflowModifier
 from snakemake.path_modifier import PATH_MODIFIER_FLAG, PathModifier
 from snakemake.rules import Rule
 from snakemake.scheduling.job_scheduler import JobScheduler
-from snakemake.settings.types import DAGSettings, DeploymentMethod, StorageSettings
+from snakemake.settings.types import DAGSettings, DeploymentMethod, SchedulingSettings, StorageSettings
 
 from tests.workflow.project import ROOT, Project, environment
 
-#: A workflow around ours that prints what became of Snakemake once ours was read.
+#: A workflow around ours that prints what became of Snakemake once ours was read, and once a run of it is done.
 PROBE = """
 import json
 include: {snakefile!r}
 print("READ", json.dumps(dict(gpu=workflow.global_resources["gpu"].value, cores=given_resource("_cores"),
     nodes=given_resource("_nodes"), here=RUNS_JOBS_HERE)))
+limit = lambda: workflow.scheduling_settings and repr(workflow.scheduling_settings.max_jobs_per_timespan)
+onsuccess:
+    print("DONE", json.dumps(dict(limit=limit())))
 """
 #: A conda of a few lines: it answers what Snakemake asks, and activating an environment is told in a file.
 CONDA = """#!/bin/sh
@@ -42,6 +47,19 @@ case "$*" in
   *export*) echo 'name: stub';;
 esac
 """
+
+
+def test_the_default_rate_limit_still_sets_a_timer_for_each_look() -> None:
+    default = parse_args([])[1].max_jobs_per_timespan
+    assert (default.max_jobs, default.timespan) == (100, 1)
+    assert "max_jobs_per_timespan" in {field.name for field in fields(SchedulingSettings)}
+    scheduler: Any = SimpleNamespace(_open_jobs=threading.Semaphore(0))
+    for _ in range(3):
+        JobScheduler._schedule_reevalutation(scheduler, 1)
+    timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    for timer in timers:
+        timer.cancel()
+    assert len(timers) == 3, "looks share a timer now: is clearing the limit still needed?"
 
 
 def test_quiet_still_keeps_the_scheduler_from_telling_what_is_finished() -> None:
@@ -92,8 +110,9 @@ def test_each_is_put_in_place(project: Project) -> None:
     (project.folder / "probe.smk").write_text(PROBE.format(snakefile=str(project.folder / "Snakefile")))
     done = snakemake(project, "-s", "probe.smk", "results/toy/index.parquet")
     assert done.returncode == 0, done.stdout
-    read = json.loads(re.findall(r"^READ (.+)$", done.stdout, re.M)[0])
+    read, end = (json.loads(re.findall(rf"^{word} (.+)$", done.stdout, re.M)[0]) for word in ("READ", "DONE"))
     assert read == {"gpu": 1, "cores": 2, "nodes": None, "here": True}
+    assert end == {"limit": "None"}
 
 
 def test_forced_jobs_decode_again(project: Project) -> None:

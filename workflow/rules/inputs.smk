@@ -21,6 +21,7 @@ def matrices():
 
 
 def index_files(wildcards):
+    without_rate_limit()
     return [] if SETTINGS.from_folder else [not_moved(SETTINGS.frame_index), not_moved(SETTINGS.video_index)]
 
 

@@ -51,6 +51,17 @@ def is_forced(name):
     return "*" in forced or name in forced
 
 
+def without_rate_limit():
+    """Snakemake limits itself to 100 job starts a second by default. Its way to do so sets a timer at each look at the
+    ready jobs that looks again and sets another: after n jobs it looks n times a second (2,703 looks in a run of 129
+    jobs). Called while the jobs are worked out, when the settings are there and the scheduler is not yet. A limit that a
+    person sets stays."""
+    scheduling = None if IS_MODULE else workflow.scheduling_settings
+    limit = scheduling and scheduling.max_jobs_per_timespan
+    if limit and (limit.max_jobs, limit.timespan) == (100, 1):
+        scheduling.max_jobs_per_timespan = None
+
+
 def given_resource(name):
     """A limit of this run (--resources, --cores as "_cores", --jobs as "_nodes"); None where none is set."""
     return workflow.global_resources[name].value if name in workflow.global_resources else None

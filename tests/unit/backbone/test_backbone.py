@@ -294,13 +294,13 @@ def test_the_batch_halves_when_memory_runs_out(network: Network, monkeypatch: py
         return forward(self, frames)
 
     monkeypatch.setattr(Network, "forward", small)
-    features, batch = embed(network, FRAMES[:5], 8)
+    features, batch = embed(network, FRAMES[:8], 8)
     assert batch == 2
     limit = 8
-    np.testing.assert_array_equal(features, embed(network, FRAMES[:5], 2)[0])
+    np.testing.assert_array_equal(features, embed(network, FRAMES[:8], 2)[0])
     limit = 0
     with pytest.raises(UserError, match="one frame at a time"):
-        embed(network, FRAMES[:5], 8)
+        embed(network, FRAMES[:8], 8)
 
 
 # ------------------------------------------------------------------------------------------------- weights files

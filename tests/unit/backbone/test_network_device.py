@@ -30,6 +30,7 @@ class Tiny:
     def __init__(self, device: str = "cpu", room: int = 99, error: str = "CUDA out of memory.") -> None:
         self.device = torch.device(device)
         self.fits: int | None = None
+        self.quarters: dict[int, bool] = {}
         self.room, self.error = room, error
         self.batches: list[int] = []
         self.threads: set[str] = set()

@@ -92,6 +92,7 @@ class Tiny:
         self.about: dict[str, Any] = {"device": "cpu", "warnings": []}
         self.fits: int | None = None
         self.alone: dict[int, bool] = {}
+        self.quarters = {16: False}  # every batch is a whole one
         self.skew = skew
         self.batches = 0
 

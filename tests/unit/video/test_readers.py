@@ -164,6 +164,20 @@ def test_another_reader_gives_the_same_frames(file, used, other):
     assert [read_number(frames[number]) for number in (3, 60)] == [clip.numbers[3], clip.numbers[60]]
 
 
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+def test_a_frame_that_is_held_stays_what_it_was(decoder):
+    """The second look compares with frames of the first: a buffer that is used again would prove itself."""
+    container = read_container(clips.made("cfr_25.mp4").path)
+    reader, _ = choice.choose_reader(container, decoder)
+    held, copies = [], []
+    for frame in reader.frames(range(0, 60, 5)):
+        held.append(frame.rgb)
+        copies.append(frame.rgb.copy())
+    for frame, copy in zip(held, copies, strict=True):
+        np.testing.assert_array_equal(frame, copy)
+    assert not any(np.shares_memory(a, b) for a, b in zip(held, held[1:], strict=False))
+
+
 def test_a_frame_at_a_time_that_no_packet_has_is_a_contradiction():
     container = read_container(clips.made("h264_pyramid.mp4").path)
     less = dataclasses.replace(

@@ -8,6 +8,7 @@ from framefeat.video.second_look import fits_best, look_again
 
 GEOMETRY = Geometry("squash", (16, 16))
 COUNT = 30
+SIZES = dict.fromkeys(range(COUNT), (16, 16))
 
 
 def scene(step: float, colour: float = 0.0) -> np.ndarray:
@@ -38,7 +39,7 @@ def look(own: np.ndarray, again: np.ndarray, numbers=(3, 10, 20), late: int = 0)
         lambda: Replay(again, late),
         list(numbers),
         own=lambda number: own[number],
-        frame_size=(16, 16),
+        sizes=SIZES,
         geometry=GEOMETRY,
         kept=[numbers[0]],
         count=COUNT - late,
@@ -50,6 +51,35 @@ def test_the_same_bytes_are_a_proof():
     assert found.agrees
     assert found.differences == {3: 0.0, 10: 0.0, 20: 0.0}
     assert list(found.pixels) == [3]
+
+
+def test_the_same_frames_are_not_resized_again():
+    frames = scene(2.0)
+    other = frames.copy()
+    other[10] = frames[11]
+
+    applied = []
+
+    class Counting(Geometry):
+        def apply(self, rgb: np.ndarray) -> np.ndarray:
+            applied.append(rgb)
+            return super().apply(rgb)
+
+    found = look_again(
+        lambda: Replay(other),
+        [3, 10, 20],
+        own=lambda number: frames[number],
+        sizes=SIZES,
+        geometry=Counting("squash", (16, 16)),
+        kept=[3, 10],
+        count=COUNT,
+        whole={3: frames[3], 10: frames[10]},
+    )
+    assert found.differences[3] == found.differences[20] == 0.0 < found.differences[10]
+    np.testing.assert_array_equal(found.pixels[3], frames[3])
+    np.testing.assert_array_equal(found.pixels[10], other[10])
+    assert len(applied) == 2 + 3  # 10 and 20, and 10 beside its neighbours
+    assert list(found.unproved) == [10]
 
 
 def test_other_colours_are_a_proof_where_neighbours_fit_worse():
@@ -78,7 +108,7 @@ def test_frames_that_do_not_come_or_are_damaged_prove_nothing():
         lambda: reader,
         [3, 10],
         own=lambda number: scene(1.0)[number],
-        frame_size=(16, 16),
+        sizes=SIZES,
         geometry=GEOMETRY,
         kept=[3, 10],
         count=COUNT,
@@ -92,11 +122,31 @@ def test_nothing_to_look_at_proves_nothing():
         lambda: Replay(scene(1.0)),
         [],
         own=lambda number: scene(1.0)[number],
-        frame_size=(16, 16),
+        sizes=SIZES,
         geometry=GEOMETRY,
         kept=[],
         count=COUNT,
     ).agrees
+
+
+@pytest.mark.parametrize("colour", [0.0, 1.0])
+def test_each_frame_has_a_size_of_its_own(colour):
+    """Streams change their resolution on the way."""
+    own = scene(3.0)
+    large = [picture.repeat(2, axis=0).repeat(2, axis=1) for picture in scene(3.0, colour)]
+    again = [*scene(3.0, colour)[:15], *large[15:]]
+    found = look_again(
+        lambda: Replay(again),
+        [3, 10, 20],
+        own=lambda number: GEOMETRY.apply(
+            own[number] if number < 15 else own[number].repeat(2, 0).repeat(2, 1)
+        ),
+        sizes={3: (16, 16), 10: (16, 16), 20: (32, 32)},
+        geometry=GEOMETRY,
+        kept=[],
+        count=COUNT,
+    )
+    assert found.agrees, found
 
 
 def test_another_frame_size_is_another_frame():
@@ -104,7 +154,7 @@ def test_another_frame_size_is_another_frame():
         lambda: Replay(scene(1.0)),
         [3],
         own=lambda number: scene(1.0)[number],
-        frame_size=(32, 32),
+        sizes=dict.fromkeys(range(COUNT), (32, 32)),
         geometry=GEOMETRY,
         kept=[3],
         count=COUNT,

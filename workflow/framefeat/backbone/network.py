@@ -62,7 +62,8 @@ class Network(nn.Module):
     """uint8 frames ``[B, h, w, 3]`` (RGB, on ``device``) to pooled features, float32 ``[B, D]``.
 
     ``about`` says what computes them, for the record; ``fits`` is the largest batch that had room, where one had none;
-    ``alone`` what ``rows_stand_alone`` found, by batch size.
+    ``alone`` what ``rows_stand_alone`` found, by batch size; ``quarters`` whether a quarter of a batch was seen to give
+    the same bytes as a whole one, by batch size.
     """
 
     def __init__(self, spec: BackboneSpec, body: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
@@ -75,6 +76,7 @@ class Network(nn.Module):
         self.about: dict[str, Any] = {}
         self.fits: int | None = None
         self.alone: dict[int, bool] = {}
+        self.quarters: dict[int, bool] = {}
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (spec.mean, spec.std))
         columns = self.size[1]  # one number per byte of a line: a line is computed as one run of memory
         self.scale = (1 / (255 * std)).repeat(columns).to(device, torch.float32)
@@ -276,9 +278,10 @@ def embed(
     used.
 
     Every batch has ``batch_size`` rows (the last frame is repeated to fill the last one), so that a row does not depend
-    on how many others there are. On the CPU ``workers`` threads take whole batches, each with one thread of torch's
-    own: their number changes no byte. Where memory does not suffice the batch is halved, for what comes after as well,
-    and all rows are done again. ``beat`` is called after each batch.
+    on how many others there are; on the CPU quarters of a batch may stand for the last one, where these were seen to
+    give the same bytes. There ``workers`` threads take whole batches, each with one thread of torch's own: their number
+    changes no byte. Where memory does not suffice the batch is halved, for what comes after as well, and all rows are
+    done again. ``beat`` is called after each batch.
     """
     if frames.shape[1:] != (*network.size, 3) or frames.dtype != np.uint8:
         raise ValueError(
@@ -340,16 +343,33 @@ def _embed_cpu(
 ) -> np.ndarray:
     features = np.empty((len(frames), network.spec.dim), np.float32)
 
-    def run(start: int) -> None:
-        batch = np.empty((batch_size, *frames.shape[1:]), np.uint8)
+    def run(piece: tuple[int, int]) -> None:
+        start, size = piece
+        batch = np.empty((size, *frames.shape[1:]), np.uint8)
         real = _fill(batch, frames, start)
-        features[start : start + real] = network(torch.from_numpy(batch)).numpy()[:real]
+        found = network(torch.from_numpy(batch)).numpy()
+        if size == batch_size and real < size and size not in network.quarters:
+            network.quarters[size] = _comes_in_quarters(network, batch, found)
+        features[start : start + real] = found[:real]
         beat()
 
+    pieces = [(start, batch_size) for start in range(0, len(frames), batch_size)]
+    if pieces and network.quarters.get(batch_size):
+        last, _ = pieces.pop()
+        quarter = batch_size // 4
+        pieces += [(start, quarter) for start in range(last, len(frames), quarter)]
     with ThreadPoolExecutor(workers, "embed", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for _ in pool.map(run, range(0, len(frames), batch_size)):
+        for _ in pool.map(run, pieces):
             pass
     return features
+
+
+def _comes_in_quarters(network: Network, batch: np.ndarray, features: np.ndarray) -> bool:
+    """Whether the quarters of ``batch`` have the bytes of its ``features``: kernels are chosen by sizes."""
+    if len(batch) % 4 or len(batch) < 8:  # of single rows a vector kernel would be chosen
+        return False
+    quarters = [network(torch.from_numpy(part)).numpy() for part in np.split(batch, 4)]
+    return np.concatenate(quarters).tobytes() == features.tobytes()
 
 
 class _Lane:

@@ -30,7 +30,7 @@ def decode_again(
     path: str, wanted: Sequence[int], decoder: str, geometry: str, index_source: str
 ) -> DecodedAgain:
     """Frames ``wanted`` of ``path``. ``decoder`` and ``index_source``: the reader and the index that served them."""
-    from framefeat.video.choice import own_reader
+    from framefeat.video.choice import own_reader, take
     from framefeat.video.geometry import Geometry
     from framefeat.video.pyav import in_order_reader
     from framefeat.video.reader import Contradiction, ReaderMistake
@@ -39,21 +39,22 @@ def decode_again(
     container = container_of(path, index_source)
     shape = Geometry.from_name(geometry)
     own: dict[int, np.ndarray] = {}
-    size: tuple[int, ...] = ()
+    sizes: dict[int, tuple[int, int]] = {}
     try:
         reader = own_reader(container, decoder)
         for frame in reader.frames(wanted):
-            own[frame.native], size = shape.apply(frame.rgb), frame.rgb.shape[:2]
+            own[frame.native], sizes[frame.native] = shape.apply(frame.rgb), _size(frame.rgb)
         for number, reason in reader.problems.items():
             if decoder != "decord":
-                own.update(_strictly(container, [number], shape))
+                for again, rgb in take(in_order_reader(container), [number])[0].items():
+                    own[again], sizes[again] = shape.apply(rgb), _size(rgb)
             if number not in own:
                 raise UserError(f"{path!r}: frame {number} cannot be decoded again ({reason}).")
         look = look_again(
             lambda: in_order_reader(container),
             wanted,
             own=own.__getitem__,
-            frame_size=size,
+            sizes=sizes,
             geometry=shape,
             kept=wanted,
             count=container.n_presented,
@@ -63,11 +64,8 @@ def decode_again(
     return DecodedAgain(look.differences, look.pixels, look.unproved)
 
 
-def _strictly(container: Any, wanted: Sequence[int], shape: Any) -> dict[int, np.ndarray]:
-    from framefeat.video.choice import take
-    from framefeat.video.pyav import in_order_reader
-
-    return {number: shape.apply(rgb) for number, rgb in take(in_order_reader(container), wanted)[0].items()}
+def _size(rgb: np.ndarray) -> tuple[int, int]:
+    return rgb.shape[0], rgb.shape[1]
 
 
 def container_of(path: str, index_source: str) -> Any:

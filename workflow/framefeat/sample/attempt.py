@@ -25,11 +25,14 @@ from framefeat.video.second_look import SecondLook, look_again, spread
 EVIDENCE_SCHEMA = 2
 THUMBNAILS = 24
 _MOST_DECODED_AGAIN = 2000
+#: So many bytes of a video's frames stay at hand as they were decoded, for the second look.
+_KEPT_WHOLE = 64 << 20
 _NO_LOOK = SecondLook("", ())
 
 
 class Frames:
-    """What is kept of the frames of one video as they are decoded: rows of pixels, times and thumbnails."""
+    """What is kept of the frames of one video as they are decoded: rows of pixels, times and thumbnails; the first of
+    them also ``whole``, as they were decoded."""
 
     def __init__(
         self, rows: RowFile, rows_of: Mapping[int, Sequence[int]], geometry: Geometry, aspect: Fraction
@@ -39,17 +42,22 @@ class Frames:
         self._with_thumbnail = frozenset(spread(sorted(rows_of), THUMBNAILS))
         self.pts: dict[int, int] = {}
         self.thumbnails: dict[int, np.ndarray] = {}
-        self.size: tuple[int, int] | None = None
+        self.whole: dict[int, np.ndarray] = {}
+        #: Height and width of each frame: a stream may change them on its way.
+        self.sizes: dict[int, tuple[int, int]] = {}
         self.thumbnail_size = thumbnail_size(9, 16, Fraction(1))
 
     def keep(self, frame: Decoded) -> None:
-        if self.size is None:
-            self.size = (frame.rgb.shape[0], frame.rgb.shape[1])
-            self.thumbnail_size = thumbnail_size(*self.size, self._aspect)
+        height, width = frame.rgb.shape[0], frame.rgb.shape[1]
+        if not self.sizes:
+            self.thumbnail_size = thumbnail_size(height, width, self._aspect)
+        self.sizes[frame.native] = (height, width)
         pixels = self._geometry.apply(frame.rgb)
         for row in self._rows_of[frame.native]:
             self._rows.write(row, pixels)
         self.pts[frame.native] = frame.pts
+        if (len(self.whole) + 1) * frame.rgb.nbytes <= _KEPT_WHOLE:
+            self.whole[frame.native] = frame.rgb
         if frame.native in self._with_thumbnail:
             self.thumbnails[frame.native] = thumbnail(frame.rgb, self.thumbnail_size)
 
@@ -58,6 +66,7 @@ class Frames:
         for number in numbers:
             self.pts.pop(number, None)
             self.thumbnails.pop(number, None)
+            self.whole.pop(number, None)
             for row in self._rows_of[number]:
                 self._rows.clear(row)
 
@@ -236,10 +245,11 @@ class Sampler:
             lambda: next(readers_made, None) or make(),
             numbers,
             own=taken.frames.pixels,
-            frame_size=taken.frames.size or (0, 0),
+            sizes=taken.frames.sizes,
             geometry=self.geometry,
             kept=chosen,
             count=container.n_presented,
+            whole=taken.frames.whole,
         )
         self._write_recheck(chosen, look.pixels)
         return look
@@ -368,7 +378,7 @@ class Sampler:
             "video_id": self.record["video_id"],
             "key": self.job.key,
             "versions": _versions(),
-            "frame_size": None if frames.size is None else list(frames.size),
+            "frame_size": list(frames.sizes[min(frames.sizes)]) if frames.sizes else None,
             "thumbnails": {
                 "rows": [rows_of[number][0] for number in shown],
                 "height": height,

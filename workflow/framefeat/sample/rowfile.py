@@ -75,7 +75,7 @@ def thumbnail(rgb: "np.ndarray", size: tuple[int, int]) -> "np.ndarray":
     import numpy as np
     from PIL import Image
 
-    return np.asarray(Image.fromarray(rgb).resize(size[::-1], Image.Resampling.BILINEAR, reducing_gap=2.0))
+    return np.asarray(Image.fromarray(rgb).resize(size[::-1], Image.Resampling.BILINEAR, reducing_gap=1.0))
 
 
 def write_strip(path: str, cells: Sequence["np.ndarray"], size: tuple[int, int]) -> None:

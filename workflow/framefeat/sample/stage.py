@@ -149,6 +149,9 @@ def _prepare() -> None:
     import PIL.JpegImagePlugin  # noqa: F401
 
     from framefeat.sample import attempt  # noqa: F401
+    from framefeat.video.decord import import_decord
+
+    import_decord()
 
 
 def _places(records: Mapping[str, VideoRecord], fetched: Sequence[Path]) -> dict[str, Path]:

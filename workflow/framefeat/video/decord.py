@@ -175,9 +175,12 @@ def lost_seek(container: Container, wanted: Sequence[int], tick: Tick = nothing)
     keys = np.flatnonzero(packets.key)
     positions = container.packet[np.asarray(wanted, dtype=np.int64)]
     groups = np.unique(np.searchsorted(keys, positions, side="right") - 1)
+    places = keys[groups[groups > 0]].tolist()
+    if not places:
+        return None
     source, stream, _ = open_stream(container)
     with source:
-        for place in keys[groups[groups > 0]].tolist():
+        for place in places:
             tick()
             pts = int(packets.pts[place])
             try:

@@ -16,8 +16,11 @@ from framefeat.video.bitstream import Head, ends_sequence, parser_of
 
 NO_PTS = np.iinfo(np.int64).min
 
-#: So many of the first packets are decoded, whatever the format: most contradictions show at once.
+#: So many of the first packets are decoded, whatever the format: most contradictions show at once. (24 were tried: a
+#: transport stream whose decoder does not know how long to wait then passed for one without contradictions.)
 TRIED_PACKETS = 48
+#: What a decoder may leave out in the trial: nobody looks at its pictures.
+_TRIAL_OPTIONS = {"skip_loop_filter": "all"}
 _TRIED_AT_MOST = 1000
 _TICK_PACKETS = 200
 #: Packet side data that changes how later packets are decoded.
@@ -182,6 +185,7 @@ def read_packets(source: Any, stream: Any, tick: Tick, trial: bool = True) -> Re
     context = stream.codec_context
     context.thread_count = 1
     stream.thread_type = "NONE"
+    context.options = dict(_TRIAL_OPTIONS)
     reading = Reading(trial=Trial(complete=trial))
     state = _State(context.codec.canonical_name, context.extradata)
     is_shown = _SHOWN.get(context.codec.canonical_name, _always)

@@ -5,8 +5,9 @@ differently, by one that it fits better than it fits the frames before and after
 quiet scene neighbours differ by less than two decoders do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from framefeat.video.reader import Reader, mean_difference
 
 #: Of the frames that do not come again as the same bytes, so many are held against their neighbours.
 _HELD_AGAINST_NEIGHBOURS = 16
+_NONE: Mapping[int, np.ndarray] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -44,22 +46,30 @@ def look_again(
     numbers: Sequence[int],
     *,
     own: Callable[[int], np.ndarray],
-    frame_size: Sequence[int],
+    sizes: Mapping[int, tuple[int, int]],
     geometry: Geometry,
     kept: Sequence[int],
     count: int,
+    whole: Mapping[int, np.ndarray] = _NONE,
 ) -> SecondLook:
     """Decode ``numbers`` (ascending, of ``count`` frames) through a second reader and compare.
 
-    ``own``: the first decode's resized frame of a number. ``frame_size``: height and width of its frames before that.
+    ``own``: the first decode's resized frame of a number. ``sizes``: height and width of its frames before that.
+    ``whole``: those of its frames (uint8 [H, W, 3]) that are still at hand: the same ones need not be resized again.
     """
     reader = make_reader()
     differences: dict[int, float] = dict.fromkeys(numbers, 255.0)
     pixels: dict[int, np.ndarray] = {}
     unequal: list[int] = []
     for frame in reader.frames(numbers):
+        first = whole.get(frame.native)
+        if first is not None and np.array_equal(first, frame.rgb):
+            differences[frame.native] = 0.0
+            if frame.native in kept:
+                pixels[frame.native] = own(frame.native)
+            continue
         resized = geometry.apply(frame.rgb)
-        same_size = list(frame.rgb.shape[:2]) == list(frame_size)
+        same_size = frame.rgb.shape[:2] == sizes[frame.native]
         difference = mean_difference(own(frame.native), resized) if same_size else 255.0
         differences[frame.native] = round(min(difference, 255.0), 4)
         if frame.native in kept:

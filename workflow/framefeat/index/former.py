@@ -1,0 +1,53 @@
+"""Which videos were here before under another name: of a file that was renamed, or copied, nothing need be decoded.
+
+What is found is a hint. What may be taken over is decided from what is stored then (``needs.of_video``).
+"""
+
+from collections.abc import Mapping
+
+from framefeat import stored
+from framefeat.identity import evidence_digest
+from framefeat.layout import ResultsFolder
+from framefeat.records import VideoRecord
+
+_Content = tuple[str, str]
+
+
+def find(results: ResultsFolder, records: Mapping[str, VideoRecord]) -> dict[str, dict[str, list[str]]]:
+    """See ``records.Former``. ``results``: what is stored; ``records``: those of this merge, by key.
+
+    Evidence of videos that are no longer there is read, and of those that are there what has the content of a video
+    without evidence.
+    """
+    by_content: dict[_Content, list[str]] = {}
+    for key, record in records.items():
+        if content := _content(record):
+            by_content.setdefault(content, []).append(key)
+    found: dict[str, dict[str, list[str]]] = {}
+    for geometry in results.geometries():
+        there = results.with_evidence(geometry)
+        copies = [keys for keys in by_content.values() if len(keys) > 1 and not there.issuperset(keys)]
+        sources = there.difference(records).union(*(there.intersection(keys) for keys in copies))
+        for other in sorted(sources):
+            content, digest = _evidence(results, geometry, other)
+            for key in by_content.get(content, ()) if content else ():
+                if key != other and (other not in records or key not in there):
+                    found.setdefault(key, {}).setdefault(other, []).append(digest)
+    return found
+
+
+def _content(record: VideoRecord) -> _Content | None:
+    """What a file holds, and how FFmpeg takes it, which its name may decide; None of a file that is damaged or that the
+    merge does not read."""
+    if record["facts"] is None or record["error"]:
+        return None
+    return record["fingerprint"], record["facts"]["format"]
+
+
+def _evidence(results: ResultsFolder, geometry: str, key: str) -> tuple[_Content | None, str]:
+    """The content that stored evidence is of, and its digest; None where it is of no use."""
+    found = stored.record_or_none(results.evidence(geometry, key))
+    try:
+        return (found["key"]["fingerprint"], found["video"]["format"]), evidence_digest(found)
+    except (KeyError, TypeError):
+        return None, ""

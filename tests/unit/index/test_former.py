@@ -48,9 +48,18 @@ def test_a_name_that_had_another_content_before(results: ResultsFolder) -> None:
     assert former.find(results, {"b": of("1")}) == {"b": {"a": [digest]}}
 
 
+def test_what_has_evidence_of_its_own_content_needs_no_other(results: ResultsFolder) -> None:
+    """So that the hint is gone once it was followed, though the former files stay."""
+    store(results, "a", "1")
+    store(results, "z", "1")
+    assert former.find(results, {"z": of("1")}) == {}
+
+
 def test_a_copy_of_a_video_that_stays(results: ResultsFolder) -> None:
     digest = store(results, "a", "1")
     both = {"a": of("1"), "again": of("1")}
+    assert former.find(results, both) == {"again": {"a": [digest]}}
+    store(results, "again", "of another file before")
     assert former.find(results, both) == {"again": {"a": [digest]}}
     store(results, "again", "1")
     assert former.find(results, both) == {}
@@ -60,6 +69,7 @@ def test_a_name_that_now_has_another_content_is_no_source(results: ResultsFolder
     """Its evidence is about to be replaced: whether it could be taken in time, the order of the jobs would decide."""
     store(results, "a", "1")
     assert former.find(results, {"a": of("2"), "z": of("1")}) == {}
+    assert former.find(results, {"a": of("2"), "z": of("1"), "copy": of("2")}) == {}
 
 
 def test_several_geometries_and_several_names(results: ResultsFolder) -> None:

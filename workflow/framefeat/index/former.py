@@ -16,8 +16,7 @@ _Content = tuple[str, str]
 def find(results: ResultsFolder, records: Mapping[str, VideoRecord]) -> dict[str, dict[str, list[str]]]:
     """See ``records.Former``. ``results``: what is stored; ``records``: those of this merge, by key.
 
-    Evidence of videos that are no longer there is read, and of those that are there what has the content of a video
-    without evidence.
+    Evidence of videos that are no longer there is read, and that of videos of one content, where there are several.
     """
     by_content: dict[_Content, list[str]] = {}
     for key, record in records.items():
@@ -26,12 +25,14 @@ def find(results: ResultsFolder, records: Mapping[str, VideoRecord]) -> dict[str
     found: dict[str, dict[str, list[str]]] = {}
     for geometry in results.geometries():
         there = results.with_evidence(geometry)
-        copies = [keys for keys in by_content.values() if len(keys) > 1 and not there.issuperset(keys)]
+        copies = [keys for keys in by_content.values() if len(keys) > 1]
         sources = there.difference(records).union(*(there.intersection(keys) for keys in copies))
         for other in sorted(sources):
             content, digest = _evidence(results, geometry, other)
-            for key in by_content.get(content, ()) if content else ():
-                if key != other and (other not in records or key not in there):
+            if content is None or (other in records and _content(records[other]) != content):
+                continue  # of no use, or about to be replaced: the order of the jobs would decide
+            for key in by_content.get(content, ()):
+                if key not in there or _evidence(results, geometry, key)[0] != content:
                     found.setdefault(key, {}).setdefault(other, []).append(digest)
     return found
 

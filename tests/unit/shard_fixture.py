@@ -85,8 +85,8 @@ def store_frames(results: ResultsFolder, key: str, geometry: str = GEOMETRY) -> 
         path.touch()
 
 
-def store_features(results: ResultsFolder, asked: WantedBackbone, key: str, **more: Any) -> None:
-    """As an extraction from the evidence that lies there leaves it."""
+def store_features(results: ResultsFolder, asked: WantedBackbone, key: str, **more: Any) -> str:
+    """As an extraction from the evidence that lies there leaves it; returns the digest of the values."""
     evidence = stored.read_record(results.evidence(asked.geometry, key))
     features = np.zeros((2, 3), np.float32)
     made = {
@@ -96,3 +96,4 @@ def store_features(results: ResultsFolder, asked: WantedBackbone, key: str, **mo
         **more,
     }
     stored.write(results.backbone(asked.folder).features(key), made, {"features": features})
+    return str(made["features_sha256"])

@@ -1,8 +1,10 @@
 """What is to be done for a video, and why."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from framefeat import identity, needs, stored
 from framefeat.layout import ResultsFolder
@@ -198,12 +200,20 @@ def test_problems_of_what_stays(results: ResultsFolder) -> None:
 RENAMED: Slice = {**ENTRY, "video_id": "b"}
 
 
+FEATURES = hashlib.sha256(np.zeros((2, 3), np.float32).tobytes()).hexdigest()
+
+
+def evidence_of_a(results: ResultsFolder) -> str:
+    """Its digest."""
+    return identity.evidence_digest(stored.read_record(results.evidence(GEOMETRY, "a")))
+
+
 def of_renamed(
     results: ResultsFolder, asked: Wanted | None = None, digests: list[str] | None = None, **changed: Any
 ) -> Needs:
     """Of the video ``b``, of which the merge said that ``a`` had its content."""
     if digests is None:
-        digests = [identity.evidence_digest(stored.read_record(results.evidence(GEOMETRY, "a")))]
+        digests = [evidence_of_a(results), FEATURES]
     entry: Slice = {**RENAMED, **changed}  # type: ignore[typeddict-item]
     return needs.of_video(results, asked or wanted(), "b", entry, {"gone": digests, "a": digests})
 
@@ -254,7 +264,10 @@ def test_a_hint_that_is_wrong_costs_a_decode(done: ResultsFolder, name: str, val
 
 def test_what_was_made_since_the_merge_is_not_taken_over(done: ResultsFolder) -> None:
     """Whether it is would depend on which job comes first."""
-    assert is_taken(of_renamed(done, digests=["another"])) == ([], [])
+    assert is_taken(of_renamed(done, digests=["another", FEATURES])) == ([], [])
+    need = of_renamed(done, digests=[evidence_of_a(done), "another"])
+    assert need.decode == {GEOMETRY: ["its frames are needed again for net"]}
+    assert (need.embed, is_taken(need)) == ({"net": ["no features yet"]}, ([], []))
 
 
 def test_what_is_taken_over_must_be_what_is_asked_for(done: ResultsFolder) -> None:

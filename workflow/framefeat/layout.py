@@ -153,6 +153,10 @@ class ResultsFolder:
         """The frame geometries that evidence lies here for, sorted."""
         return sorted(folder.name for folder in (self.root / "evidence").glob("*/"))
 
+    def with_features(self) -> list[BackboneFolder]:
+        """The backbones that videos have features of here, by name."""
+        return [BackboneFolder(folder.parent) for folder in sorted(self.root.glob("*/features/"))]
+
     def assembled(self) -> list[BackboneFolder]:
         """The backbones whose manifest lies here, by name."""
         return [BackboneFolder(manifest.parent) for manifest in sorted(self.root.glob(f"*/{MANIFEST}"))]

@@ -230,12 +230,13 @@ def _features_elsewhere(
     evidence: Evidence,
     former: Mapping[str, Sequence[str]],
 ) -> tuple[FeatureRecord, Stored] | None:
-    """Features from the frames of ``evidence`` that lie under another name and are still what was once written."""
-    for other in former:
+    """Features from the frames of ``evidence`` that lie under another name and have not changed since the merge."""
+    for other, digests in former.items():
         path = results.backbone(backbone.folder).features(other)
         record: FeatureRecord | None = stored.record_or_none(path)
         if (
             record is not None
+            and record["features_sha256"] in digests
             and not _reasons_to_embed(record, backbone, evidence)
             and stored.arrays_sha256(path) == record["features_sha256"]
         ):

@@ -77,8 +77,8 @@ def slice_of(record: VideoRecord) -> Slice:
     }
 
 
-#: ``former.json``, by a video's key: the keys under which evidence of its content lay at the merge, and the digests of
-#: that evidence.
+#: ``former.json``, by a video's key: the keys under which results of its content lay at the merge, and the digests of
+#: that evidence and of the values of those features.
 Former = Mapping[str, Mapping[str, Sequence[str]]]
 
 

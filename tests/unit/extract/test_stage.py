@@ -125,7 +125,8 @@ def renamed(shard: Shard, key: str, name: str) -> Shard:
     records = read_json(other.results.videos_of(other.name))
     write_json(other.results.shard(other.name), {"schema": 1, "videos": {name: entry}})
     write_json(other.results.videos_of(other.name), {name: records[name] | entry})
-    write_json(other.results.former, {name: {key: [identity.evidence_digest(shard.evidence[key])]}})
+    digests = [identity.evidence_digest(shard.evidence[key]), shard.record(key)["features_sha256"]]
+    write_json(other.results.former, {name: {key: digests}})
     return other
 
 

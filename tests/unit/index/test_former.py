@@ -12,7 +12,7 @@ from framefeat.layout import ResultsFolder
 from framefeat.records import VideoRecord
 from framefeat.shard_files import read_former
 
-from tests.unit.shard_fixture import GEOMETRY, record, store_evidence, wanted
+from tests.unit.shard_fixture import GEOMETRY, backbone, record, store_evidence, store_features, wanted
 
 
 @pytest.fixture
@@ -40,6 +40,14 @@ def test_a_renamed_file(results: ResultsFolder) -> None:
     assert found == {"z": {"a": [digest]}}
     write_json(results.former, found)
     assert read_former(results) == found
+
+
+def test_and_its_features(results: ResultsFolder) -> None:
+    digest = store(results, "a", "1")
+    features = [store_features(results, backbone(name), "a", features_sha256=name) for name in ("net", "x")]
+    (results.backbone("y").features("a")).parent.mkdir(parents=True)
+    results.backbone("y").features("a").write_bytes(b"cut")
+    assert former.find(results, {"z": of("1")}) == {"z": {"a": [digest, *features]}}
 
 
 def test_a_name_that_had_another_content_before(results: ResultsFolder) -> None:

@@ -154,7 +154,10 @@ def renamed(job: Job, video: str, name: str) -> None:
     """The file of ``video`` has another name, and the merge has seen whose content it is."""
     job.records[name] = {**job.records.pop(video), "video_id": name}
     job.merge()
-    write_json(job.results.former, {name: {video: [evidence_digest(job.evidence(video))]}})
+    digests = [evidence_digest(job.evidence(video))]
+    features = stored.record_or_none(job.results.backbone("net").features(video))
+    digests += [features["features_sha256"]] if features else []
+    write_json(job.results.former, {name: {video: digests}})
 
 
 def test_a_renamed_video_is_taken_over(job: Job, capfd: pytest.CaptureFixture[str]) -> None:

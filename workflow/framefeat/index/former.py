@@ -34,6 +34,10 @@ def find(results: ResultsFolder, records: Mapping[str, VideoRecord]) -> dict[str
             for key in by_content.get(content, ()):
                 if key not in there or _evidence(results, geometry, key)[0] != content:
                     found.setdefault(key, {}).setdefault(other, []).append(digest)
+    features = {other: _features(results, other) for others in found.values() for other in others}
+    for others in found.values():
+        for other, digests in others.items():
+            digests.extend(features[other])
     return found
 
 
@@ -43,6 +47,12 @@ def _content(record: VideoRecord) -> _Content | None:
     if record["facts"] is None or record["error"]:
         return None
     return record["fingerprint"], record["facts"]["format"]
+
+
+def _features(results: ResultsFolder, key: str) -> list[str]:
+    """The digests of a video's features, of each backbone that it has some of."""
+    records = (stored.record_or_none(folder.features(key)) for folder in results.with_features())
+    return [record["features_sha256"] for record in records if record and "features_sha256" in record]
 
 
 def _evidence(results: ResultsFolder, geometry: str, key: str) -> tuple[_Content | None, str]:

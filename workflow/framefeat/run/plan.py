@@ -69,11 +69,11 @@ class Changes:
 
 
 def configuration(configfiles: Sequence[Path] = (), entries: Sequence[str] = ()) -> dict[str, Any]:
-    """config/config.yaml, ``configfiles`` and then ``entries`` (KEY=VALUE) laid over it, the way Snakemake does: maps
-    are merged, the rest replaced. Where either is given, config/config.yaml need not be there."""
+    """config/config.yaml where there is one, ``configfiles`` and then ``entries`` (KEY=VALUE) laid over it, the way
+    Snakemake does: maps are merged, the rest replaced. What nobody names has its default."""
     usual = Path("config/config.yaml")
     config: dict[str, Any] = {}
-    if usual.exists() or not (configfiles or entries):
+    if usual.exists():
         _lay_over(config, _mapping(usual, "run this in the folder from which Snakemake is run"))
     for path in configfiles:
         _lay_over(config, _mapping(path, "name the file that Snakemake is given"))
@@ -124,8 +124,10 @@ def _lay_over(base: dict[str, Any], top: Mapping[str, Any]) -> None:
 
 
 def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Changes:
-    """Compare what a run with ``config`` would compute with what lies in ``results_root``."""
+    """Compare what a run with ``config`` would compute with what lies in ``results_root``. Raises ``UserError`` where
+    the run would be refused."""
     wanted = settings.resolve(config)
+    settings.check_inputs(wanted)
     backbones = chosen_backbones(wanted)
     results = layout.results_of(wanted.dataset, results_root)
     slices, former, rows_changed = _merge_aside(wanted, results)

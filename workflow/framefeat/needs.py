@@ -236,7 +236,7 @@ def _features_elsewhere(
         record: FeatureRecord | None = stored.record_or_none(path)
         if (
             record is not None
-            and record["features_sha256"] in digests
+            and record.get("features_sha256") in digests
             and not _reasons_to_embed(record, backbone, evidence)
             and stored.arrays_sha256(path) == record["features_sha256"]
         ):

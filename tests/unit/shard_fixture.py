@@ -1,5 +1,6 @@
 """What a merge writes and what jobs store, made by hand."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,16 @@ def store_evidence(
     results: ResultsFolder, asked: Wanted, entry: Slice, geometry: str = GEOMETRY, **more: Any
 ) -> dict[str, Any]:
     """As a sampling of the video leaves it, without its frames."""
-    evidence = {
+    evidence: dict[str, Any] = {
         "video_id": entry["video_id"],
         "key": sample_key(entry, alignment=asked.alignment, geometry=geometry, decoder=asked.decoder),
+        "video": {"format": "mov,mp4"},
         "rows": {"status": ["ok"] * entry["rows"]},
         "recheck": {"agrees": True},
         "decoder": "pyav",
+        "decoder_reason": "agrees",
+        "warnings": [],
+        "doubts": [],
         "problems": [],
         **more,
     }
@@ -80,10 +85,15 @@ def store_frames(results: ResultsFolder, key: str, geometry: str = GEOMETRY) -> 
         path.touch()
 
 
-def store_features(results: ResultsFolder, asked: WantedBackbone, key: str, **more: Any) -> None:
-    """As an extraction from the evidence that lies there leaves it."""
+def store_features(results: ResultsFolder, asked: WantedBackbone, key: str, **more: Any) -> str:
+    """As an extraction from the evidence that lies there leaves it; returns the digest of the values."""
     evidence = stored.read_record(results.evidence(asked.geometry, key))
-    made = {"key": features_key(asked.request, evidence), **more}
-    stored.write(
-        results.backbone(asked.folder).features(key), made, {"features": np.zeros((2, 3), np.float32)}
-    )
+    features = np.zeros((2, 3), np.float32)
+    made = {
+        "video_id": key,
+        "key": features_key(asked.request, evidence),
+        "features_sha256": hashlib.sha256(features.tobytes()).hexdigest(),
+        **more,
+    }
+    stored.write(results.backbone(asked.folder).features(key), made, {"features": features})
+    return str(made["features_sha256"])

@@ -1,10 +1,12 @@
 """What is to be done for a video, and why."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from framefeat import identity, needs
+from framefeat import identity, needs, stored
 from framefeat.layout import ResultsFolder
 from framefeat.needs import Needs, Wanted
 from framefeat.records import Slice, slice_of
@@ -190,6 +192,127 @@ def test_problems_of_what_stays(results: ResultsFolder) -> None:
     store_features(results, backbone(), "a", problems=["row 1 is not finite"])
     assert of(results).problems == ["row 1 is not finite"]
     assert of(results, wanted(backbone(weights="w2"))).problems == []
+
+
+# --- the same content under another name
+
+
+RENAMED: Slice = {**ENTRY, "video_id": "b"}
+
+
+FEATURES = hashlib.sha256(np.zeros((2, 3), np.float32).tobytes()).hexdigest()
+
+
+def evidence_of_a(results: ResultsFolder) -> str:
+    """Its digest."""
+    return identity.evidence_digest(stored.read_record(results.evidence(GEOMETRY, "a")))
+
+
+def of_renamed(
+    results: ResultsFolder, asked: Wanted | None = None, digests: list[str] | None = None, **changed: Any
+) -> Needs:
+    """Of the video ``b``, of which the merge said that ``a`` had its content."""
+    if digests is None:
+        digests = [evidence_of_a(results), FEATURES]
+    entry: Slice = {**RENAMED, **changed}  # type: ignore[typeddict-item]
+    return needs.of_video(results, asked or wanted(), "b", entry, {"gone": digests, "a": digests})
+
+
+def is_taken(need: Needs) -> tuple[list[str], list[str]]:
+    """What of a video is taken over: geometries and backbones."""
+    return list(need.evidence_from), list(need.features_from)
+
+
+def test_what_lies_under_another_name_is_taken_over(done: ResultsFolder) -> None:
+    need = of_renamed(done)
+    assert (need.decode, need.embed, need.problems) == ({}, {}, [])
+    assert is_taken(need) == ([GEOMETRY], ["net"])
+    assert need.evidence_from[GEOMETRY] == needs.Stored(done.evidence(GEOMETRY, "a"), "a")
+    assert need.features_from["net"] == needs.Stored(done.backbone("net").features("a"), "a")
+    assert need.gone == {"net": [str(done.evidence(GEOMETRY, "b")), str(done.backbone("net").features("b"))]}
+    for source, path in (
+        (need.evidence_from[GEOMETRY], done.evidence(GEOMETRY, "b")),
+        (need.features_from["net"], done.backbone("net").features("b")),
+    ):
+        needs.take_over(source, path, "b")
+        assert stored.read_record(path) == stored.read_record(source.path) | {"video_id": "b"}
+    need = of_renamed(done)
+    assert (need.decode, need.embed, need.gone, is_taken(need)) == ({}, {}, {}, ([], []))
+
+
+def test_without_a_hint_it_is_a_new_video(done: ResultsFolder) -> None:
+    need = needs.of_video(done, wanted(), "b", RENAMED)
+    assert (need.decode, need.embed, is_taken(need)) == (
+        {GEOMETRY: NEW},
+        {"net": ["no features yet"]},
+        ([], []),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("fingerprint", "other"), ("times_sha256", "x"), ("fps", 25.0), ("alignment", "pts"), ("rows", 3)],
+)
+def test_a_hint_that_is_wrong_costs_a_decode(done: ResultsFolder, name: str, value: Any) -> None:
+    need = of_renamed(done, **{name: value})
+    assert (need.decode, need.embed, is_taken(need)) == (
+        {GEOMETRY: NEW},
+        {"net": ["no features yet"]},
+        ([], []),
+    )
+
+
+def test_what_was_made_since_the_merge_is_not_taken_over(done: ResultsFolder) -> None:
+    """Whether it is would depend on which job comes first."""
+    assert is_taken(of_renamed(done, digests=["another", FEATURES])) == ([], [])
+    need = of_renamed(done, digests=[evidence_of_a(done), "another"])
+    assert need.decode == {GEOMETRY: ["its frames are needed again for net"]}
+    assert (need.embed, is_taken(need)) == ({"net": ["no features yet"]}, ([], []))
+
+
+def test_what_is_taken_over_must_be_what_is_asked_for(done: ResultsFolder) -> None:
+    assert is_taken(of_renamed(done, wanted(decoder="pyav"))) == ([], [])
+    need = of_renamed(done, wanted(backbone(weights="w2")))
+    assert need.decode == {GEOMETRY: ["its frames are needed again for net"]}
+    assert (need.embed, is_taken(need)) == ({"net": ["no features yet"]}, ([], []))
+
+
+def test_a_backbone_more_takes_the_frames_and_leaves_the_rest(done: ResultsFolder) -> None:
+    need = of_renamed(done, wanted(backbone(), backbone("more")))
+    assert need.decode == {GEOMETRY: ["its frames are needed again for more"]}
+    assert (need.embed, is_taken(need)) == ({"more": ["no features yet"]}, ([], ["net"]))
+
+
+def test_frames_of_another_evidence_are_not_believed(done: ResultsFolder) -> None:
+    store_frames(done, "b")
+    done.backbone("net").features("a").unlink()
+    need = of_renamed(done)
+    assert need.decode == {GEOMETRY: ["its frames are needed again for net"]}
+
+
+def test_features_that_were_damaged_are_not_taken_over(done: ResultsFolder) -> None:
+    path = done.backbone("net").features("a")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    need = of_renamed(done)
+    assert need.decode == {GEOMETRY: ["its frames are needed again for net"]}
+    assert (need.embed, is_taken(need)) == ({"net": ["no features yet"]}, ([], []))
+
+
+@pytest.mark.parametrize("name", ["warnings", "problems", "doubts"])
+def test_a_text_that_names_the_file_is_not_taken_over(results: ResultsFolder, name: str) -> None:
+    for text, taken in (("'/films/a.mp4' is damaged", []), ("it differs by 3.1/255", [GEOMETRY])):
+        store_evidence(results, wanted(), ENTRY, **{name: [text]})
+        store_features(results, backbone(), "a")
+        assert is_taken(of_renamed(results))[0] == taken
+
+
+def test_an_older_file_of_that_name_gives_way(done: ResultsFolder) -> None:
+    store_evidence(done, wanted(), {**RENAMED, "fingerprint": "older"})
+    store_features(done, backbone(), "b")
+    need = of_renamed(done)
+    assert (need.decode, need.embed, need.gone) == ({}, {}, {})
+    assert is_taken(need) == ([GEOMETRY], ["net"])
 
 
 def test_what_is_wanted_is_the_same_after_a_journey() -> None:

@@ -1,5 +1,6 @@
 """The file of one video: what is read is what was written, whole or not at all."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,25 @@ def test_an_array_may_be_empty(tmp_path: Path, shape: tuple[int, ...]) -> None:
 def test_the_same_is_the_same_bytes(path: Path, tmp_path: Path) -> None:
     stored.write(tmp_path / "again", dict(RECORD), dict(reversed(ARRAYS.items())))
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_a_copy_with_another_member_is_what_would_have_been_written(path: Path, tmp_path: Path) -> None:
+    for value in ("b", "\u00e9\udcff" * 5, ["longer", None, '"']):
+        changed = {"z": value}
+        assert stored.copy(path, tmp_path / "copy", changed) == RECORD | changed
+        stored.write(tmp_path / "written", RECORD | changed, ARRAYS)
+        assert (tmp_path / "copy").read_bytes() == (tmp_path / "written").read_bytes()
+    assert stored.read_record(path) == RECORD
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="it is not whole"):
+        stored.copy(path, tmp_path / "other", {})
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_digest_of_the_arrays(tmp_path: Path) -> None:
+    values = ARRAYS["features"]
+    stored.write(tmp_path / "a", RECORD, {"features": values})
+    assert stored.arrays_sha256(tmp_path / "a") == hashlib.sha256(values.tobytes()).hexdigest()
 
 
 def test_a_file_cut_short_is_not_there(path: Path, tmp_path: Path) -> None:

@@ -260,6 +260,43 @@ def test_from_another_folder_with_a_configuration_of_its_own(tmp_path: Path, cli
     assert len(pd.read_parquet(tmp_path / "results/own/index.parquet")) > 0
 
 
+def test_the_plan_takes_the_options_that_snakemake_takes(tmp_path: Path, clips: Path) -> None:
+    """The same data set and the same videos, however they are named and wherever the folder is."""
+    work = tmp_path / "work"
+    (work / "resources").mkdir(parents=True)
+    (work / "resources" / "example").symlink_to(clips)
+    (work / "few").mkdir()
+    shutil.copy(clips / "a.mp4", work / "few")
+    (tmp_path / "over.yaml").write_text("dataset: over\n", encoding="utf-8")
+    cases: list[tuple[Path, list[str], str, int]] = [
+        (work, [], "example", 4),
+        (work, ["--config", "videos=few", "dataset=2024"], "2024", 1),
+        (work, ["--configfile", "../over.yaml"], "over", 4),
+        (tmp_path, ["--directory", "work", "--configfile", "over.yaml", "--config", "videos=few"], "over", 1),
+        (tmp_path, ["-d", "work", "-C", "videos=few"], "example", 1),
+    ]
+    for folder, arguments, dataset, videos in cases:
+        check_plan(folder, arguments, dataset, videos)
+    (work / "config").mkdir()
+    (work / "config" / "config.yaml").write_text("dataset: own\nvideos: few\n", encoding="utf-8")
+    check_plan(work, [], "own", 1)
+    check_plan(tmp_path, ["--directory", "work"], "own", 1)
+    check_plan(work, ["--configfile", "../over.yaml"], "over", 1)
+
+
+def check_plan(folder: Path, arguments: list[str], dataset: str, videos: int) -> None:
+    snakefile = ["-s", str(SNAKEFILE), "-n"]
+    done = snakemake(folder, *snakefile, *arguments)
+    assert done.status == 0, done.output
+    assert f"merge_index:{dataset}" in done.jobs
+    told = subprocess.run(
+        [sys.executable, "-m", "framefeat.cli", "plan", *arguments], cwd=folder, env=environment(), text=True,
+        capture_output=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.startswith(f"{dataset}:\n{videos} of {videos} videos will be decoded:\n")
+
+
 @pytest.mark.parametrize("place", ["inside", "outside"])
 def test_another_working_directory(tmp_path: Path, clips: Path, place: str) -> None:
     """--directory: from the project's own folder, and from anywhere."""

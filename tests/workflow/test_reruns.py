@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -129,6 +130,28 @@ def test_the_export_is_redone_alone_and_tells_what_its_summaries_are_worth(proje
     project.config = before | {"export_l2": True}
     assert project.run("export_h5").jobs == done.jobs
     assert project.run().jobs == []
+    # The shots, and the labels, of another file.
+    with (
+        h5py.File(project.results / BACKBONE / "toy.h5") as made,
+        h5py.File(project.folder / "other.h5", "w") as other,
+    ):
+        for group in made:
+            frames = int(made[group]["n_frames"][()])
+            other[f"{group}/change_points"] = [[0, 19], [20, frames - 1]]
+            other[f"{group}/n_frames"] = frames
+            other[f"{group}/picks"] = [0, 20]
+            other[f"{group}/gtscore"] = [0.25, 0.75]
+            other[f"{group}/user_summary"] = np.ones((1, frames), np.float32)
+    project.config = before | {"export_segments_from": "other.h5"}
+    assert project.run("export_h5").jobs == done.jobs
+    with h5py.File(project.results / BACKBONE / "toy.h5") as made:
+        assert made.attrs["change_points"] == "from other.h5"
+        assert made["video_1/change_points"][0].tolist() == [0, 19]
+        assert "gtscore" not in made["video_1"]
+    project.config = before | {"export_labels_from": "other.h5"}
+    assert project.run("export_h5").jobs == done.jobs
+    with h5py.File(project.results / BACKBONE / "toy.h5") as made:
+        assert {"gtscore", "user_summary"} <= set(made["video_1"])
     project.config = before
 
 

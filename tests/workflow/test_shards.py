@@ -4,7 +4,6 @@ Both are asserted after each edit: which shards' jobs ran, and which videos they
 """
 
 import json
-import shutil
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.workflow.collection import BUCKETS, FEW, MANY, bucket, shard, write_index
-from tests.workflow.conftest import write_clip
+from tests.workflow.conftest import own_copy, write_clip
 from tests.workflow.project import Project, Run
 
 BACKBONE = "mobilenet_v3_large"
@@ -125,7 +124,7 @@ def test_the_collection_grows_past_the_next_power_of_two(
     """Every shard is another, and what was computed stays; whoever computes it in other shards has the same bytes."""
     damaged, edited, *_ = in_bucket(1)
     for video in (damaged, in_bucket(1)[2]):
-        shutil.copy(tiny[MANY.index(video) % len(tiny)], project.videos / f"{video}.mp4")
+        own_copy(tiny[MANY.index(video) % len(tiny)], project.videos / f"{video}.mp4")
     project.config["shard_rows"] = 2
     write_index(project, MANY)
     new = set(MANY[len(FEW) :]) - {in_bucket(2, MANY[len(FEW) :])[0]}

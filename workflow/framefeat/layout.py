@@ -8,6 +8,7 @@
         videos/{shard}.json                         the rest that is known of them
         fingerprints.json                           what is remembered of each video file
         left_out.json                               what of a folder is no row's video
+        former.json                                 a hint: whose evidence is of the content that a video has now
         evidence/{geometry}/{key}.safetensors       what was decoded of a video, and thumbnails
         frames/{geometry}/{key}.npy                 temporary: sampled frames
         rechecks/{geometry}/{key}.npy               temporary: some of them, decoded a second time
@@ -27,6 +28,7 @@ Any part of a path may be a Snakemake wildcard (``"{shard}"``): the rules' patte
 paths. Standard library only.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +99,10 @@ class ResultsFolder:
         return self.root / LEFT_OUT
 
     @property
+    def former(self) -> Path:
+        return self.root / "former.json"
+
+    @property
     def fingerprints(self) -> Path:
         return self.root / "fingerprints.json"
 
@@ -137,9 +143,19 @@ class ResultsFolder:
         # Snakemake keeps a time stamp of its own in the folder.
         return sorted(path.stem for path in self.shards.glob("*.json") if not path.name.startswith("."))
 
+    def with_evidence(self, geometry: str) -> set[str]:
+        """The keys of the videos that evidence lies here for, whether or not they still have rows."""
+        folder = self.evidence(geometry, "any").parent
+        names = os.listdir(folder) if folder.is_dir() else []
+        return {name.removesuffix(STORED) for name in names if name.endswith(STORED) and name[0] != "."}
+
     def geometries(self) -> list[str]:
         """The frame geometries that evidence lies here for, sorted."""
         return sorted(folder.name for folder in (self.root / "evidence").glob("*/"))
+
+    def with_features(self) -> list[BackboneFolder]:
+        """The backbones that videos have features of here, by name."""
+        return [BackboneFolder(folder.parent) for folder in sorted(self.root.glob("*/features/"))]
 
     def assembled(self) -> list[BackboneFolder]:
         """The backbones whose manifest lies here, by name."""

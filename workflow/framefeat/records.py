@@ -3,7 +3,7 @@
 Members that results of earlier editions lack are read with ``get``. Standard library only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
@@ -75,6 +75,11 @@ def slice_of(record: VideoRecord) -> Slice:
         "rows": record["rows"],
         "times_sha256": record["times_sha256"],
     }
+
+
+#: ``former.json``, by a video's key: the keys under which results of its content lay at the merge, and the digests of
+#: that evidence and of the values of those features.
+Former = Mapping[str, Mapping[str, Sequence[str]]]
 
 
 # --- sample_frames

@@ -11,7 +11,7 @@ from typing import Any
 from framefeat.errors import UserError
 from framefeat.files import read_json
 from framefeat.layout import STORED, ResultsFolder
-from framefeat.records import Shard, Slice, VideoRecord, slice_of
+from framefeat.records import Former, Shard, Slice, VideoRecord, slice_of
 
 _MERGE_AGAIN = "run Snakemake with --forcerun merge_index."
 _WORK = re.compile(r"^worked on (\d+) of (\d+) videos, (\d+) rows$", re.MULTILINE)
@@ -40,6 +40,19 @@ def read_records(results: ResultsFolder, shard: str) -> dict[str, VideoRecord]:
             f"merge; {_MERGE_AGAIN}"
         )
     return records
+
+
+def read_former(results: ResultsFolder) -> Former:
+    """What the merge found of videos that were here under another name. It is a hint: where it is not there or makes no
+    sense, it is empty."""
+    try:
+        found = read_json(results.former)
+        return {
+            key: {str(other): list(map(str, digests)) for other, digests in others.items()}
+            for key, others in found.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _read(path: Path) -> Any:

@@ -90,6 +90,9 @@ class Shard:
                 "mean_abs_diff": [0.0] * len(again),
                 "agrees": bool(again),
             },
+            "decoder_reason": "",
+            "warnings": [],
+            "doubts": [],
             "problems": [],
         }
         for path, array in ((self.frames(key), frames), (self.recheck(key), frames[again])):

@@ -1,6 +1,7 @@
 """The extract stage: what is stored stays, clean ends, and real features in and out of the embedder."""
 
 import glob
+import hashlib
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from framefeat.environment import DEVICES, EMBEDDER_TIMEOUT, OWNER
 from framefeat.errors import UserError
 from framefeat.extract import client, devices
 from framefeat.extract import stage as extract_stage
-from framefeat.files import file_sha256, read_json
+from framefeat.files import file_sha256, read_json, write_json
 
 from tests import models
 from tests.unit.extract.shard import AGAIN, BAD, ROWS, Shard, real_spec
@@ -38,7 +39,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             done.append(video["video"])
             record = {
                 "video_id": video["video"], "key": video["key"], "rows": video["rows"], "device": "cpu",
-                "made": os.urandom(8).hex(),
+                "made": os.urandom(8).hex(), "features_sha256": hashlib.sha256(bytes(8 * video["rows"])).hexdigest(),
             }  # fmt: skip
             stored.write(video["features"], record, {"features": np.zeros((video["rows"], 2), np.float32)})
             receive({"place": video["place"], "record": record})
@@ -112,6 +113,43 @@ def test_in_another_shard_they_are_the_same(tmp_path: Path, computed: list[str])
     assert alone.run() == 0
     assert alone.bytes("b") == before
     assert computed == ["a", "b", "c"]
+
+
+def renamed(shard: Shard, key: str, name: str) -> Shard:
+    """The only video of ``shard`` under another name, of which nothing is stored; the merge has seen whose content it
+    is."""
+    entry = {**shard.slices[key], "video_id": name}
+    other = Shard(shard.results.root, {name: shard.rows[key]})
+    for path in (other.frames(name), other.recheck(name), other.results.evidence(other.geometry, name)):
+        path.unlink()
+    records = read_json(other.results.videos_of(other.name))
+    write_json(other.results.shard(other.name), {"schema": 1, "videos": {name: entry}})
+    write_json(other.results.videos_of(other.name), {name: records[name] | entry})
+    digests = [identity.evidence_digest(shard.evidence[key]), shard.record(key)["features_sha256"]]
+    write_json(other.results.former, {name: {key: digests}})
+    return other
+
+
+def test_a_renamed_video_is_taken_over(
+    tmp_path: Path, computed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its evidence, too, where the sampling has not seen to it."""
+    shard = Shard(tmp_path, {"a": 3})
+    shard.run()
+    other = renamed(shard, "a", "z")
+    capsys.readouterr()
+    assert other.run() == 0
+    told = "z: as a, the same content: taken over\n"
+    assert (
+        capsys.readouterr().err
+        == f"{told}worked on 0 of 1 videos, 0 rows\n{told}worked on 0 of 1 videos, 0 rows\n"
+    )
+    assert computed == ["a"]
+    assert other.record("z") == shard.record("a") | {"video_id": "z"}
+    assert np.array_equal(other.values("z"), shard.values("a"))
+    assert read_json(other.extracted)["videos"] == {"z": identity.evidence_digest(shard.evidence["a"])}
+    assert other.run() == 0
+    assert capsys.readouterr().err == "worked on 0 of 1 videos, 0 rows\n"
 
 
 @pytest.mark.parametrize("change", ["weights", "precision", "spec", "frames"])

@@ -34,10 +34,15 @@ def test_videos_that_are_done_are_counted_across_shards(
     assert run_plan.videos_done(wanted, results) == (2, 3)
 
 
-def test_outside_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_configuration_there_are_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"config/config.yaml.*in the folder from which Snakemake is run"):
-        run_plan.configuration()
+    assert run_plan.configuration() == {}
+    with pytest.raises(
+        UserError, match=r"names no input, and the example's folder 'resources/example' is not below"
+    ):
+        run_plan.run()
+    with pytest.raises(UserError, match=r"files that do not exist[^$]*frame_index: 'gone.csv'"):
+        run_plan.run(entries=["frame_index=gone.csv", "video_index=gone.csv"])
 
 
 @pytest.mark.parametrize("content", [None, b"a: [", b"\xff\xfe", b"- a\n- b\n", b"words"])

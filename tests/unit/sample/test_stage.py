@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from framefeat import stored
 from framefeat.errors import UserError
-from framefeat.files import read_json
+from framefeat.files import read_json, write_json
 from framefeat.identity import evidence_digest
 from framefeat.layout import ResultsFolder
 from framefeat.records import VideoRecord
@@ -23,7 +23,15 @@ from framefeat.sample.stage import SampleShard, run
 from framefeat.shard_files import Work
 
 from tests import clips
-from tests.unit.shard_fixture import GEOMETRY, backbone, record, store_features, wanted, write_merge
+from tests.unit.shard_fixture import (
+    GEOMETRY,
+    backbone,
+    record,
+    store_features,
+    store_frames,
+    wanted,
+    write_merge,
+)
 
 SHARD = "shard+3of64"
 
@@ -49,15 +57,15 @@ class Job:
     def merge(self) -> None:
         write_merge(self.results, {SHARD: list(self.records.values())})
 
-    def sampled_by(self, **more: Any) -> list[str]:
-        """Run the job; the videos that were decoded."""
+    def sampled_by(self, taken_over: int = 0, **more: Any) -> list[str]:
+        """Run the job; the videos whose evidence is new: they were decoded, but for those ``taken_over``."""
         before = {video: self.stamp(video) for video in self.records}
         told: list[None] = []
         try:
             run(replace(self.asked, **more), lambda: told.append(None))
         finally:
             changed = [video for video in self.records if self.stamp(video) != before[video]]
-        assert len(told) == len(changed)
+        assert len(told) == len(changed) - taken_over
         return changed
 
     def stamp(self, video: str) -> tuple[int, int] | None:
@@ -140,6 +148,56 @@ def test_another_shard_takes_what_lies_there(job: Job) -> None:
     )
     assert job.sampled_by(shard="shard+007of128") == []
     assert read_json(job.results.sampled(GEOMETRY, "shard+007of128"))["videos"].keys() == {"a", "c"}
+
+
+def renamed(job: Job, video: str, name: str) -> None:
+    """The file of ``video`` has another name, and the merge has seen whose content it is."""
+    job.records[name] = {**job.records.pop(video), "video_id": name}
+    job.merge()
+    digests = [evidence_digest(job.evidence(video))]
+    features = stored.record_or_none(job.results.backbone("net").features(video))
+    digests += [features["features_sha256"]] if features else []
+    write_json(job.results.former, {name: {video: digests}})
+
+
+def test_a_renamed_video_is_taken_over(job: Job, capfd: pytest.CaptureFixture[str]) -> None:
+    """With its features; frames of an older video of that name are not its own."""
+    job.sampled_by()
+    before = job.evidence("a")
+    for video in "abc":
+        store_features(job.results, backbone(), video)
+    renamed(job, "a", "z")
+    store_frames(job.results, "z")
+    capfd.readouterr()
+    assert job.sampled_by(taken_over=1, keep_frames=True) == ["z"]
+    assert capfd.readouterr().err == f"z: as a, the same content: taken over\n{Work(0, 3, 0)}\n"
+    assert job.evidence("z") == before | {"video_id": "z"}
+    assert job.evidence("a") == before
+    assert not job.has_frames("z")
+    assert read_json(job.promise)["videos"]["z"] == evidence_digest(before)
+    assert job.sampled_by() == []
+
+
+def test_a_renamed_video_that_must_be_embedded_is_decoded(
+    job: Job, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job.sampled_by()
+    before = job.evidence("a")
+    renamed(job, "a", "z")
+    capfd.readouterr()
+    assert job.sampled_by() == ["z"]
+    assert "--- z: its frames are needed again for net\n" in capfd.readouterr().err
+    assert job.evidence("z") == before | {"video_id": "z"}
+    assert job.has_frames("z")
+
+
+def test_who_asks_for_it_again_gets_a_renamed_video_too(job: Job, capfd: pytest.CaptureFixture[str]) -> None:
+    job.sampled_by()
+    for video in "abc":
+        store_features(job.results, backbone(), video)
+    renamed(job, "a", "z")
+    assert job.sampled_by(again=True) == ["b", "c", "z"]
+    assert "taken over" not in capfd.readouterr().err
 
 
 def test_frames_that_are_needed_again(job: Job, capfd: pytest.CaptureFixture[str]) -> None:

@@ -224,6 +224,8 @@ def test_the_source_of_the_shots_is_not_replaced(folder: Path, annotations: Path
         (tmp_path / "x").mkdir(exist_ok=True)
         with pytest.raises(UserError, match="one of the files that this export is made of"):
             export_h5.run(folder, out, segments_from=published, force=True)
+        with pytest.raises(UserError, match="one of the files that this export is made of"):
+            export_h5.run(folder, out, labels_from=published, force=True)
     for out in (annotations, folder / "tiny_features.npy", folder / "frame_index.parquet"):
         with pytest.raises(UserError, match="one of the files that this export is made of"):
             export_h5.run(folder, out, annotations=annotations, force=True)

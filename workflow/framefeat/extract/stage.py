@@ -20,7 +20,7 @@ from framefeat.extract import devices
 from framefeat.files import write_json
 from framefeat.identity import features_key
 from framefeat.layout import ResultsFolder
-from framefeat.records import Embedded, EmbedRequest, FeatureRecord, Slice, VideoToEmbed
+from framefeat.records import Embedded, EmbedRequest, FeatureRecord, Former, Slice, VideoToEmbed
 from framefeat.sample.stage import SampleShard, remove_spent_frames
 from framefeat.sample.stage import run as sample
 from framefeat.settings import DEFAULTS
@@ -72,6 +72,9 @@ def run(asked: ExtractShard) -> None:
     results, backbone = asked.results, asked.backbone
     slices = shard_files.read_slices(results, asked.shard)
     found = _needs(asked, slices)
+    for key, need in found.items():
+        if source := need.features_from.get(asked.folder):
+            needs.take_over(source, results.backbone(asked.folder).features(key), slices[key]["video_id"])
     todo = [key for key, need in found.items() if asked.again or asked.folder in need.embed]
     outcome = _Outcome([], [])
     try:
@@ -87,7 +90,7 @@ def run(asked: ExtractShard) -> None:
     rows = sum(slices[key]["rows"] for key in outcome.done)
     print(shard_files.Work(len(outcome.done), len(slices), rows), file=sys.stderr, flush=True)
     if not asked.keep_frames:
-        remove_spent_frames(results, asked.wanted, backbone.geometry, slices)
+        remove_spent_frames(results, asked.wanted, backbone.geometry, slices, _former(asked))
     if len(outcome.failures) == len(slices) == 1:
         raise UserError(outcome.failures[0])
     if outcome.failures:
@@ -105,15 +108,25 @@ def run(asked: ExtractShard) -> None:
     write_json(results.backbone(asked.folder).extracted(asked.shard), {"rows": every, "videos": digests})
 
 
+def _former(asked: ExtractShard) -> Former:
+    return {} if asked.again else shard_files.read_former(asked.results)
+
+
 def _needs(asked: ExtractShard, slices: Mapping[str, Slice]) -> dict[str, needs.Needs]:
     """What each video needs. Frames that are needed and not there (somebody removed them) are sampled here."""
-    results, geometry = asked.results, asked.backbone.geometry
+    results, geometry, former = asked.results, asked.backbone.geometry, _former(asked)
 
     def look() -> dict[str, needs.Needs]:
-        return {key: needs.of_video(results, asked.wanted, key, entry) for key, entry in slices.items()}
+        return {
+            key: needs.of_video(results, asked.wanted, key, entry, former.get(key))
+            for key, entry in slices.items()
+        }
 
     found = look()
-    gone = any(asked.folder in need.embed and geometry in need.decode for need in found.values())
+    gone = any(
+        (asked.folder in need.embed and geometry in need.decode) or geometry in need.evidence_from
+        for need in found.values()
+    )
     if asked.again:
         gone = not all(results.frames(geometry, key).is_file() for key in slices)
     if gone:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from framefeat.errors import UserError, complain
 from framefeat.files import atomic_path, is_remote, write_json
 from framefeat.identity import times_digest
-from framefeat.index import collection, fingerprints, folder, shards, tables
+from framefeat.index import collection, fingerprints, folder, former, shards, tables
 from framefeat.layout import ResultsFolder
 from framefeat.names import video_key
 from framefeat.records import Shard, VideoRecord, slice_of
@@ -28,13 +28,14 @@ COLUMNS = b"framefeat.columns"
 SHARD_SCHEMA = 3
 
 
-def merge(settings: Settings, out: Path, workers: int = 1) -> None:
+def merge(settings: Settings, out: Path, workers: int = 1, stored_in: ResultsFolder | None = None) -> None:
     """Write ``out/index.parquet``, ``out/shards/{shard}.json``, ``out/videos/{shard}.json`` and ``out/left_out.json``.
 
     A shard holds what decides the frames of its videos and nothing else (fingerprint, native frame rate, alignment,
     digest of the distinct times in ascending order), so that it is the same bytes however the rows are ordered or
     labelled, wherever the files lie. ``videos`` holds the rest: the paths, the times (float64 seconds) and the
-    containers' facts. ``left_out.json`` says what of a folder is not in the index.
+    containers' facts. ``left_out.json`` says what of a folder is not in the index, ``former.json`` (where there is
+    something to say) of which videos results lie in ``stored_in`` (``out``, if it is not given) under another name.
 
     Raises ``UserError`` listing all problems of a kind. A damaged file is none: sampling finds it.
     """
@@ -72,14 +73,18 @@ def merge(settings: Settings, out: Path, workers: int = 1) -> None:
         _check_ends(videos, known, slices, settings, ids, times, positions, frame_name)
 
     keys = _keys(videos, slices)
-    records = (
-        (keys[number], _record(videos[number], slice_times, known.get(videos[number].path), settings))
+    records = {
+        keys[number]: _record(videos[number], slice_times, known.get(videos[number].path), settings)
         for number, slice_times in slices.items()
-    )
+    }
     dealt = shards.deal(
         {keys[number]: len(slice_times) for number, slice_times in slices.items()}, settings.rows_of_a_shard
     )
     _write_shards(results, records, dealt)
+    if hints := former.find(stored_in or results, records):
+        write_json(results.former, hints)
+    else:
+        results.former.unlink(missing_ok=True)
     columns = {name: frame_table.column(name) for name in frame_table.column_names}
     if video_table is not None:
         for name in video_table.column_names:
@@ -267,11 +272,11 @@ def _fresh(folder: Path) -> None:
 
 
 def _write_shards(
-    results: ResultsFolder, records: Iterable[tuple[str, VideoRecord]], dealt: Mapping[str, str]
+    results: ResultsFolder, records: Mapping[str, VideoRecord], dealt: Mapping[str, str]
 ) -> None:
     """``dealt``: the shard of each key."""
     by_shard: dict[str, dict[str, VideoRecord]] = {}
-    for key, record in records:
+    for key, record in records.items():
         by_shard.setdefault(dealt[key], {})[key] = record
     _fresh(results.shards)
     _fresh(results.videos)

@@ -23,25 +23,27 @@ from framefeat import layout, needs, settings
 from framefeat.backbone.chosen import chosen_backbones, wanted_of
 from framefeat.errors import UserError
 from framefeat.index import merge
-from framefeat.needs import Needs
-from framefeat.records import Slice
+from framefeat.needs import Needs, Wanted
+from framefeat.records import Former, Slice
 from framefeat.results.finished import read_manifest, read_manifest_head
-from framefeat.shard_files import Merged
+from framefeat.shard_files import Merged, read_former
 
 
 @dataclass(frozen=True)
 class Changes:
     """What the next run does: video ids -> reasons, for each kind of job.
 
-    ``extract``: by backbone folder. ``assemble``: backbone folders of whose results a file is missing, or which were
-    made under another rule for bad rows. ``refused``: the problems of videos for which assemble refuses, where
-    on_bad_frames is fail. ``missing``: results that are not there and are made again. ``lost``: what they were made
-    from and is not there: Snakemake makes it again with the next matrix, and not before.
+    ``extract``: by backbone folder. ``taken_over``: the other name of videos whose results lie under one.
+    ``assemble``: backbone folders of whose results a file is missing, or which were made under another rule for bad
+    rows. ``refused``: the problems of videos for which assemble refuses, where on_bad_frames is fail. ``missing``:
+    results that are not there and are made again. ``lost``: what they were made from and is not there: Snakemake makes
+    it again with the next matrix, and not before.
     """
 
     dataset: str
     sample: dict[str, list[str]]
     extract: dict[str, dict[str, list[str]]]
+    taken_over: dict[str, str]
     removed: list[str]
     videos: int
     rows_changed: bool
@@ -53,7 +55,12 @@ class Changes:
     @property
     def assembles(self) -> bool:
         return bool(
-            self.sample or any(self.extract.values()) or self.removed or self.rows_changed or self.assemble
+            self.sample
+            or any(self.extract.values())
+            or self.taken_over
+            or self.removed
+            or self.rows_changed
+            or self.assemble
         )
 
     @property
@@ -62,11 +69,11 @@ class Changes:
 
 
 def configuration(configfiles: Sequence[Path] = (), entries: Sequence[str] = ()) -> dict[str, Any]:
-    """config/config.yaml, ``configfiles`` and then ``entries`` (KEY=VALUE) laid over it, the way Snakemake does: maps
-    are merged, the rest replaced. Where either is given, config/config.yaml need not be there."""
+    """config/config.yaml where there is one, ``configfiles`` and then ``entries`` (KEY=VALUE) laid over it, the way
+    Snakemake does: maps are merged, the rest replaced. What nobody names has its default."""
     usual = Path("config/config.yaml")
     config: dict[str, Any] = {}
-    if usual.exists() or not (configfiles or entries):
+    if usual.exists():
         _lay_over(config, _mapping(usual, "run this in the folder from which Snakemake is run"))
     for path in configfiles:
         _lay_over(config, _mapping(path, "name the file that Snakemake is given"))
@@ -117,16 +124,22 @@ def _lay_over(base: dict[str, Any], top: Mapping[str, Any]) -> None:
 
 
 def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Changes:
-    """Compare what a run with ``config`` would compute with what lies in ``results_root``."""
+    """Compare what a run with ``config`` would compute with what lies in ``results_root``. Raises ``UserError`` where
+    the run would be refused."""
     wanted = settings.resolve(config)
+    settings.check_inputs(wanted)
     backbones = chosen_backbones(wanted)
     results = layout.results_of(wanted.dataset, results_root)
-    slices, rows_changed = _merge_aside(wanted, results)
+    slices, former, rows_changed = _merge_aside(wanted, results)
+    before = Merged(results).slices
+    if slices == before and not rows_changed:
+        former = read_former(results)  # nothing is merged: the jobs know what they were told then
     asked = wanted_of(wanted, backbones)
     found = [
-        _VideoChanges.of(entry, needs.of_video(results, asked, key, entry)) for key, entry in slices.items()
+        _VideoChanges.of(entry, asked, needs.of_video(results, asked, key, entry, former.get(key)))
+        for key, entry in slices.items()
     ]
-    removed = sorted(set(Merged(results).slices) - set(slices))
+    removed = sorted(before.keys() - slices.keys())
     assemble = [
         chosen.folder for chosen in backbones if not _is_assembled(results.backbone(chosen.folder), wanted)
     ]
@@ -135,7 +148,10 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
         for chosen in backbones
         if rows_changed or removed or chosen.folder in assemble
         or not _holds_all(results.backbone(chosen.folder), found)
-        or any(chosen.folder in video.extract and chosen.folder not in video.lost for video in found)
+        or any(
+            chosen.folder in (*video.extract, *video.taken) and chosen.folder not in video.lost
+            for video in found
+        )
     }  # fmt: skip
     videos = [video if video.is_due(remade) else video.as_it_lies() for video in found]
     finals = [
@@ -155,6 +171,7 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
             }
             for chosen in backbones
         },
+        taken_over={video.video_id: video.same_as for video in videos if video.same_as},
         removed=removed,
         videos=len(videos),
         rows_changed=rows_changed,
@@ -193,40 +210,60 @@ def videos_done(wanted: settings.Settings, results: layout.ResultsFolder) -> tup
     return len(slices) - todo, len(slices)
 
 
-def _merge_aside(wanted: settings.Settings, results: layout.ResultsFolder) -> tuple[dict[str, Slice], bool]:
-    """The slices that a merge writes now, by key, and whether the index differs from the one that lies there."""
+def _merge_aside(
+    wanted: settings.Settings, results: layout.ResultsFolder
+) -> tuple[dict[str, Slice], Former, bool]:
+    """What a merge writes now: the slices, by key, and which videos had other names; and whether its index differs from
+    the one that lies there."""
     with tempfile.TemporaryDirectory(prefix="framefeat-plan-") as folder:
         aside = layout.ResultsFolder(Path(folder))
         if results.fingerprints.is_file():
             shutil.copy(results.fingerprints, aside.fingerprints)
         with contextlib.redirect_stderr(io.StringIO()):
-            merge.merge(wanted, aside.root, workers=4)
-        return Merged(aside).slices, _rows_differ(aside.index, results)
+            merge.merge(wanted, aside.root, workers=4, stored_in=results)
+        return Merged(aside).slices, read_former(aside), _rows_differ(aside.index, results)
 
 
 @dataclass(frozen=True)
 class _VideoChanges:
     """Reasons to sample a video and, by backbone folder, to embed it; ``problems``: of what lies there and stays.
-    ``lost``: by backbone folder, the files that are not there, where nothing else speaks against its features."""
+    ``lost``: by backbone folder, the files that are not there, where nothing else speaks against its features.
+    ``same_as``: the video whose results are taken over, if there is one, for the backbones ``taken``."""
 
     video_id: str
     sample: list[str]
     extract: Mapping[str, list[str]]
     problems: Sequence[str]
     lost: Mapping[str, list[str]]
+    same_as: str
+    taken: Collection[str]
 
     @classmethod
-    def of(cls, entry: Slice, found: Needs) -> "_VideoChanges":
+    def of(cls, entry: Slice, asked: Wanted, found: Needs) -> "_VideoChanges":
         decode = list(dict.fromkeys(itertools.chain(*found.decode.values())))
-        return cls(entry["video_id"], decode, found.embed, found.problems, found.gone)
+        sources = [*found.evidence_from.values(), *found.features_from.values()]
+        taken = {
+            backbone.folder
+            for backbone in asked.backbones
+            if backbone.folder in found.features_from or backbone.geometry in found.evidence_from
+        }
+        return cls(
+            entry["video_id"],
+            decode,
+            found.embed,
+            found.problems,
+            found.gone,
+            sources[0].video_id if sources else "",
+            taken,
+        )
 
     def is_due(self, remade: Collection[str]) -> bool:
         """Whether this is to be done in a run that makes the matrices ``remade``: files alone that are not there are
         no reason for Snakemake."""
-        return any(folder in remade or folder not in self.lost for folder in self.extract)
+        return any(folder in remade or folder not in self.lost for folder in (*self.extract, *self.taken))
 
     def as_it_lies(self) -> "_VideoChanges":
-        return replace(self, sample=[], extract={})
+        return replace(self, sample=[], extract={}, same_as="", taken=())
 
 
 def _is_assembled(folder: layout.BackboneFolder, wanted: settings.Settings) -> bool:
@@ -279,6 +316,10 @@ def sentences(changes: Changes) -> Iterator[str]:
         yield f"{len(videos)} of {changes.videos} videos will be embedded with {folder}:"
         for video_id, reasons in sorted(videos.items()):
             yield f"  {video_id}: {'; '.join(reasons)}"
+    if changes.taken_over:
+        yield f"{len(changes.taken_over)} of {changes.videos} videos were here under another name, and are taken over:"
+        for video_id, other in sorted(changes.taken_over.items()):
+            yield f"  {video_id}: as {other}, the same content"
     if changes.removed:
         yield f"{len(changes.removed)} videos leave the matrix: {', '.join(changes.removed)}"
         yield "  their files stay until 'framefeat stale RESULTS --delete'"

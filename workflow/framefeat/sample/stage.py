@@ -15,7 +15,7 @@ from framefeat.errors import UserError, complain
 from framefeat.files import file_sha256, is_remote, remove_half_made, write_json
 from framefeat.identity import evidence_digest
 from framefeat.layout import ResultsFolder
-from framefeat.records import Evidence, Slice, VideoRecord
+from framefeat.records import Evidence, Former, Slice, VideoRecord
 from framefeat.settings import DEFAULTS
 
 
@@ -49,12 +49,13 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
     places = _places(records, asked.fetched)
     for folder in (results.frames(geometry, "any").parent, results.recheck(geometry, "any").parent):
         remove_half_made(folder, [f"{key}{end}" for key in records for end in (".npy", ".jpg")])
+    former = {} if asked.again else shard_files.read_former(results)
     digests: dict[str, str] = {}
     sampled: list[int] = []  # rows of each
     troubles: dict[str, UserError] = {}  # by id
     for key, record in records.items():
         try:
-            evidence = _evidence(asked, key, record, places.get(key), before_each)
+            evidence = _evidence(asked, key, record, former.get(key), places.get(key), before_each)
         except UserError as error:
             print(f"{record['video_id']}: {error}", file=sys.stderr, flush=True)
             troubles[record["video_id"]] = error
@@ -64,7 +65,7 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
             sampled.append(record["rows"])
     print(shard_files.Work(len(sampled), len(records), sum(sampled)), file=sys.stderr, flush=True)
     if not (asked.keep_frames or asked.again):  # who asks again may want to embed again
-        remove_spent_frames(results, asked.wanted, geometry, records)
+        remove_spent_frames(results, asked.wanted, geometry, records, former)
     if len(troubles) == len(records) == 1:
         raise next(iter(troubles.values()))
     if troubles:
@@ -87,19 +88,33 @@ class _Known:
 
 
 def _evidence(
-    asked: SampleShard, key: str, record: VideoRecord, place: Path | None, before_each: Callable[[], None]
+    asked: SampleShard,
+    key: str,
+    record: VideoRecord,
+    former: Mapping[str, Sequence[str]] | None,
+    place: Path | None,
+    before_each: Callable[[], None],
 ) -> _Known:
-    """``place``: where the file of a remote video was fetched to."""
-    need = needs.of_video(asked.results, asked.wanted, key, record)
+    """``former``: the video's entry of ``records.Former``; ``place``: where its file was fetched to, if remote."""
+    need = needs.of_video(asked.results, asked.wanted, key, record, former)
     reasons = need.decode.get(asked.geometry, ["asked for again"] if asked.again else [])
     if place is not None and not _is_identified(record):
         record = _local(record, place)
         if not reasons and record["content"] != need.evidence[asked.geometry].get("content"):
             reasons = ["the fetched file's content changed"]
     if not reasons:
+        if source := need.evidence_from.get(asked.geometry):
+            return _Known(_take_over(asked, key, record, source), is_new=False)
         return _Known(need.evidence[asked.geometry], is_new=False)
     before_each()
     return _Known(_sample(asked, key, _local(record, place), reasons), is_new=True)
+
+
+def _take_over(asked: SampleShard, key: str, record: VideoRecord, source: needs.Stored) -> Evidence:
+    # Frames of another sampling would be taken for those of this evidence.
+    for path in (asked.results.frames(asked.geometry, key), asked.results.recheck(asked.geometry, key)):
+        path.unlink(missing_ok=True)
+    return needs.take_over(source, asked.results.evidence(asked.geometry, key), record["video_id"])
 
 
 def _sample(asked: SampleShard, key: str, record: VideoRecord, reasons: Sequence[str]) -> Evidence:
@@ -128,14 +143,18 @@ def _sample(asked: SampleShard, key: str, record: VideoRecord, reasons: Sequence
 
 
 def remove_spent_frames(
-    results: ResultsFolder, wanted: needs.Wanted, geometry: str, slices: Mapping[str, Slice]
+    results: ResultsFolder,
+    wanted: needs.Wanted,
+    geometry: str,
+    slices: Mapping[str, Slice],
+    former: Former,
 ) -> None:
     """Remove frames that no backbone needs any more. Where two jobs end at once, the one that ends last removes
     them."""
     for key, entry in slices.items():
         paths = (results.frames(geometry, key), results.recheck(geometry, key))
         if any(path.is_file() for path in paths):
-            need = needs.of_video(results, wanted, key, entry)
+            need = needs.of_video(results, wanted, key, entry, former.get(key))
             if not need.frames_are_wanted(wanted, geometry):
                 for path in paths:
                     path.unlink(missing_ok=True)

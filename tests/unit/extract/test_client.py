@@ -611,6 +611,24 @@ def test_one_that_answers_nobody_is_ended_by_the_next_who_asks(
     assert run.ask()["pid"] != pid
 
 
+def test_one_that_cannot_be_ended_is_a_sentence_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel keeps a process that waits for a driver, whatever it is sent."""
+    pid = run.ask()["pid"]
+    with monkeypatch.context() as patched:
+        patched.setenv(EMBEDDER_TIMEOUT, "0.6")
+        patched.setattr(client, "_END_SECONDS", 0.2)
+        patched.setattr(
+            client.os, "kill", lambda number, what: None
+        )  # devices has the same: it asks with signal 0
+        with pytest.raises(
+            UserError, match=r"and cannot be ended: the driver of cpu hangs. Restart the machine"
+        ):
+            run.ask("sleep", seconds=60)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not devices.is_running(f"{pid}:"))
+    assert run.ask()["pid"] != pid
+
+
 def test_the_embedder_of_the_cpu_sees_no_gpu(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     pid = run.ask()["pid"]

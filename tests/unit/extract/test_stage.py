@@ -373,6 +373,36 @@ def test_embedder_off_still_holds_its_device(
     run.folder.rmdir()
 
 
+def test_without_gpus_nothing_is_asked_of_one(
+    run: Run, computed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: Any) -> str:
+        raise AssertionError("a GPU was asked")
+
+    devices_used: list[str] = []
+    compute = extract_stage._compute_here
+
+    def look(message: Any, device: str, receive: Callable[[Any], None]) -> None:
+        devices_used.append(device)
+        compute(message, device, receive)
+
+    monkeypatch.setenv(OWNER, run.owner)
+    monkeypatch.setenv(DEVICES, "fake0")
+    monkeypatch.setattr(devices, "settle", ask)
+    monkeypatch.setattr(extract_stage, "_compute_here", look)
+    for device in ("auto", "cuda"):
+        shard = Shard(tmp_path / device)
+        assert shard.run("--embedder", "off", "--device", device, "--gpus", "0") == 0
+    assert devices_used == ["cpu", "cpu"]
+    begun: list[str] = []
+    monkeypatch.setattr(client, "prewarm", lambda described, owner, device, log: begun.append(device))
+    for gpus in (0, 1):
+        extract_stage.prewarm({"device": "auto", "gpus": gpus, "logs": str(tmp_path / "logs")})
+    assert begun == ["cpu", "fake0"]
+    if run.folder.exists():
+        run.folder.rmdir()
+
+
 @pytest.mark.parametrize("fault", ["no owner", "no device", "no folder"])
 def test_prewarming_never_fails(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: str

@@ -22,6 +22,8 @@ class Stub:
     video begins and when it ends."""
 
     def load(self, message: Mapping[str, Any], beat: Callable[[], None]) -> None:
+        if message.get("do") == "hold":
+            self._hold(message)
         self._note(message, "loaded")
         if message.get("do") == "refuse":
             raise UserError("no such model")
@@ -73,8 +75,18 @@ class Stub:
                 if message.get("scratch"):
                     (Path(message["scratch"]) / "half").write_text("made")
                 time.sleep(message["seconds"])
+            case "hold":
+                self._hold(message)
             case "print":
                 print("x" * 1_000_000, flush=True)
+
+    def _hold(self, message: Mapping[str, Any]) -> None:
+        """Until the file ``gate`` is there; it is waited for long, however busy the machine."""
+        deadline = time.monotonic() + 30
+        while not Path(message["gate"]).exists():
+            if time.monotonic() > deadline:
+                raise TimeoutError("the gate stays closed")
+            time.sleep(0.01)
 
     def _made(self, message: Mapping[str, Any], video: Mapping[str, Any]) -> dict[str, Any]:
         """The record, which is stored where a file for it is named."""

@@ -222,7 +222,7 @@ def run(runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setenv(OWNER, run.owner)
     yield run
     run.end()
-    wait_for(lambda: not any(runtime.iterdir()), 5)
+    wait_for(lambda: not any(runtime.iterdir()))
 
 
 def start(shard: Shard, do: str | Mapping[str, str], logs: Path, **more: Any) -> subprocess.Popen[str]:

@@ -57,9 +57,14 @@ class Stub:
             case "lose once" if not Path(message["once"]).exists():
                 Path(message["once"]).touch()
                 raise torch_says("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
-            case "suffer once" if not Path(message["once"]).exists():
-                Path(message["once"]).touch()
-                raise DeviceLost("another video's error", blame=False)
+            case "suffer, then lose once":
+                with open(message["once"], "a+") as tries:
+                    tries.write("x")
+                    tried = tries.tell()
+                if tried == 1:
+                    raise DeviceLost("another video's error", blame=False)
+                if tried == 2:
+                    raise torch_says("CUDA error: unspecified launch failure")
             case "stop":
                 os.kill(os.getpid(), signal.SIGSTOP)
                 time.sleep(60)  # the other threads stop first

@@ -373,6 +373,20 @@ def test_embedder_off_still_holds_its_device(
     run.folder.rmdir()
 
 
+def test_what_a_job_finds_out_about_its_devices_is_said_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a cluster the run cannot know it."""
+    told: list[Any] = []
+    monkeypatch.delenv(OWNER, raising=False)
+    monkeypatch.setenv(DEVICES, "")
+    monkeypatch.setattr(devices, "settle", lambda device: "a GPU is here that torch cannot use")
+    monkeypatch.setattr(extract_stage, "_compute_here", lambda message, *_: told.append(message["warnings"]))
+    Shard(tmp_path).run("--device", "auto", "--gpus", "1")
+    assert told == [["a GPU is here that torch cannot use"]]
+    assert "a GPU is here that torch cannot use\n" in capsys.readouterr().err
+
+
 def test_without_gpus_nothing_is_asked_of_one(
     run: Run, computed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

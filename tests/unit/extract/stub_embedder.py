@@ -68,10 +68,12 @@ class Stub:
             case "stop":
                 os.kill(os.getpid(), signal.SIGSTOP)
                 time.sleep(60)  # the other threads stop first
-            case "beat":
+            case "beat" | "beat, then stop getting on":
                 for _ in range(message["beats"]):
                     time.sleep(0.1)
                     beat()
+                if do != "beat":
+                    time.sleep(60)
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "abort":

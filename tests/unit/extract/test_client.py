@@ -596,10 +596,10 @@ def test_no_answer_is_waited_for_for_ever(run: Run, monkeypatch: pytest.MonkeyPa
     # On a busy machine a thread that sleeps 0.1 s may wake after one.
     monkeypatch.setenv(EMBEDDER_TIMEOUT, "2.5")
     first = run.ask("beat", beats=35)["pid"]  # slow is not silent
-    for do in ("sleep", "stop"):
+    for do in ("sleep", "stop", "beat, then stop getting on"):
         pid = run.ask()["pid"]
         with pytest.raises(UserError, match="while it worked on a video and was ended: cpu or its driver"):
-            run.ask(do, seconds=60)
+            run.ask(do, seconds=60, beats=3)
         assert not devices.is_running(f"{pid}:")
     assert run.ask()["pid"] != first
 

@@ -112,7 +112,8 @@ def _video(folder: Path, number: int, rows: int) -> VideoToEmbed:
             np.save(stream, array)
     seen = {"status": ["ok"] * rows, "native_idx": list(range(rows))}
     recheck = {"rows": again, "mean_abs_diff": [0.0, 0.0], "agrees": True}
-    stored.write(paths["evidence"], {"video_id": str(number), "rows": seen, "recheck": recheck}, {})
+    evidence = {"video_id": str(number), "rows": seen, "recheck": recheck}
+    stored.write(paths["evidence"], evidence, {"thumbnails": stored.as_bytes(b"jpeg")})
     video = {"place": number, "video": str(number), "rows": rows, "key": {}}
     return cast(VideoToEmbed, video | {name: str(path) for name, path in paths.items()})
 

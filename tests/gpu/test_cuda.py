@@ -14,6 +14,7 @@ import pytest
 import torch
 from framefeat.backbone.network import embed, load_model
 from framefeat.backbone.resolve import resolve
+from framefeat.environment import DEVICES
 from framefeat.extract import client, devices
 from framefeat.files import file_sha256
 
@@ -34,7 +35,7 @@ TOLERANCE = {"float32": 1e-3, "bf16": 0.15, "fp16": 0.03}
 FRAMES = pictures(21)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module")
 def family(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, str, np.ndarray]:
@@ -46,14 +47,13 @@ def family(
     return name, weights, expected
 
 
-@pytest.mark.parametrize("precision", TOLERANCE)
 def test_the_cpus_features_and_the_same_bytes_twice(
-    family: tuple[str, str, np.ndarray], precision: str
+    family: tuple[str, str, np.ndarray], device: str, precision: str
 ) -> None:
     name, weights, expected = family
     found = []
     for _ in range(2):
-        network = load_model(resolve(name, weights), weights, device="cuda", precision=precision)
+        network = load_model(resolve(name, weights), weights, device=device, precision=precision)
         found += [embed(network, FRAMES, 8)[0], embed(network, FRAMES, 8)[0]]
         np.testing.assert_array_equal(
             embed(network, FRAMES[:11], 8)[0], found[-1][:11]
@@ -65,14 +65,13 @@ def test_the_cpus_features_and_the_same_bytes_twice(
     assert far.max() <= TOLERANCE[precision]
 
 
-@pytest.mark.parametrize("precision", TOLERANCE)
 def test_a_videos_bytes_do_not_depend_on_its_neighbours(
-    family: tuple[str, str, np.ndarray], precision: str, tmp_path: Path
+    family: tuple[str, str, np.ndarray], device: str, precision: str, tmp_path: Path
 ) -> None:
     """Whether or not this device's kernels let videos share a batch."""
     name, weights, _ = family
     spec = resolve(name, weights)
-    network = load_model(spec, weights, device="cuda", precision=precision)
+    network = load_model(spec, weights, device=device, precision=precision)
     shard = Shard(tmp_path, ROWS, spec.to_json(), spec.geometry)
     alone: dict[str, bytes] = {}
     for key in ROWS:
@@ -87,7 +86,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return live_model("mobilenet_v3_small", tmp_path_factory.mktemp("weights") / "small.pth")
 
 
-def test_out_of_memory_halves_the_batch(small: Path) -> None:
+def test_out_of_memory_halves_the_batch(small: Path, real_device: None) -> None:
     network = load_model(resolve("mobilenet_v3_small", str(small)), str(small), device="cuda")
     expected = embed(network, FRAMES, 8)[0]
     torch.cuda.empty_cache()
@@ -103,7 +102,7 @@ def test_out_of_memory_halves_the_batch(small: Path) -> None:
     assert np.linalg.norm(features[:21] - expected) <= TOLERANCE["float32"] * np.linalg.norm(expected)
 
 
-def test_the_device_is_known(small: Path) -> None:
+def test_the_device_is_known(small: Path, real_device: None) -> None:
     about = load_model(resolve("mobilenet_v3_small", str(small)), str(small), device="cuda").about
     assert about["device"] == torch.cuda.get_device_name()
     assert re.fullmatch(r"\d{3}\.[\d.]+", about["driver"])
@@ -115,10 +114,18 @@ def test_the_device_is_known(small: Path) -> None:
 
 
 @pytest.fixture
+def known_as(device: str) -> str:
+    """What the record calls the device."""
+    return torch.cuda.get_device_name() if device == "cuda" else device
+
+
+@pytest.fixture
 def job(
-    run: Run, tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, small: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Any]]:
-    """Extract a video on a device; returns its features and its record."""
+    """Extract a video on a device; returns the job's status, its features and its record."""
+    if device == "cpu":
+        monkeypatch.setenv(DEVICES, "fake0,fake1")
     monkeypatch.setattr(client, "COMMAND", [sys.executable, "-P", "-m", "framefeat.extract.server"])
     weights = tmp_path / "weights.pth"
     weights.symlink_to(small)
@@ -131,16 +138,19 @@ def job(
 
     yield extract
     run.end()
+    os.environ.pop(DEVICES, None)  # the next test asks anew
 
 
 def log(folder: Path) -> str:
     return "".join(path.read_text() for path in (folder / "logs").glob("*.log"))
 
 
-def test_a_killed_embedder_is_replaced(job: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_killed_embedder_is_replaced(
+    job: Callable[..., Any], device: str, known_as: str, tmp_path: Path
+) -> None:
     _, first, record = job("first")
-    assert record["device"] == "cuda"
-    assert record["network"]["device"] == torch.cuda.get_device_name()
+    assert record["device"] == device
+    assert record["network"]["device"] == known_as
     (pid,) = {int(number) for number in re.findall(r"embedder (\d+): ready", log(tmp_path))}
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not devices.is_running(f"{pid}:"))
@@ -151,6 +161,7 @@ def test_a_killed_embedder_is_replaced(job: Callable[..., Any], tmp_path: Path) 
 
 def test_a_spoiled_context_costs_one_process(
     job: Callable[..., Any],
+    known_as: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -166,15 +177,17 @@ def test_a_spoiled_context_costs_one_process(
     (tmp_path / "poison").write_text("always")
     assert job("never")[0] == 1
     said = capsys.readouterr().err
-    assert "the device failed twice, each time in a new process" in said
-    assert torch.cuda.get_device_name() in said
+    assert re.search(
+        rf"the device failed twice, each time in a new process \(device \S+, {re.escape(known_as)}: ", said
+    ), said
     (tmp_path / "poison").unlink()
     np.testing.assert_array_equal(job("after")[1], good)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
 def test_two_devices_have_an_embedder_each(job: Callable[..., Any], tmp_path: Path) -> None:
     names = devices.cuda_devices()[:2]
+    if len(names) < 2:
+        pytest.skip("one CUDA device")
     with ThreadPoolExecutor(2) as pool:
         (_, one, first), (_, two, second) = pool.map(job, ("one", "two"), ("cuda:0", "cuda:1"))
     assert sorted(path.stem for path in (tmp_path / "logs").glob("*.log")) == sorted(

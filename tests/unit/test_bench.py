@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from bench import __main__ as bench
-from bench import document, inputs
+from bench import document, gpu, inputs
+from tests.models import live_mobilenet
 
 
 def test_a_set_is_named_by_its_clips() -> None:
@@ -69,3 +70,33 @@ def test_further_clips_are_the_same_files_under_other_ids(
     rows = pd.read_parquet(tmp_path / "5x5" / "frames.parquet")
     assert rows["video_id"].nunique() == 5
     assert len(rows) == 5 * 5 * inputs.SAMPLE_FPS
+
+
+def test_the_embedder_takes_what_the_gpu_benchmark_asks_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "DATA", tmp_path)
+    weights = live_mobilenet(tmp_path / "weights.pth")
+    assert gpu.embedder_fps(weights, "float32", "cpu", 5, 2) > 0
+
+
+@pytest.mark.parametrize(
+    ("embedder", "wall", "verdict"),
+    [
+        (70.0, 13.0, "Both are met."),
+        (69.0, 13.0, "Missed: the embedder at clips of 60 s in float32: 69% of the plain loop."),
+        (70.0, 14.0, "Missed: the whole command at clips of 60 s: 1.40 times decoding."),
+    ],
+)
+def test_the_goals_on_a_gpu_are_judged(embedder: float, wall: float, verdict: str) -> None:
+    found = {
+        "device": {"device": "NVIDIA Test", "driver": "570.1", "cuda": "13.2", "cudnn": 91000},
+        "torch": "2.15.0",
+        "machine": "a machine",
+        "rounds": 3,
+        "embedder": {"float32": {"plain": 100.0, "contiguous": 90.0, 60: embedder}},
+        "command": {60: {"decode": 10.0, "wall": wall, "clips": 12}},
+    }
+    text = gpu.section(found)
+    assert text.startswith("NVIDIA Test (driver 570.1, cuda 13.2, cudnn 91000; torch 2.15.0); a machine.")
+    assert text.endswith(verdict)

@@ -12,6 +12,18 @@ def embedders(project: Project) -> list[str]:
     return sorted(log.stem for log in (project.folder / "logs" / "toy" / "embedder").glob("*.log"))
 
 
+def pretended(folder: Path, answer: str) -> dict[str, str]:
+    """The environment of a machine that has a GPU; ``answer`` is the program that answers for torch."""
+    driver = folder / "driver"
+    (driver / "gpu0").mkdir(parents=True)
+    (folder / "sitecustomize.py").write_text(
+        "import pathlib, framefeat.backbone.driver as g, framefeat.extract.devices as d\n"
+        f"g._GPUS = pathlib.Path({str(driver)!r})\n"
+        f"d._QUESTION = [d._QUESTION[0], '-c', {answer!r}]\n"
+    )
+    return {"PYTHONPATH": f"{folder}:{Path(__file__).parents[2] / 'workflow'}", "CUDA_VISIBLE_DEVICES": "0"}
+
+
 def test_no_gpu_means_no_model_on_it_either(new_project: Callable[..., Project]) -> None:
     project = new_project(("a",), "none")
     project.config["device"] = "auto"
@@ -19,16 +31,21 @@ def test_no_gpu_means_no_model_on_it_either(new_project: Callable[..., Project])
     assert embedders(project) == ["cpu"]
 
 
+def test_no_gpu_means_that_none_is_asked(new_project: Callable[..., Project], tmp_path: Path) -> None:
+    """The question alone would make a context on it."""
+    asked = tmp_path / "asked"
+    project = new_project(("a",), "unasked")
+    project.config["device"] = "auto"
+    env = pretended(tmp_path, f"open({str(asked)!r}, 'a').write('x'); print('[\"\"]')")
+    project.run("--dry-run", "--resources", "gpu=0", env=env)
+    assert not asked.exists()
+    project.run("--dry-run", env=env)
+    assert asked.read_text() == "x"
+
+
 def test_a_gpu_that_torch_cannot_use(new_project: Callable[..., Project], tmp_path: Path) -> None:
     """auto: on the CPU, and said once; cuda: refused before anything is decoded."""
-    driver = tmp_path / "driver"
-    (driver / "gpu0").mkdir(parents=True)
-    (tmp_path / "sitecustomize.py").write_text(
-        "import pathlib, framefeat.backbone.driver as g, framefeat.extract.devices as d\n"
-        f"g._GPUS = pathlib.Path({str(driver)!r})\n"
-        "d._QUESTION = [d._QUESTION[0], '-c', 'import json; print(json.dumps(\"CUDA unknown error\"))']\n"
-    )
-    env = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2] / 'workflow'}", "CUDA_VISIBLE_DEVICES": "0"}
+    env = pretended(tmp_path, "import json; print(json.dumps('CUDA unknown error'))")
     project = new_project(("a",), "unusable")
     project.config["device"] = "cuda"
     refused = project.run(check=False, env=env)

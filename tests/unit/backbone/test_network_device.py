@@ -2,7 +2,8 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -124,6 +125,139 @@ def test_reading_computing_and_writing_have_threads_of_their_own(
     assert len(readers | writers | slow.threads) == 3
 
 
+class Late:
+    """A device whose streams do their work late: as soon as events allow it in the streams ``eager``, and in the others
+    when somebody waits for it. What no event orders comes in a wrong order in one of these ways."""
+
+    def __init__(self, eager: tuple[str, ...]) -> None:
+        self.eager = eager
+        self.queues: dict[str, deque[tuple[LateEvent, int] | Callable[[], object]]] = {
+            "compute": deque(),
+            "copying": deque(),
+        }
+        self.current = "compute"
+        self.guard = threading.RLock()
+        self.copies: list[tuple[str, bool]] = []  # the stream of each, and whether the host waits for it
+
+    def submit(self, stream: str, work: "tuple[LateEvent, int] | Callable[[], object]") -> None:
+        with self.guard:
+            self.queues[stream].append(work)
+            moved = True
+            while moved:
+                moved = any(self.advance(eager) for eager in self.eager)
+
+    def advance(self, stream: str, force: bool = False) -> bool:
+        """Do the next thing of ``stream`` and, if it is forced, what it waits for."""
+        if not self.queues[stream]:
+            return False
+        work = self.queues[stream][0]
+        if isinstance(work, tuple):
+            event, count = work
+            if event.done < count and not force:
+                return False
+            self.reach(event, count)
+        self.queues[stream].popleft()
+        if callable(work):
+            work()
+        return True
+
+    def reach(self, event: "LateEvent", count: int) -> None:
+        with self.guard:
+            while event.done < count:
+                assert self.advance(event.stream, force=True)
+
+    @contextlib.contextmanager
+    def on(self, stream: "LateStream") -> Iterator[None]:
+        before, self.current = self.current, stream.name
+        yield
+        self.current = before
+
+    def memory(self, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+        found = torch.empty(shape, dtype=dtype).as_subclass(LateMemory)
+        found.late = self
+        return found
+
+
+class LateEvent:
+    def __init__(self, late: Late) -> None:
+        self.late, self.stream, self.recorded, self.done = late, "", 0, 0
+
+    def record(self, stream: "LateStream") -> None:
+        self.stream, self.recorded = stream.name, self.recorded + 1
+        self.late.submit(stream.name, lambda: setattr(self, "done", self.done + 1))
+
+    def synchronize(self) -> None:
+        self.late.reach(self, self.recorded)
+
+
+class LateStream:
+    def __init__(self, late: Late, name: str) -> None:
+        self.late, self.name = late, name
+
+    def wait_event(self, event: LateEvent) -> None:
+        if event.recorded:
+            self.late.submit(self.name, (event, event.recorded))
+
+    def wait_stream(self, other: "LateStream") -> None:
+        event = LateEvent(self.late)
+        event.record(other)
+        self.wait_event(event)
+
+
+class LateMemory(torch.Tensor):
+    late: Late
+
+    def copy_(self, source: Any, non_blocking: bool = False) -> "LateMemory":
+        mine = self.as_subclass(torch.Tensor)
+        work = (
+            (lambda: mine.copy_(source()))
+            if callable(source)
+            else (lambda: mine.copy_(source.as_subclass(torch.Tensor)))
+        )
+        self.late.copies.append((self.late.current, non_blocking))
+        self.late.submit(self.late.current, work)
+        return self
+
+
+class LateTiny(Tiny):
+    """Its features are there when the device has come to them."""
+
+    late: Late
+
+    def __call__(self, frames: torch.Tensor) -> Any:
+        found: list[torch.Tensor] = []
+        plain = frames.as_subclass(torch.Tensor)
+        self.late.submit(self.late.current, lambda: found.append(plain.float().mean((1, 2))))
+        return lambda: found[0]
+
+
+@pytest.mark.parametrize("eager", [(), ("copying",), ("compute",), ("copying", "compute")])
+@pytest.mark.parametrize("batch", [2, 7, 23])
+def test_whatever_a_stream_does_first_no_batch_meets_another(
+    monkeypatch: pytest.MonkeyPatch, eager: tuple[str, ...], batch: int
+) -> None:
+    late = Late(eager)
+    empty = torch.empty
+
+    def on_device(shape: Any, *, device: Any = None, **options: Any) -> Any:
+        return empty(shape, **options) if device is None else late.memory(shape, options["dtype"])
+
+    monkeypatch.setattr(networks, "_embed_cpu", networks._embed_cuda)
+    monkeypatch.setattr(networks, "_pinned", late.memory)
+    monkeypatch.setattr(torch, "empty", on_device)
+    monkeypatch.setattr(torch.cuda, "Event", lambda blocking: LateEvent(late))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: LateStream(late, "copying"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: LateStream(late, "compute"))
+    monkeypatch.setattr(torch.cuda, "stream", late.on)
+    tiny = LateTiny()
+    tiny.late = late
+    for _ in range(5):  # the threads' own order is another one each time
+        np.testing.assert_array_equal(embed(tiny, FRAMES, batch)[0], EXPECTED)
+    # Frames come on a stream of their own, while another batch is computed; the host waits for neither.
+    assert set(late.copies) == {("copying", True), ("compute", True)}
+    assert late.copies.count(("copying", True)) == len(late.copies) / 2
+
+
 def test_the_memory_of_the_device_does_not_grow_with_the_video(
     cuda: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +354,7 @@ def flags() -> Iterator[Any]:
     before = {name: getattr(matmul, name) for name in names}
     for name in names:
         setattr(matmul, name, True)
+    torch.backends.cudnn.allow_tf32 = True
     yield lambda: {name: getattr(matmul, name) for name in names}
     for name, value in before.items():
         setattr(matmul, name, value)
@@ -228,6 +363,7 @@ def flags() -> Iterator[Any]:
 def test_sums_are_of_full_precision(flags: Any) -> None:
     networks._settle(torch.device("cuda"))
     assert set(flags().values()) == {False}
+    assert not torch.backends.cudnn.allow_tf32
     assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.benchmark
 
@@ -266,6 +402,7 @@ def test_a_device_that_agrees_is_taken(other_device: None, weights: str, precisi
     ("precision", "scale", "cure"),
     [
         ("float32", 1.01, "Update the driver"),
+        ("bf16", 2.0, "Update the driver"),
         ("fp16", 2.0, "bf16 or float32"),
         ("fp16", float("nan"), "bf16 or float32"),
     ],
@@ -311,6 +448,16 @@ def test_little_memory_while_a_model_is_loaded(
     monkeypatch.setattr(networks, "_placed", lambda *arguments: Big(placed(*arguments)))
     network = load_model(resolve("mobilenet_v3_small", weights), weights)
     assert network.fits == 1
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_layout_of_images_is_the_devices(weights: str, device: str) -> None:
+    """It is fixed: the layouts round in other ways, so what a clock chooses would change bytes."""
+    network = load_model(resolve("mobilenet_v3_small", weights), weights)
+    network.device = torch.device(device)
+    images = network.normalise(torch.zeros(2, 224, 224, 3, dtype=torch.uint8))
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert not images.is_contiguous()
 
 
 # ------------------------------------------------------------------------------------------------- rows by themselves
@@ -368,7 +515,9 @@ def test_a_device_that_fails_while_it_is_tried_has_failed(monkeypatch: pytest.Mo
 # ----------------------------------------------------------------------------------------------------- what is told
 
 
-def test_how_a_model_was_folded_is_known(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_a_model_was_folded_is_known(
+    weights: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     spec = resolve("mobilenet_v3_small", weights)
     about = load_model(spec, weights).about
     assert about == {
@@ -385,6 +534,7 @@ def test_how_a_model_was_folded_is_known(weights: str, monkeypatch: pytest.Monke
     assert about["warnings"] == [
         "mobilenet_v3_small is not folded: no such operator. Its features are right, and all runs are slower."
     ]
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == about["warnings"]
 
 
 def test_a_device_is_known_by_its_name_and_what_drives_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,8 @@ class Stub:
     video begins and when it ends."""
 
     def load(self, message: Mapping[str, Any], beat: Callable[[], None]) -> None:
+        if message.get("do") == "hold":
+            self._hold(message)
         self._note(message, "loaded")
         if message.get("do") == "refuse":
             raise UserError("no such model")
@@ -55,16 +57,23 @@ class Stub:
             case "lose once" if not Path(message["once"]).exists():
                 Path(message["once"]).touch()
                 raise torch_says("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
-            case "suffer once" if not Path(message["once"]).exists():
-                Path(message["once"]).touch()
-                raise DeviceLost("another video's error", blame=False)
+            case "suffer, then lose once":
+                with open(message["once"], "a+") as tries:
+                    tries.write("x")
+                    tried = tries.tell()
+                if tried == 1:
+                    raise DeviceLost("another video's error", blame=False)
+                if tried == 2:
+                    raise torch_says("CUDA error: unspecified launch failure")
             case "stop":
                 os.kill(os.getpid(), signal.SIGSTOP)
                 time.sleep(60)  # the other threads stop first
-            case "beat":
+            case "beat" | "beat, then stop getting on":
                 for _ in range(message["beats"]):
                     time.sleep(0.1)
                     beat()
+                if do != "beat":
+                    time.sleep(60)
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "abort":
@@ -73,8 +82,18 @@ class Stub:
                 if message.get("scratch"):
                     (Path(message["scratch"]) / "half").write_text("made")
                 time.sleep(message["seconds"])
+            case "hold":
+                self._hold(message)
             case "print":
                 print("x" * 1_000_000, flush=True)
+
+    def _hold(self, message: Mapping[str, Any]) -> None:
+        """Until the file ``gate`` is there; it is waited for long, however busy the machine."""
+        deadline = time.monotonic() + 30
+        while not Path(message["gate"]).exists():
+            if time.monotonic() > deadline:
+                raise TimeoutError("the gate stays closed")
+            time.sleep(0.01)
 
     def _made(self, message: Mapping[str, Any], video: Mapping[str, Any]) -> dict[str, Any]:
         """The record, which is stored where a file for it is named."""

@@ -32,7 +32,8 @@ from tests.unit.extract.stub_embedder import torch_says
 STUB = Path(__file__).with_name("stub_embedder.py")
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> None:
+    """``seconds`` are for a busy machine, and far below what an embedder lives for when nobody ends it."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
@@ -108,7 +109,7 @@ def run(runtime: Path, tmp_path: Path) -> Iterator[Run]:
     run = Run(tmp_path)
     yield run
     run.end()
-    wait_for(lambda: not any(runtime.iterdir()), 5)  # whatever a test did: nothing is left
+    wait_for(lambda: not any(runtime.iterdir()))  # whatever a test did: nothing is left
 
 
 def job_of(run: Run, do: str, **more: Any) -> subprocess.Popen[str]:
@@ -129,7 +130,7 @@ def job_of(run: Run, do: str, **more: Any) -> subprocess.Popen[str]:
 
 def test_jobs_at_once_start_one_embedder(run: Run) -> None:
     jobs = [job_of(run, "sleep", seconds=0.2) for _ in range(4)]
-    answers = [job.communicate(timeout=30) for job in jobs]
+    answers = [job.communicate(timeout=60) for job in jobs]
     assert len({out for out, _ in answers}) == 1, answers
     with ThreadPoolExecutor(16) as pool:
         pids = set(pool.map(lambda _: run.ask()["pid"], range(64)))
@@ -198,11 +199,13 @@ def test_one_that_cannot_start_says_why(run: Run, monkeypatch: pytest.MonkeyPatc
     shutil.rmtree(run.folder)
 
 
-def test_loading_begins_before_the_first_request(run: Run) -> None:
-    began = time.monotonic()
+def test_loading_begins_before_the_first_request(run: Run, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    message = {"note": str(run.note), "do": "hold", "gate": str(gate)}
     for _ in range(3):
-        client.prewarm({"note": str(run.note)}, run.owner, "cpu", run.log)
-    assert time.monotonic() - began < 1
+        client.prewarm(message, run.owner, "cpu", run.log)
+    assert not run.note.exists()  # nobody has waited for the model
+    gate.touch()
     pid = run.ask()["pid"]
     wait_for(lambda: "loaded" in run.note.read_text())
     client.prewarm({"note": str(run.note)}, run.owner, "cpu", run.log)
@@ -242,7 +245,7 @@ def test_errors_reach_the_job(run: Run, capsys: pytest.CaptureFixture[str]) -> N
 def test_nobody_waits_for_the_embedders_streams(run: Run) -> None:
     job = job_of(run, "print")
     out, err = job.communicate(
-        timeout=20
+        timeout=60
     )  # to the end of both streams, of which the embedder must have no copy
     assert job.returncode == 0, err
     assert "x" not in out + err
@@ -294,13 +297,11 @@ def test_it_ends_with_its_owner(run: Run, runtime: Path, tmp_path: Path) -> None
     scratch.mkdir()
     job = job_of(run, "sleep", seconds=60, scratch=str(scratch))
     wait_for(lambda: run.begun() == 2)
-    began = time.monotonic()
     run.end()
     wait_for(lambda: not Path(f"/proc/{pid}").exists() or not devices.is_running(f"{pid}:"))
     wait_for(lambda: not any(runtime.iterdir()))
-    assert time.monotonic() - began < 2
     assert "its owner has ended" in run.log.read_text()
-    _, err = job.communicate(timeout=10)
+    _, err = job.communicate(timeout=30)
     assert "the embedder ended (its owner has ended)" in err
     assert not scratch.exists()
     with pytest.raises(UserError, match="has ended"):
@@ -316,13 +317,13 @@ def test_it_ends_with_its_owner_though_a_job_holds_the_device(
         for device in ("fake0", "fake1"):
             run.ask(device=device)
         run.end()
-        wait_for(lambda: not any(runtime.iterdir()), 3)
+        wait_for(lambda: not any(runtime.iterdir()))
 
 
 def test_it_ends_when_idle(run: Run, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(IDLE_S, "0.3")
     first = run.ask("sleep", seconds=1)["pid"]  # at work is not idle
-    wait_for(lambda: not any(runtime.iterdir()), 5)
+    wait_for(lambda: not any(runtime.iterdir()))
     wait_for(lambda: not devices.is_running(f"{first}:"))
     assert "nothing was asked of it" in run.log.read_text()
     assert run.ask()["pid"] != first
@@ -564,22 +565,24 @@ def test_an_embedder_killed_under_several_videos_names_the_one_at_work(run: Run)
 
 
 def test_a_video_is_answered_as_soon_as_it_is_done(run: Run, tmp_path: Path) -> None:
-    arrived: dict[str, float] = {}
+    """The second is done only when the first has arrived."""
+    gate = tmp_path / "gate"
+    arrived: list[str] = []
 
     def receive(answer: Any) -> None:
-        arrived[answer["record"]["video_id"]] = time.monotonic()
+        arrived.append(answer["record"]["video_id"])
+        gate.touch()
 
-    message: Any = {"do": {"b": "sleep"}, "seconds": 3, **request_for(["a", "b"])}
+    message: Any = {"do": {"b": "hold"}, "gate": str(gate), **request_for(["a", "b"])}
     client.request(message, run.owner, "cpu", run.log, receive)
-    assert list(arrived) == ["a", "b"]
-    assert arrived["b"] - arrived["a"] > 0.8
+    assert arrived == ["a", "b"]
 
 
 def test_another_videos_error_is_no_try(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="failed twice"):
         run.ask("lose")
-    run.ask("suffer once", once=str(tmp_path / "once"))
-    assert run.started() == 4
+    run.ask("suffer, then lose once", once=str(tmp_path / "once"))
+    assert run.started() == 5
 
 
 def test_a_device_lost_while_a_model_is_loaded(run: Run) -> None:
@@ -590,12 +593,13 @@ def test_a_device_lost_while_a_model_is_loaded(run: Run) -> None:
 
 
 def test_no_answer_is_waited_for_for_ever(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(EMBEDDER_TIMEOUT, "0.6")
-    first = run.ask("beat", beats=12)["pid"]  # slow is not silent
-    for do in ("sleep", "stop"):
+    # On a busy machine a thread that sleeps 0.1 s may wake after one.
+    monkeypatch.setenv(EMBEDDER_TIMEOUT, "2.5")
+    first = run.ask("beat", beats=35)["pid"]  # slow is not silent
+    for do in ("sleep", "stop", "beat, then stop getting on"):
         pid = run.ask()["pid"]
         with pytest.raises(UserError, match="while it worked on a video and was ended: cpu or its driver"):
-            run.ask(do, seconds=60)
+            run.ask(do, seconds=60, beats=3)
         assert not devices.is_running(f"{pid}:")
     assert run.ask()["pid"] != first
 
@@ -603,11 +607,29 @@ def test_no_answer_is_waited_for_for_ever(run: Run, monkeypatch: pytest.MonkeyPa
 def test_one_that_answers_nobody_is_ended_by_the_next_who_asks(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(EMBEDDER_TIMEOUT, "0.6")
+    monkeypatch.setenv(EMBEDDER_TIMEOUT, "2.5")
     pid = run.ask()["pid"]
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(UserError, match="was ended"):
         run.ask()
+    assert run.ask()["pid"] != pid
+
+
+def test_one_that_cannot_be_ended_is_a_sentence_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel keeps a process that waits for a driver, whatever it is sent."""
+    pid = run.ask()["pid"]
+    with monkeypatch.context() as patched:
+        patched.setenv(EMBEDDER_TIMEOUT, "0.6")
+        patched.setattr(client, "_END_SECONDS", 0.2)
+        patched.setattr(
+            client.os, "kill", lambda number, what: None
+        )  # devices has the same: it asks with signal 0
+        with pytest.raises(
+            UserError, match=r"and cannot be ended: the driver of cpu hangs. Restart the machine"
+        ):
+            run.ask("sleep", seconds=60)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not devices.is_running(f"{pid}:"))
     assert run.ask()["pid"] != pid
 
 

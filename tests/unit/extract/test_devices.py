@@ -7,6 +7,8 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from framefeat.backbone import driver
@@ -154,7 +156,9 @@ def test_devices_that_torch_can_use_are_asked_for_once(torch_answers: Answers) -
         ("torch 2.15.0+cpu is built without CUDA", "install torch's build for CUDA"),
         ("No CUDA GPUs are available", "whether it has an instance"),
         ("CUDA error: no kernel image is available for execution on the device", "compute capability"),
+        ("CUDA driver version is insufficient for CUDA runtime version", "update the NVIDIA driver, or"),
         ("CUDA error: out of memory", "end what else uses its memory"),
+        ("CUDA error: CUDA-capable device(s) is/are busy or unavailable", "end what else holds it"),
         ("CUDA unknown error", "look at 'nvidia-smi'"),
     ],
 )
@@ -228,6 +232,64 @@ def test_torch_itself_is_asked(torch_answers: Answers, monkeypatch: pytest.Monke
         assert answer.startswith(("Found no NVIDIA driver", "torch ", "No CUDA GPUs"))
 
 
+def test_several_instances_of_one_gpu_are_one_for_a_process(torch_answers: Answers) -> None:
+    torch_answers.are([""])
+    told = devices.settle("auto")
+    assert "device 3: torch does not see it" in told
+    assert "of a GPU with MIG one process sees one instance ('nvidia-smi -L')" in told
+    assert devices.wanted("auto") == ["0"]
+
+
+class Works:
+    """``torch.nn.functional.conv2d`` of a device on which it gives ``total``, or raises."""
+
+    def __init__(self, outcome: float | Exception) -> None:
+        self.outcome = outcome
+
+    def __call__(self, image: Any, kernel: Any) -> Any:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return SimpleNamespace(sum=lambda: self.outcome)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (14 * 14 * 8 * 8 * 9.0, ""),
+        (0.0, "it computes wrongly"),
+        (RuntimeError("CUDA error: no kernel image is available. Advice.\nMore"), "CUDA error: no kernel image is available"),
+    ],
+)  # fmt: skip
+def test_each_device_has_to_compute_something(
+    monkeypatch: pytest.MonkeyPatch, outcome: float | Exception, reason: str
+) -> None:
+    import torch
+
+    where: list[str] = []
+    monkeypatch.setattr(torch, "ones", lambda shape, device: where.append(device))
+    monkeypatch.setattr(torch.nn.functional, "conv2d", Works(outcome))
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    assert devices._answer() == [reason] * 2
+    assert where == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
+
+
+def test_a_torch_without_cuda_and_one_that_cannot_start_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def fail() -> None:
+        raise RuntimeError(f"{TOO_OLD}. Please update your GPU driver.\nmore")
+
+    monkeypatch.setattr(torch.cuda, "init", fail)
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    assert devices._answer() == TOO_OLD
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert devices._answer() == f"torch {torch.__version__} is built without CUDA"
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert str(devices._answer()).startswith("torch cannot be imported")
+
+
 def test_nobody_is_asked_where_there_is_no_gpu_or_the_cpu_is_wanted(
     torch_answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,7 +299,11 @@ def test_nobody_is_asked_where_there_is_no_gpu_or_the_cpu_is_wanted(
     assert torch_answers.asked == 0
 
 
-def test_the_version_of_the_driver(machine: Path) -> None:
+def test_the_version_of_the_driver(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "_nvidia_smi", lambda *_: ["570.86.16"])
+    assert driver.version() == "570.86.16"
+    monkeypatch.setattr(driver, "_nvidia_smi", lambda *_: [])
+    assert driver.version() == ""
     (machine.parent / "version").write_text(
         "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build\nGCC version: gcc 12.2.0\n"
     )

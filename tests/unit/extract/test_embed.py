@@ -144,6 +144,39 @@ def test_many_small_videos_fill_their_batches(tmp_path: Path) -> None:
     assert tiny.batches <= rows / 16 + 3
 
 
+def test_a_cuda_device_gets_batches_of_one_size(
+    other_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernels for another one round differently, so that the second look would find other features."""
+
+    class Kernels(Tiny):
+        def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+            return super().__call__(frames) + torch.tensor([0.0, 0.0, 9.0 * len(frames)])
+
+    monkeypatch.setattr(networks, "_embed_cuda", networks._embed_cpu)
+    kernels = Kernels()
+    kernels.device = torch.device("cuda")
+    monkeypatch.setattr(networks, "rows_stand_alone", lambda *_: True)
+    shard = small_shard(tmp_path, ROWS)
+    embedded(shard, kernels, *ROWS, batch_size=8)
+    assert shard.record("full")["recheck"] == {"rows": [1, 4], "cosine": [1.0, 1.0], "agrees": True}
+
+
+def test_the_record_says_what_computed_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small(Tiny):
+        def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+            if len(frames) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().__call__(frames)
+
+    shard, small = small_shard(tmp_path, ROWS), Small()
+    small.about = {"device": "NVIDIA Test", "driver": "570.1", "warnings": ["slow"]}
+    embedded(shard, small, *ROWS, warnings=["one GPU is not used"])
+    record = shard.record("full")
+    assert record["network"] == {**small.about, "warnings": ["slow", "one GPU is not used"]}
+    assert (record["batch_size"], record["batch_halved"]) == (4, True)
+
+
 # --------------------------------------------------------------------------------------------- one thing beside another
 
 

@@ -260,7 +260,7 @@ def run(runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setenv(OWNER, run.owner)
     yield run
     run.end()
-    wait_for(lambda: not any(runtime.iterdir()), 5)
+    wait_for(lambda: not any(runtime.iterdir()))
 
 
 def start(shard: Shard, do: str | Mapping[str, str], logs: Path, **more: Any) -> subprocess.Popen[str]:
@@ -409,6 +409,50 @@ def test_embedder_off_still_holds_its_device(
     for path in run.folder.iterdir():
         path.unlink()
     run.folder.rmdir()
+
+
+def test_what_a_job_finds_out_about_its_devices_is_said_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a cluster the run cannot know it."""
+    told: list[Any] = []
+    monkeypatch.delenv(OWNER, raising=False)
+    monkeypatch.setenv(DEVICES, "")
+    monkeypatch.setattr(devices, "settle", lambda device: "a GPU is here that torch cannot use")
+    monkeypatch.setattr(extract_stage, "_compute_here", lambda message, *_: told.append(message["warnings"]))
+    Shard(tmp_path).run("--device", "auto", "--gpus", "1")
+    assert told == [["a GPU is here that torch cannot use"]]
+    assert "a GPU is here that torch cannot use\n" in capsys.readouterr().err
+
+
+def test_without_gpus_nothing_is_asked_of_one(
+    run: Run, computed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: Any) -> str:
+        raise AssertionError("a GPU was asked")
+
+    devices_used: list[str] = []
+    compute = extract_stage._compute_here
+
+    def look(message: Any, device: str, receive: Callable[[Any], None]) -> None:
+        devices_used.append(device)
+        compute(message, device, receive)
+
+    monkeypatch.setenv(OWNER, run.owner)
+    monkeypatch.setenv(DEVICES, "fake0")
+    monkeypatch.setattr(devices, "settle", ask)
+    monkeypatch.setattr(extract_stage, "_compute_here", look)
+    for device in ("auto", "cuda"):
+        shard = Shard(tmp_path / device)
+        assert shard.run("--embedder", "off", "--device", device, "--gpus", "0") == 0
+    assert devices_used == ["cpu", "cpu"]
+    begun: list[str] = []
+    monkeypatch.setattr(client, "prewarm", lambda described, owner, device, log: begun.append(device))
+    for gpus in (0, 1):
+        extract_stage.prewarm({"device": "auto", "gpus": gpus, "logs": str(tmp_path / "logs")})
+    assert begun == ["cpu", "fake0"]
+    if run.folder.exists():
+        run.folder.rmdir()
 
 
 @pytest.mark.parametrize("fault", ["no owner", "no device", "no folder"])

@@ -121,7 +121,12 @@ class Parts:
         stored.write(self.array(video), record, {"features": features})
 
     def embed(
-        self, video: str, features: np.ndarray, precision: str = "float32", weights: str = "w1"
+        self,
+        video: str,
+        features: np.ndarray,
+        precision: str = "float32",
+        weights: str = "w1",
+        network: Any = None,
     ) -> None:
         """What an extraction would leave of these features."""
         asked = request_key(json.dumps(identifying(SPEC)), weights, precision)
@@ -138,7 +143,7 @@ class Parts:
             "warnings": [],
             "versions": {"torch": "2"},
         }
-        self.store_features(video, record, features)
+        self.store_features(video, record | ({"network": network} if network else {}), features)
 
     def assemble(self, **more: str) -> dict[str, Any]:
         values = {
@@ -260,6 +265,16 @@ def test_a_rule_that_does_not_fit_the_file(parts: Parts) -> None:
     assert doubtful["verified"] is True
     assert doubtful["verdict"] == "doubtful"
     assert "the index says 25 fps, the file has 20" in doubtful["doubts"][0]
+
+
+def test_what_computed_the_features_and_what_slows_it_is_told(parts: Parts) -> None:
+    fast = {"device": "NVIDIA Test", "driver": "570.1", "cuda": "13.2", "cudnn": 91000, "warnings": []}
+    slow = {"device": "cpu", "warnings": ["m is not folded"]}
+    for video, network in zip("abc", (fast, slow, slow), strict=True):
+        parts.embed(video, parts.features[video], network=network)
+    manifest = parts.assemble()
+    assert sorted(manifest["computed_by"], key=len) == [slow, fast]
+    assert manifest["notes"] == ["m is not folded"]
 
 
 def test_a_file_that_cannot_be_understood_is_never_verified(parts: Parts) -> None:

@@ -5,8 +5,14 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from framefeat import tolerances
+from framefeat.backbone import network as networks
 from framefeat.errors import UserError
 from framefeat.files import remembered_sha256
 from framefeat.results import decode_again, verify
@@ -67,6 +73,30 @@ def test_a_decoder_that_dies(decoding: decode_again.Decoding, clip: str) -> None
     decoding._process.join()
     with pytest.raises(UserError, match="killed the decoder"):
         decoding(clip, [0], "decord", "squash224", "packets")
+
+
+@pytest.mark.parametrize(("precision", "accepted"), [("float32", False), ("bf16", True), ("fp16", True)])
+def test_a_devices_rounding_in_half_precision_is_no_fault(precision: str, accepted: bool) -> None:
+    """The network runs on the CPU here, and another device may have made the matrix."""
+    again: Any = object.__new__(verify.Again)
+    again._manifest = {"precision": precision}
+    again._network = SimpleNamespace(embed=lambda frames: np.array([[1.0, 0.2]], np.float32))
+    stored: Any = SimpleNamespace(native=[0], features=np.array([[1.0, 0.0]], np.float32), rows=[0])
+    video: Any = SimpleNamespace(cosine=None, failures=[])
+    again._compare(
+        stored, np.array([0]), SimpleNamespace(frames={0: np.zeros(1)}, differences={0: 0.0}), video
+    )
+    assert (video.failures == []) is accepted
+
+
+@pytest.mark.parametrize("dtype", networks.MOST_DIFFERENT)
+def test_what_loading_a_model_accepts_verification_accepts(dtype: Any) -> None:
+    least = (
+        tolerances.COSINE_OF_SAME_PIXELS_LATER
+        if dtype == torch.float32
+        else tolerances.COSINE_OF_SAME_PIXELS_LATER_HALF
+    )
+    assert (1 - networks.MOST_DIFFERENT[dtype] ** 2) ** 0.5 >= least
 
 
 def test_weights_are_found_where_the_run_had_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import framefeat
 from framefeat.backbone.torchvision_table import lookup
 from framefeat.backbone.weights import WeightsRef, weights_for
 from framefeat.errors import UserError
@@ -119,7 +120,7 @@ def _describe(settings: Settings, references: Mapping[str, WeightsRef]) -> dict[
 def _ask(references: Mapping[str, WeightsRef], preprocess: str) -> dict[str, dict[str, Any]]:
     if not references:
         return {}
-    stamp = [version("torch"), version("torchvision"), version("timm"), version("framefeat")]
+    stamp = [version("torch"), version("torchvision"), version("timm"), framefeat.__version__]
     requests = {
         name: [name, reference.kind, reference.value, reference.sha256, preprocess]
         for name, reference in references.items()

@@ -415,7 +415,13 @@ def _embed_cuda(
         features[start : start + real] = lane.features.numpy()[:real]
         beat()
 
-    with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
+    with (
+        ThreadPoolExecutor(1, "read") as reader,
+        ThreadPoolExecutor(1, "write") as writer,
+        contextlib.ExitStack() as ending,
+    ):
+        # What comes to lie where the lanes were must wait for copies under way: an error leaves some.
+        ending.callback(compute.wait_stream, copying)
         for lane, start in zip(lanes, starts, strict=False):
             lane.reading = reader.submit(read, lane, start)
         for number, start in enumerate(starts):

@@ -42,6 +42,7 @@ OWNER_FILE = "owner"
 COMMAND = [sys.executable, "-P", "-m", "framefeat.extract.server"]
 _START_SECONDS = 300.0  # an embedder that lives but does not listen: a very slow file system
 _SILENT_SECONDS = 600.0
+_END_SECONDS = 10.0  # in which a process that was killed has gone, unless the kernel holds it
 _LONGEST_FOLDER = 60  # a socket's path may have 103 bytes
 _TAKEN = "taken"
 
@@ -299,7 +300,7 @@ def _end_silent(place: Place, process: str, video: str, log: Path) -> str:
             with open(log, "a") as stream:  # for the others who wait for it
                 stream.write(f"embedder {pid}: ends: {sentence}\n")
             os.kill(int(pid), signal.SIGKILL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + _END_SECONDS
         while devices.is_running(process) and time.monotonic() < deadline:
             time.sleep(0.05)
         if devices.is_running(process):

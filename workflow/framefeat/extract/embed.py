@@ -233,11 +233,15 @@ class _Work:
         # Every batch is full, the last one with repetitions: where a video's own leave room, the second look is free.
         # Whether they do is the video's own affair: its neighbours must not decide a byte.
         fits = [len(one.again) <= -len(one.frames) % self._batch for one in some]
+        # A CUDA device has other kernels for other batch sizes, which round differently: in half precision too much so.
+        cuda = network.device.type == "cuda"
         parts = [one.frames for one in some] + [one.again for one, fit in zip(some, fits, strict=True) if fit]
         with self._turn():
             together, used = embed(network, Stacked(parts), self._batch, workers, beat)
             apart = [
-                None if fit else embed(network, one.again, len(one.again), beat=beat)[0]
+                None
+                if fit
+                else embed(network, one.again, self._batch if cuda else len(one.again), beat=beat)[0]
                 for one, fit in zip(some, fits, strict=True)
             ]
         cut = np.split(together, np.cumsum([len(part) for part in parts])[:-1])

@@ -1,7 +1,6 @@
 """The assemble stage: per-video features and evidence in; one matrix in index order, its index and its manifest out."""
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import sys
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.lib import format as npy
 
+import framefeat
 from framefeat import stored
 from framefeat.errors import UserError, complain
 from framefeat.files import atomic_path, file_sha256
@@ -279,7 +279,7 @@ def _manifest(
         # Several, where results of earlier devices or environments stand beside new ones.
         "computed_by": computed_by,
         "versions": {
-            "framefeat": importlib.metadata.version("framefeat"),
+            "framefeat": framefeat.__version__,
             **{name: ", ".join(sorted(numbers)) for name, numbers in sorted(summary.versions.items())},
         },
     }

@@ -284,11 +284,16 @@ class Again:
     ) -> None:
         numbers = [int(stored.native[place]) for place in chosen]
         vectors = self._network.embed(np.stack([decoded.frames[number] for number in numbers]))
+        of_same = (
+            tolerances.COSINE_OF_SAME_PIXELS_LATER
+            if self._manifest["precision"] == "float32"
+            else tolerances.COSINE_OF_SAME_PIXELS_LATER_HALF
+        )
         for place, number, vector in zip(chosen, numbers, vectors, strict=True):
             alike = cosine(vector, stored.features[place])
             video.cosine = alike if video.cosine is None else min(video.cosine, alike)
             same = decoded.differences.get(number, 0.0) == 0
-            if alike < (tolerances.COSINE_OF_SAME_PIXELS_LATER if same else tolerances.COSINE_OF_NEAR_PIXELS):
+            if alike < (of_same if same else tolerances.COSINE_OF_NEAR_PIXELS):
                 video.failures.append(
                     f"row {stored.rows[place]}: the frame embedded again has cosine {alike:.4f} with the stored row"
                 )

@@ -192,6 +192,28 @@ def test_a_long_or_missing_runtime_folder(monkeypatch: pytest.MonkeyPatch, tmp_p
         assert len(os.fsencode(place.socket)) <= 103
 
 
+def test_a_folder_that_goes_while_it_is_looked_at_is_made_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An embedder that ends takes it with it at any moment."""
+    make = os.mkdir
+
+    def make_late(path: Any, mode: int = 0o777) -> None:
+        try:
+            make(path, mode)
+        except FileExistsError:
+            if Path(path) == run.folder:
+                os.rmdir(path)
+            raise
+
+    monkeypatch.setattr(os, "mkdir", make_late)
+    make(run.folder, 0o700)
+    assert client.runtime_folder(run.owner).is_dir()
+    with devices.hold(run.folder, ["a"]) as name:
+        assert name == "a"
+    shutil.rmtree(run.folder)
+
+
 def test_one_that_cannot_start_says_why(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "COMMAND", [sys.executable, "-c", "raise SystemExit('no room')"])
     with pytest.raises(UserError, match=r"could not be started \(no room\); its log: .*embedder\.log"):

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -409,6 +410,28 @@ def test_embedder_off_still_holds_its_device(
     for path in run.folder.iterdir():
         path.unlink()
     run.folder.rmdir()
+
+
+def test_a_device_that_has_an_embedder_takes_two_jobs(
+    run: Run, computed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One reads and writes while the other computes; without an embedder each would load a model of its own."""
+    held: list[int] = []
+    hold = devices.hold
+
+    def note(folder: Path, names: Any, clients: int = 1) -> Any:
+        held.append(clients)
+        return hold(folder, names, clients)
+
+    monkeypatch.setenv(OWNER, run.owner)
+    monkeypatch.setenv(DEVICES, "fake0")
+    monkeypatch.setattr(devices, "hold", note)
+    monkeypatch.setattr(client, "request", lambda message, *_: None)
+    shard = Shard(tmp_path / "results")
+    for embedder in ("auto", "off"):
+        shard.run("--embedder", embedder, "--device", "auto", "--gpus", "1")
+    assert held == [2, 1]
+    shutil.rmtree(run.folder)
 
 
 def test_what_a_job_finds_out_about_its_devices_is_said_and_recorded(

@@ -429,9 +429,8 @@ def _embed_cuda(
             assert lane.reading is not None
             real = lane.reading.result()
             if lane.writing is not None:
-                lane.writing.result()  # its features are taken
+                lane.writing.result()  # its features are taken, so its frames are used
             with torch.cuda.stream(copying):
-                copying.wait_event(lane.computed)  # its frames are used
                 lane.frames.copy_(lane.read_frames, non_blocking=True)
                 lane.copied.record(copying)
             if number + len(lanes) < len(starts):

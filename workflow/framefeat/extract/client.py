@@ -116,8 +116,13 @@ def runtime_folder(owner: str) -> Path:
     folder = base / f"framefeat-{os.getuid()}-{name}"
     if len(os.fsencode(folder)) > _LONGEST_FOLDER:
         folder = Path("/tmp") / folder.name
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
+    while True:
+        # Not mkdir(exist_ok): it looks again, and an embedder that ends may take the folder with it in between.
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        with suppress(FileNotFoundError):
+            found = folder.lstat()
+            break
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o700:
         raise UserError(
             f"{str(folder)!r} is not a folder of this user's own with mode 700; remove it and run again."

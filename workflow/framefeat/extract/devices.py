@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from framefeat.backbone.driver import present_devices
@@ -271,7 +271,8 @@ def hold(folder: Path, devices: Sequence[str], clients: int = 1) -> Iterator[str
         for name, number in places:
             with ExitStack() as stack:
                 try:
-                    folder.mkdir(mode=0o700, exist_ok=True)
+                    with suppress(FileExistsError):
+                        folder.mkdir(mode=0o700)
                     slot = stack.enter_context(locked(folder / f"{file_name(name)}{number}.slot", wait=False))
                 except FileNotFoundError:
                     continue  # an embedder that ended took the folder with it

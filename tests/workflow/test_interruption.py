@@ -20,6 +20,8 @@ def test_ctrl_c_says_how_far_the_run_is(new_project: Callable[..., Project]) -> 
     with subprocess.Popen(
         [sys.executable, "-m", "snakemake", *command], cwd=project.folder, env=environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        # A shell's background job, which these tests may run in, ignores it, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:  # fmt: skip
         assert process.stdout is not None
         finished = False
@@ -30,7 +32,7 @@ def test_ctrl_c_says_how_far_the_run_is(new_project: Callable[..., Project]) -> 
                 os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the jobs get it, too
                 finished = False
     output = "".join(said)
-    assert process.returncode != 0
+    assert process.returncode != 0, output
     assert re.search(
         r"interrupted, [12] of 3 videos done; the same command goes on:\n  snakemake --cores 1", output
     )

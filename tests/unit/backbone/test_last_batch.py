@@ -43,6 +43,8 @@ def test_a_last_batch_is_no_larger_than_it_must_be() -> None:
     np.testing.assert_array_equal(features(network, 3), first[:3])
     assert network.batches == [4]
     assert features(network, 0).shape == (0, 3)
+    features(network, 32)
+    assert network.batches == [16, 16]
 
 
 def test_batches_stay_whole_where_their_size_changes_bytes() -> None:

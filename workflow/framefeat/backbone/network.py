@@ -354,7 +354,7 @@ def _embed_cpu(
         beat()
 
     pieces = [(start, batch_size) for start in range(0, len(frames), batch_size)]
-    if pieces and network.quarters.get(batch_size):
+    if len(frames) % batch_size and network.quarters.get(batch_size):
         last, _ = pieces.pop()
         quarter = batch_size // 4
         pieces += [(start, quarter) for start in range(last, len(frames), quarter)]

@@ -169,3 +169,30 @@ def test_switches_null_and_numbers_as_the_command_line_gives_them() -> None:
     found = resolve({"keep_frames": "true", "warm_embedder": "False", "videos": "v", "frame_index": "null"})
     assert (found.keep_frames, found.warm_embedder, found.frame_index) == (True, False, None)
     assert resolve({"dataset": 2024}).dataset == "2024"
+
+
+@pytest.mark.parametrize(
+    ("config", "missing"),
+    [
+        ({"videos": "no/such"}, ["videos: 'no/such'"]),
+        ({"frame_index": "f.csv", "video_index": "v.csv"}, ["frame_index: 'f.csv'", "video_index: 'v.csv'"]),
+        (
+            {"frame_index": "there.csv", "video_index": "v.csv", "video_root": "no/such"},
+            ["video_index: 'v.csv'", "video_root: 'no/such'"],
+        ),
+        ({"videos": "no/such/*.mp4"}, []),  # a pattern: the merge says what it found
+        ({"videos": "there.csv"}, []),  # one file
+    ],
+)
+def test_what_does_not_exist_is_told_all_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, str], missing: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.csv").touch()
+    wanted = settings.resolve({"dataset": "d", **config})
+    if not missing:
+        settings.check_inputs(wanted)
+        return
+    with pytest.raises(UserError, match="names files or folders that do not exist") as refused:
+        settings.check_inputs(wanted)
+    assert [line.strip(" -") for line in str(refused.value).splitlines()[1:-1]] == missing

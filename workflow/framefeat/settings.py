@@ -5,6 +5,7 @@
 line come from it. Jobs read the last of these at each start, so pydantic is imported only to check a configuration.
 """
 
+import glob
 import json
 import os
 import re
@@ -411,20 +412,25 @@ def _expanded(value: Any) -> Any:
 
 
 def check_inputs(settings: Settings) -> None:
-    """Raises ``UserError`` where an index does not exist, or where nothing is named and the example is not here."""
+    """Raises ``UserError`` where an index or a folder does not exist, or where nothing is named and the example is not
+    here."""
     if settings.from_folder:
-        if settings.videos == DEFAULTS["videos"] and not os.path.isdir(str(settings.videos)):
+        videos = str(settings.videos)
+        if settings.videos == DEFAULTS["videos"] and not os.path.isdir(videos):
             raise UserError(
                 f"The configuration names no input, and the example's folder {settings.videos!r} is not below "
                 f"{os.getcwd()!r}. Set videos to a folder of videos, or frame_index and video_index to two tables: in "
                 "config/config.yaml, in a file given with --configfile, or with --config videos=FOLDER."
             )
-        return
-    paths = {"frame_index": str(settings.frame_index), "video_index": str(settings.video_index)}
-    missing = [f"{key}: {path!r}" for key, path in paths.items() if not os.path.isfile(path)]
+        missing = [] if glob.has_magic(videos) or os.path.exists(videos) else [f"videos: {videos!r}"]
+    else:
+        paths = {"frame_index": str(settings.frame_index), "video_index": str(settings.video_index)}
+        missing = [f"{key}: {path!r}" for key, path in paths.items() if not os.path.isfile(path)]
+        if settings.video_root and not os.path.isdir(settings.video_root):
+            missing.append(f"video_root: {settings.video_root!r}")
     if missing:
         raise complain(
-            "The configuration names files that do not exist:",
+            "The configuration names files or folders that do not exist:",
             missing,
             "Correct the paths, or fetch the files.",
         )

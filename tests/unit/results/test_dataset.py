@@ -49,6 +49,13 @@ def test_load(folder: Path) -> None:
         assert len(framefeat.load(path)) == len(features)
 
 
+def test_the_folder_of_a_data_set_will_do_where_it_has_one_backbone(folder: Path) -> None:
+    assert framefeat.load(folder.parent).folder == folder
+    write_results(folder.parent / "other", CLIPS, dim=4)
+    with pytest.raises(UserError, match=r"several backbones: give one of .*/bb', '.*/other'"):
+        framefeat.load(folder.parent)
+
+
 def test_interleaved_rows_and_time_order(tmp_path: Path) -> None:
     clips = [Clip("a", 300), Clip("b", 200)]
     order = np.random.default_rng(0).permutation(20 + 14)

@@ -41,7 +41,7 @@ def test_without_a_configuration_there_are_defaults(tmp_path: Path, monkeypatch:
         UserError, match=r"names no input, and the example's folder 'resources/example' is not below"
     ):
         run_plan.run()
-    with pytest.raises(UserError, match=r"files that do not exist[^$]*frame_index: 'gone.csv'"):
+    with pytest.raises(UserError, match=r"folders that do not exist[^$]*frame_index: 'gone.csv'"):
         run_plan.run(entries=["frame_index=gone.csv", "video_index=gone.csv"])
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from framefeat.errors import UserError
+from framefeat.layout import MANIFEST, ResultsFolder
 from framefeat.records import Manifest
 from framefeat.results.finished import FinishedRun, not_whole
 
@@ -131,7 +132,8 @@ def load(
     index: str | os.PathLike[str] | None = None,
     manifest: str | os.PathLike[str] | None = None,
 ) -> Features:
-    """Open ``results/{dataset}/{backbone}`` (or its matrix or manifest) without reading the matrix into memory.
+    """Open ``results/{dataset}/{backbone}`` (or its matrix or manifest) without reading the matrix into memory. Where a
+    data set has one backbone alone, ``results/{dataset}`` will do.
 
     ``matrix``, ``index`` and ``manifest`` name files that lie elsewhere; with all three no folder is needed.
     """
@@ -156,7 +158,13 @@ def _folder(path: Path) -> Path:
         raise UserError(
             f"{str(path)!r} does not exist; give the folder results/DATASET/BACKBONE of a finished run."
         )
-    return folder
+    within = [] if (folder / MANIFEST).is_file() else ResultsFolder(folder).assembled()
+    if len(within) > 1:
+        raise UserError(
+            f"{str(path)!r} has the results of several backbones: give one of the folders "
+            f"{', '.join(repr(str(one.root)) for one in within)}."
+        )
+    return within[0].root if within else folder
 
 
 def _load_parts(matrix_path: Path, index_path: Path, manifest_path: Path) -> Features:

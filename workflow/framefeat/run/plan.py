@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -309,27 +310,31 @@ def sentences(changes: Changes) -> Iterator[str]:
     if not changes.assembles:
         yield "The report will be drawn again; no video is decoded or embedded."
         return
-    yield f"{len(changes.sample)} of {changes.videos} videos will be decoded:"
-    for video_id, reasons in sorted(changes.sample.items()):
-        yield f"  {video_id}: {'; '.join(reasons)}"
+    yield from _listed(changes.sample, changes.videos, "will be decoded")
     for folder, videos in changes.extract.items():
-        yield f"{len(videos)} of {changes.videos} videos will be embedded with {folder}:"
-        for video_id, reasons in sorted(videos.items()):
-            yield f"  {video_id}: {'; '.join(reasons)}"
+        yield from _listed(videos, changes.videos, f"will be embedded with {folder}")
     if changes.taken_over:
         yield f"{len(changes.taken_over)} of {changes.videos} videos were here under another name, and are taken over:"
         for video_id, other in sorted(changes.taken_over.items()):
             yield f"  {video_id}: as {other}, the same content"
     if changes.removed:
-        yield f"{len(changes.removed)} videos leave the matrix: {', '.join(changes.removed)}"
-        yield "  their files stay until 'framefeat stale RESULTS --delete'"
+        results = shlex.quote(f"results/{changes.dataset}")
+        yield f"leaving the matrix: {', '.join(changes.removed)}"
+        yield f"  the files stay until 'framefeat stale {results} --delete'"
     if changes.refused:
         yield f"on_bad_frames is fail, and {len(changes.refused)} videos have bad rows: no matrix will be assembled."
         for video_id, problems in sorted(changes.refused.items()):
             yield f"  {video_id}: {problems[0]}"
         yield "  replace these files, or set on_bad_frames: mask"
     else:
-        yield "The matrix and its manifest will be assembled again."
+        yield "The matrix and its manifest will be assembled."
+
+
+def _listed(videos: Mapping[str, Sequence[str]], of: int, what: str) -> Iterator[str]:
+    """``videos``: their reasons."""
+    yield f"{len(videos)} of {of} videos {what}{':' if videos else ''}"
+    for video_id, reasons in sorted(videos.items()):
+        yield f"  {video_id}: {'; '.join(reasons)}"
 
 
 def run(

@@ -31,13 +31,19 @@ _NO_LOOK = SecondLook("", ())
 
 
 class Frames:
-    """What is kept of the frames of one video as they are decoded: rows of pixels, times and thumbnails; the first of
-    them also ``whole``, as they were decoded."""
+    """What is kept of the frames of one video as they are decoded: rows of pixels, times and thumbnails; with
+    ``holds`` the first of them also ``whole``, as they were decoded."""
 
     def __init__(
-        self, rows: RowFile, rows_of: Mapping[int, Sequence[int]], geometry: Geometry, aspect: Fraction
+        self,
+        rows: RowFile,
+        rows_of: Mapping[int, Sequence[int]],
+        geometry: Geometry,
+        aspect: Fraction,
+        holds: bool = False,
     ) -> None:
         """``rows_of``: the rows that mean each frame number. ``aspect``: of a displayed pixel, width to height."""
+        self._room = _KEPT_WHOLE if holds else 0
         self._rows, self._rows_of, self._geometry, self._aspect = rows, rows_of, geometry, aspect
         self._with_thumbnail = frozenset(spread(sorted(rows_of), THUMBNAILS))
         self.pts: dict[int, int] = {}
@@ -56,7 +62,7 @@ class Frames:
         for row in self._rows_of[frame.native]:
             self._rows.write(row, pixels)
         self.pts[frame.native] = frame.pts
-        if (len(self.whole) + 1) * frame.rgb.nbytes <= _KEPT_WHOLE:
+        if (len(self.whole) + 1) * frame.rgb.nbytes <= self._room:
             self.whole[frame.native] = frame.rgb
         if frame.native in self._with_thumbnail:
             self.thumbnails[frame.native] = thumbnail(frame.rgb, self.thumbnail_size)
@@ -184,7 +190,9 @@ class Sampler:
         self.line.say(phase=reader.name)
         turned = container.rotation % 180 != 0
         aspect = 1 / container.sample_aspect if turned else container.sample_aspect
-        frames = Frames(self.rows, rows_of, self.geometry, aspect)
+        # Worth their memory where all of them are looked at again.
+        holds = reader.name == "decord" and is_read_whole(container)
+        frames = Frames(self.rows, rows_of, self.geometry, aspect, holds)
         problems = self._keep(frames, reader, sorted(rows_of), rows_of)
         warnings = []
         if problems and reader.name != "pyav-sequential":

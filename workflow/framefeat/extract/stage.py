@@ -71,7 +71,8 @@ def run(asked: ExtractShard) -> None:
     """
     results, backbone = asked.results, asked.backbone
     slices = shard_files.read_slices(results, asked.shard)
-    found = _needs(asked, slices)
+    former: Former = {} if asked.again else shard_files.read_former(results)
+    found = _needs(asked, slices, former)
     for key, need in found.items():
         if source := need.features_from.get(asked.folder):
             needs.take_over(source, results.backbone(asked.folder).features(key), slices[key]["video_id"])
@@ -90,7 +91,7 @@ def run(asked: ExtractShard) -> None:
     rows = sum(slices[key]["rows"] for key in outcome.done)
     print(shard_files.Work(len(outcome.done), len(slices), rows), file=sys.stderr, flush=True)
     if not asked.keep_frames:
-        remove_spent_frames(results, asked.wanted, backbone.geometry, slices, _former(asked))
+        remove_spent_frames(results, asked.wanted, backbone.geometry, slices, former)
     if len(outcome.failures) == len(slices) == 1:
         raise UserError(outcome.failures[0])
     if outcome.failures:
@@ -108,13 +109,9 @@ def run(asked: ExtractShard) -> None:
     write_json(results.backbone(asked.folder).extracted(asked.shard), {"rows": every, "videos": digests})
 
 
-def _former(asked: ExtractShard) -> Former:
-    return {} if asked.again else shard_files.read_former(asked.results)
-
-
-def _needs(asked: ExtractShard, slices: Mapping[str, Slice]) -> dict[str, needs.Needs]:
+def _needs(asked: ExtractShard, slices: Mapping[str, Slice], former: Former) -> dict[str, needs.Needs]:
     """What each video needs. Frames that are needed and not there (somebody removed them) are sampled here."""
-    results, geometry, former = asked.results, asked.backbone.geometry, _former(asked)
+    results, geometry = asked.results, asked.backbone.geometry
 
     def look() -> dict[str, needs.Needs]:
         return {

@@ -1,6 +1,7 @@
 """What ends a process from outside, taken politely."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,11 +22,28 @@ def watch_for_interruption() -> None:
     with suppress(ValueError):  # not in the main thread
         if callable(before):
             signal.signal(signal.SIGINT, note)
+            _deliver_a_lost_one_again()
 
 
-def interrupted() -> bool:
-    """Whether Ctrl-C was pressed since ``watch_for_interruption``."""
-    return _interrupted.is_set()
+def _deliver_a_lost_one_again() -> None:
+    """Where Ctrl-C meets Python in a finalizer or a weak reference's callback, Python prints its
+    ``KeyboardInterrupt`` as 'ignored' and the program goes on: send it again, and do not print it."""
+    before = sys.unraisablehook
+
+    def look(lost: "sys.UnraisableHookArgs") -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            main = threading.main_thread().ident
+            if main is not None:
+                threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT)).start()
+        else:
+            before(lost)
+
+    sys.unraisablehook = look
+
+
+def interrupted(within: float = 0) -> bool:
+    """Whether Ctrl-C was pressed since ``watch_for_interruption``; ``within`` so many seconds from now counts, too."""
+    return _interrupted.wait(within)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Where the output is not a terminal (a file, a pipe, CI) nothing is added.
 """
 
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ _OF_ENDED_JOBS = (
     "WorkflowError:\nAt least one job",
     "At least one job did not complete",
 )
+_OF_A_JOB_THAT_GOT_IT = ("died with <Signals.SIGINT", f"returned non-zero exit status {128 + signal.SIGINT}")
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
@@ -159,7 +161,9 @@ class LogHandler(LogHandlerBase):
 
 def _told_by_the_interruption(record: LogRecord) -> bool:
     """Whether this only tells that Ctrl-C ended the jobs, too, as an error of each."""
-    if not signals.interrupted():
+    # A terminal's Ctrl-C goes to the jobs, too, and one of them can be dead before Python calls Snakemake's handler.
+    ended_by_it = any(sign in str(record.msg) for sign in _OF_A_JOB_THAT_GOT_IT)
+    if not signals.interrupted(within=2 if ended_by_it else 0):
         return False
     failed = getattr(record, "event", None) in (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR)
     return failed or str(record.msg).lstrip().startswith(_OF_ENDED_JOBS)

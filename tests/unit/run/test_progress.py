@@ -2,6 +2,7 @@
 
 import io
 import logging
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -236,6 +237,22 @@ def test_after_an_interruption_its_jobs_are_no_errors(monkeypatch: pytest.Monkey
     failed = logging.LogRecord("snakemake", logging.ERROR, __file__, 1, "Error in rule a:", None, None)
     failed.__dict__.update(event=LogEvent.JOB_ERROR, jobid=1)
     assert not plugin._told_by_the_interruption(failed)
-    monkeypatch.setattr("framefeat.signals.interrupted", lambda: True)
+    monkeypatch.setattr("framefeat.signals.interrupted", lambda within=0: True)
     assert plugin._told_by_the_interruption(failed)
     assert not plugin._told_by_the_interruption(_records()[4])
+
+
+@pytest.mark.parametrize("end", ["died with <Signals.SIGINT: 2>.", "returned non-zero exit status 130."])
+def test_a_job_that_gets_ctrl_c_before_snakemake_is_no_error_either(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = pytest.importorskip("snakemake_logger_plugin_framefeat")
+    seen = threading.Event()
+    monkeypatch.setattr("framefeat.signals._interrupted", seen)
+    text = f"RuleException:\nCalledProcessError in file 'a.smk', line 1:\nCommand 'b' {end}"
+    timer = threading.Timer(0.2, seen.set)
+    timer.start()
+    assert plugin._told_by_the_interruption(
+        logging.LogRecord("snakemake", logging.ERROR, __file__, 1, text, None, None)
+    )
+    timer.join()

@@ -1,0 +1,37 @@
+"""Ctrl-C as a process feels it."""
+
+import signal
+import subprocess
+import sys
+
+_LOST = """
+import signal, time, weakref
+from framefeat import signals
+
+class Thing:
+    pass
+
+def press(_):
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(0)  # here Python calls the handler, inside of a callback that may not raise
+
+signals.watch_for_interruption()
+thing = Thing()
+watch = weakref.ref(thing, press)
+try:
+    del thing
+    print("went on", flush=True)
+    time.sleep(20)
+    print("was not interrupted")
+except KeyboardInterrupt:
+    print("interrupted", signals.interrupted())
+"""
+
+
+def test_an_interruption_that_python_ignores_comes_again() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LOST], capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert done.stdout == "went on\ninterrupted True\n"
+    assert done.stderr == ""

@@ -18,7 +18,6 @@ from framefeat.index.merge import merge
 from framefeat.layout import ResultsFolder
 from framefeat.needs import Wanted
 from framefeat.sample import stage as sample_stage
-from framefeat.sample import video
 from framefeat.settings import resolve
 
 from tests import clips
@@ -86,13 +85,13 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Work]
 
     def make(**backbones: str) -> Work:
         work = Work(tmp_path, backbones or {"one": GEOMETRY})
-        sample_video = video.sample_video
+        sample_video = sample_stage.sample_video
 
         def note(record: Any, **more: Any) -> Any:
             work.decoded.append(record["video_id"])
             return sample_video(record, **more)
 
-        monkeypatch.setattr(video, "sample_video", note)
+        monkeypatch.setattr(sample_stage, "sample_video", note)
         monkeypatch.setattr(extract_stage, "_compute_here", work.compute)
         return work
 

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import shutil
 import signal
 import subprocess
@@ -271,6 +272,30 @@ def test_the_error_of_an_only_video_is_told_as_it_is(job: Job, monkeypatch: pyte
     with pytest.raises(UserError, match=r"^No space left on device\.[^\n]*$"):
         job.sampled_by()
     assert not job.promise.exists()
+
+
+@pytest.mark.parametrize("broken", ["", "b"])
+def test_short_videos_share_a_process_until_something_is_wrong_with_one(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    if broken:
+        path = Path(job.records[broken]["path"])
+        path.write_bytes(path.read_bytes()[:-2000])
+    real, told = sample_of_video._work, tmp_path / "told"
+
+    def work(asked: Any, line: Any) -> Any:
+        with told.open("a") as stream:
+            stream.write(f"{asked.record['video_id']} {os.getpid()}\n")
+        return real(asked, line)
+
+    monkeypatch.setattr(sample_of_video, "_work", work)
+    job.sampled_by()
+    processes = dict(line.split() for line in told.read_text().splitlines())
+    assert os.getpid() not in map(int, processes.values())
+    assert processes["a"] == processes["b"]
+    assert (processes["c"] == processes["b"]) == (not broken)
+    found = job.evidence("b")
+    assert bool(found["problems"] or found["warnings"]) == bool(broken)
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])

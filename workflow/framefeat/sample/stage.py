@@ -15,7 +15,9 @@ from framefeat.errors import UserError, complain
 from framefeat.files import file_sha256, is_remote, remove_half_made, write_json
 from framefeat.identity import evidence_digest
 from framefeat.layout import ResultsFolder
-from framefeat.records import Evidence, Former, Slice, VideoRecord
+from framefeat.records import Evidence, Former, SampleJob, Slice, VideoRecord
+from framefeat.sample.child import Child
+from framefeat.sample.video import sample_video, sampling_child
 from framefeat.settings import DEFAULTS
 
 
@@ -53,16 +55,17 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
     digests: dict[str, str] = {}
     sampled: list[int] = []  # rows of each
     troubles: dict[str, UserError] = {}  # by id
-    for key, record in records.items():
-        try:
-            evidence = _evidence(asked, key, record, former.get(key), places.get(key), before_each)
-        except UserError as error:
-            print(f"{record['video_id']}: {error}", file=sys.stderr, flush=True)
-            troubles[record["video_id"]] = error
-            continue
-        digests[key] = evidence_digest(evidence.found)
-        if evidence.is_new:
-            sampled.append(record["rows"])
+    with sampling_child() as child:
+        for key, record in records.items():
+            try:
+                evidence = _evidence(asked, key, record, former.get(key), places.get(key), before_each, child)
+            except UserError as error:
+                print(f"{record['video_id']}: {error}", file=sys.stderr, flush=True)
+                troubles[record["video_id"]] = error
+                continue
+            digests[key] = evidence_digest(evidence.found)
+            if evidence.is_new:
+                sampled.append(record["rows"])
     print(shard_files.Work(len(sampled), len(records), sum(sampled)), file=sys.stderr, flush=True)
     if not (asked.keep_frames or asked.again):  # who asks again may want to embed again
         remove_spent_frames(results, asked.wanted, geometry, records, former)
@@ -94,6 +97,7 @@ def _evidence(
     former: Mapping[str, Sequence[str]] | None,
     place: Path | None,
     before_each: Callable[[], None],
+    child: Child[SampleJob],
 ) -> _Known:
     """``former``: the video's entry of ``records.Former``; ``place``: where its file was fetched to, if remote."""
     need = needs.of_video(asked.results, asked.wanted, key, record, former)
@@ -107,7 +111,7 @@ def _evidence(
             return _Known(_take_over(asked, key, record, source), is_new=False)
         return _Known(need.evidence[asked.geometry], is_new=False)
     before_each()
-    return _Known(_sample(asked, key, _local(record, place), reasons), is_new=True)
+    return _Known(_sample(asked, key, _local(record, place), reasons, child), is_new=True)
 
 
 def _take_over(asked: SampleShard, key: str, record: VideoRecord, source: needs.Stored) -> Evidence:
@@ -117,10 +121,10 @@ def _take_over(asked: SampleShard, key: str, record: VideoRecord, source: needs.
     return needs.take_over(source, asked.results.evidence(asked.geometry, key), record["video_id"])
 
 
-def _sample(asked: SampleShard, key: str, record: VideoRecord, reasons: Sequence[str]) -> Evidence:
+def _sample(
+    asked: SampleShard, key: str, record: VideoRecord, reasons: Sequence[str], child: Child[SampleJob]
+) -> Evidence:
     _prepare()
-    from framefeat.sample.video import sample_video
-
     print(f"--- {record['video_id']}: {'; '.join(reasons)}", file=sys.stderr, flush=True)
     evidence = sample_video(
         record,
@@ -131,6 +135,7 @@ def _sample(asked: SampleShard, key: str, record: VideoRecord, reasons: Sequence
         recheck_path=asked.results.recheck(asked.geometry, key),
         evidence_path=asked.results.evidence(asked.geometry, key),
         timeout=asked.timeout,
+        child=child,
     )
     bad = evidence["rows"]["status"].count("bad")
     told = f", {bad} of them bad" if bad else ""

@@ -1,6 +1,7 @@
 """One video: decode its planned frames, resize them, and write down what was really decoded.
 
-The decoding runs in a child process: a decoder that crashes or hangs takes only its own attempt with it. Whatever is
+The decoding runs in a child process: a decoder that crashes or hangs takes only its own attempt with it. One child may
+decode several short videos, one after the other, as long as nothing is wrong with any of them. Whatever is
 wrong with the file is a finding: it is stored with the evidence, and no error of the job.
 """
 
@@ -9,7 +10,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -21,11 +22,16 @@ from framefeat.errors import MachineError, UserError, machine_trouble
 from framefeat.files import atomic_path
 from framefeat.identity import sample_key
 from framefeat.records import Evidence, SampleJob, VideoRecord
-from framefeat.sample.child import ChildLost, Line, run_in_child
+from framefeat.sample.child import Child, ChildLost, Line, run_in_child
 from framefeat.settings import DEFAULTS
 from framefeat.signals import polite_end
 
 _PROGRESS_SECONDS = 10.0
+
+
+def sampling_child() -> Child[SampleJob]:
+    """What decodes one video after the other; end it after the last."""
+    return Child(_work)
 
 
 def sample_video(
@@ -39,6 +45,7 @@ def sample_video(
     evidence_path: Path,
     rechecks: int = 2,
     timeout: float = DEFAULTS["decoder_timeout"],
+    child: Child[SampleJob] | None = None,
 ) -> Evidence:
     """Sample one video and return its evidence.
 
@@ -47,7 +54,8 @@ def sample_video(
     ``frames_path`` (uint8 [T, h, w, 3] of the geometry's size; bad rows are zeros and marked in the evidence). Frames
     of an earlier sampling are removed first: where frames lie, they are those that the evidence tells of.
 
-    ``timeout``: seconds without a sign of life after which the decoder is taken for hung. Rows that cannot be had
+    ``timeout``: seconds without a sign of life after which the decoder is taken for hung. ``child``: of
+    ``sampling_child``, for several videos; none: a child of its own. Rows that cannot be had
     cleanly have the status ``bad``, and the evidence's ``problems`` say why. Raises ``UserError`` for what is not the
     file's (``MachineError``) and for arguments that make no sense; nothing is stored then.
     """
@@ -61,7 +69,8 @@ def sample_video(
         stack.callback(strip.unlink, missing_ok=True)
         paths = {"frames": str(frames), "recheck": str(recheck), "thumbnails": str(strip)}
         job = SampleJob(record, geometry, key["alignment"], decoder, rechecks, key, paths)
-        evidence = _Attempts(job, timeout, os.fspath(evidence_path)).evidence()
+        decodes = child or stack.enter_context(sampling_child())
+        evidence = _Attempts(job, timeout, os.fspath(evidence_path), decodes).evidence()
         if "content" in record:
             evidence["content"] = record["content"]
         stored.write(evidence_path, evidence, {"thumbnails": stored.as_bytes(strip.read_bytes())})
@@ -88,8 +97,8 @@ def tell_finding(video_id: str, bad: int, rows: int, problems: Sequence[str]) ->
 class _Attempts:
     """Once; if decord dies under ``auto``, once more with PyAV; if all fails, evidence with only bad rows."""
 
-    def __init__(self, job: SampleJob, timeout: float, stored: str) -> None:
-        self.job, self.timeout, self.stored = job, timeout, stored
+    def __init__(self, job: SampleJob, timeout: float, stored: str, child: Child[SampleJob]) -> None:
+        self.job, self.timeout, self.stored, self.child = job, timeout, stored, child
         self.path = job.record["path"]
         self.progress = _Progress(job.record["video_id"], len(job.record["timestamps"]))
 
@@ -136,16 +145,15 @@ class _Attempts:
         return self._attempt(job)
 
     def _attempt(self, job: SampleJob) -> Evidence:
-        work = partial(_work, job)
         try:
-            return self._run(work)
+            return self._run(job)
         except ChildLost as lost:
             if not lost.from_outside:
                 raise
             # Nothing that the file or its decoder did: another decoder, or bad rows, would be a wrong conclusion.
             self._say(f"the decoder {lost.how}; once more")
         try:
-            return self._run(work)
+            return self._run(job)
         except ChildLost as lost:
             if not lost.from_outside:
                 raise
@@ -154,14 +162,16 @@ class _Attempts:
                 "somebody; give the job more memory (mem_mb), or run fewer at once, and run again."
             ) from None
 
-    def _run(self, work: Callable[[Line], Evidence]) -> Evidence:
+    def _run(self, job: SampleJob) -> Evidence:
         try:
-            evidence: Evidence = run_in_child(work, self.timeout, self.progress)
-            return evidence
+            evidence: Evidence = self.child.run(job, self.timeout, self.progress)
         except ChildLost as lost:
             if lost.trace:
                 print(lost.trace, file=sys.stderr, flush=True)
             raise
+        if evidence["problems"] or evidence["warnings"]:
+            self.child.end()  # a damaged file may have left its traces in the process
+        return evidence
 
     def _unread(self) -> str:
         """Why the file cannot even be read, as a sentence; empty if it can. A hanging disk is the machine's trouble."""

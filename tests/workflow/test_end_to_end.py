@@ -189,7 +189,7 @@ def test_a_damaged_video_is_a_finding(new_project: Callable[..., Project]) -> No
     features = project.results / BACKBONE / "features"
     assert sorted(path.stem for path in features.glob("*.safetensors")) == ["a", "b", "c"]
     assert not (project.results / BACKBONE / "toy_features.npy").exists()
-    at_once, _, at_the_end = done.output.partition("job(s) failed:")
+    at_once, _, at_the_end = done.output.partition(" failed:\n")
     assert at_once.count("b.mp4': FFmpeg cannot read this file") == 1
     assert at_the_end.count("b.mp4") == 1
     assert "'b': 4 of 4 rows: " in at_the_end
@@ -239,14 +239,17 @@ def test_without_its_weights_a_run_decodes_nothing(
     done = project.run("--keep-going", check=False, env=home)
     assert done.status != 0
     assert done.of("sample_frames", "extract_features", "assemble") == []
-    at_the_end = done.output.partition("job(s) failed:")[2]
+    at_the_end = done.output.partition(" failed:\n")[2]
     assert "The weights of mobilenet_v3_small are not on this machine" in at_the_end
     assert "Traceback" not in done.output
     spec = lookup("mobilenet_v3_small", WeightsRef("enum", "IMAGENET1K_V1"), "squash224")
     assert spec is not None
     by_hand = project.folder / "resources" / "weights" / spec["file"]
+    foretold = f"resources/weights/{spec['file']} is not there: it will be copied"
+    assert foretold in project.framefeat("plan", "--configfile", "run.yaml").stdout
     by_hand.parent.mkdir(parents=True)
     by_hand.touch()
+    assert foretold not in project.framefeat("plan", "--configfile", "run.yaml").stdout
     planned = project.run("--dry-run", env=home)
     assert planned.of("merge_index", "fetch_weights") == []
     assert planned.of("sample_frames") == [f"sample_frames:{video}" for video in "abc"]
@@ -261,7 +264,7 @@ def test_a_rate_that_is_not_the_file_s_is_told_everywhere(new_project: Callable[
     done = project.run()
     ending = done.output[done.output.index("_features.npy: float32") :]
     assert "alignment doubtful" in ending
-    assert "1 video(s) doubtful (rows up to 0.300 s from their frames):" in ending
+    assert "1 video doubtful (rows up to 0.300 s from their frames):" in ending
     doubt = "the index says 30 fps, the file has 25: rows are up to 0.300 s from their frame"
     assert f"  b: {doubt}" in ending
     manifest = json.loads((project.results / BACKBONE / "feature_manifest.json").read_text())

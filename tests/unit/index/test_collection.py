@@ -178,7 +178,7 @@ def test_bad_frame_tables(tmp_path: Path, table: dict, words: str) -> None:
 
 def test_rows_without_a_video_are_all_listed() -> None:
     videos = [collection.Video("a", "a", 25.0)]
-    with pytest.raises(UserError, match=r"(?s)'b': 2 row\(s\), the first is row 1.*'c': 1 row"):
+    with pytest.raises(UserError, match=r"(?s)'b': 2 rows, the first is row 1.*'c': 1 row"):
         collection.join(["a", "b", "b", "c"], videos, "f", "v")
 
 

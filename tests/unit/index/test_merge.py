@@ -157,7 +157,7 @@ def test_files_without_a_video_are_dropped_and_named(
     assert "audio" in dropped["song"]
     assert set(rows(tmp_path)["video_id"]) == {"good", "cut"}
     said = capsys.readouterr().err
-    assert "4 file(s) without a video are left out" in said
+    assert "4 files without a video, left out (on_bad_frames: drop)" in said
     assert "'empty'" in said
     (videos / "good.mp4").unlink()
     (videos / "cut.mp4").unlink()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from framefeat import stored
+from framefeat.errors import number_of
 from framefeat.layout import ResultsFolder
 from framefeat.names import video_key
 from framefeat.results import verdict
@@ -195,7 +196,7 @@ def _write_backbone(
     counts = {kind: int((index["status"] == kind).sum()) for kind in ("ok", "clamped", "bad")}
     doubtful = [entry["max_abs_offset_sec"] for entry in entries if entry["doubts"]]
     notes = [f"{counts['bad']} rows are bad (NaN in the matrix)"] if counts["bad"] else []
-    notes += [f"{len(doubtful)} video(s) doubtful"] if doubtful else []
+    notes += [number_of(len(doubtful), "video") + " doubtful"] if doubtful else []
     manifest = {
         "backbone": name, "weights": "DEFAULT", "feature_dim": matrix.shape[1], "total_frames": len(matrix),
         "alignment_verified": all(entry["verified"] for entry in entries),

@@ -44,7 +44,7 @@ def test_doubtful_videos_and_files_left_out(tmp_path: Path) -> None:
     leave_out(results, "notes.bin\x1b[2J", "no video stream")
     text = shown(results)
     assert "alignment doubtful" in text
-    assert "1 video(s) doubtful" in text
+    assert "1 video doubtful" in text
     states = [line.split()[0] for line in text.splitlines()[4:6]]
     assert states == ["doubtful", "verified"]
     assert doubt in text

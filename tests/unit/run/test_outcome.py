@@ -12,7 +12,7 @@ from tests.unit.report.report_fixture import drawn, leave_out, write_run
 def test_a_good_run_is_one_line(tmp_path: Path) -> None:
     results = write_run(tmp_path, [drawn("good", [4])])
     (line,) = outcome.lines(results, ["colour_grid"])
-    assert line.endswith("float32 (4, 192), 1 videos, alignment verified")
+    assert line.endswith("float32 (4, 192), 1 video, alignment verified")
 
 
 def test_a_good_run_names_the_report_and_the_next_command(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_doubtful_videos_are_told_as_bad_ones_are(tmp_path: Path) -> None:
     results = write_run(tmp_path, videos)
     first, *others = outcome.lines(results, ["colour_grid"])
     assert first.endswith("alignment doubtful")
-    assert others == ["1 video(s) doubtful (rows up to 0.720 s from their frames):", f"  off: {doubt}"]
+    assert others == ["1 video doubtful (rows up to 0.720 s from their frames):", f"  off: {doubt}"]
     videos += [drawn("hurt", [4], seed=3, bad=[1], problems=["row 1: broken"])]
     videos += [drawn("unlike", [4], seed=4, verified=False, warnings=["two decodes differ"])]
     results = write_run(tmp_path / "worse", videos)
@@ -44,7 +44,7 @@ def test_doubtful_videos_are_told_as_bad_ones_are(tmp_path: Path) -> None:
         f"  off: {doubt}",
         "  notes.bin: no video stream",
     ]
-    assert others[-1] == "left out as no videos: 2 text (.md)"
+    assert others[-1] == "not videos, and left out: 2 text (.md)"
 
 
 def test_long_lists_are_cut(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_list_of_problems_is_not_cut_at_its_heading(tmp_path: Path) -> None:
         "a warning\nframefeat extract: Weights file w.pth does not fit resnet18:\n  - no fc.bias\n  - no fc.weight\n"
     )
     said = list(outcome.failures([log.parent], 0, "snakemake --cores 4"))
-    assert said[:3] == ["1 job(s) failed:", "  Weights file w.pth does not fit resnet18:", "    - no fc.bias"]
+    assert said[:3] == ["1 job failed:", "  Weights file w.pth does not fit resnet18:", "    - no fc.bias"]
     assert said[-1] == "  snakemake --cores 4"
 
 
@@ -73,7 +73,7 @@ def test_what_two_jobs_say_is_said_once_and_not_at_any_length(tmp_path: Path) ->
             f"framefeat assemble: 30 videos have bad rows:\n{listed}Mend them.\n"
         )
     said = list(outcome.failures([tmp_path, tmp_path / "no such"], 0, "snakemake"))
-    assert said[0] == "2 job(s) failed:"
+    assert said[0] == "2 jobs failed:"
     assert sum("'v3'" in line for line in said) == 1
     assert not any("'v25'" in line for line in said)
     assert said[22:24] == ["    ... and 10 more; the log lists them all", "  Mend them."]

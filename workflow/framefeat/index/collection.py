@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from framefeat.errors import UserError, complain
+from framefeat.errors import UserError, complain, number_of
 from framefeat.files import is_remote
 from framefeat.index import folder, tables
 from framefeat.settings import Settings
@@ -265,7 +265,7 @@ def join(ids: Sequence[str], videos: Sequence[Video], frame_index: str, video_in
         raise complain(
             f"frame_index: {frame_index!r} has rows of videos that the video index {video_index!r} does not have:",
             [
-                f"{video_id!r}: {len(rows)} row(s), the first is row {rows[0]}{near(video_id)}"
+                f"{video_id!r}: {number_of(len(rows), 'row')}, the first is row {rows[0]}{near(video_id)}"
                 for video_id, rows in lost.items()
             ],
             "Add them to the video index or remove these rows.",

@@ -90,7 +90,7 @@ def _print_left_out(results: Path, out: TextIO) -> None:
     for file in left.files:
         print_wrapped(printable(f"  {file['path']}: {file['reason']}"), out, indent="    ")
     if left.counts:
-        print_wrapped(f"left out as no videos: {left.counted}", out)
+        print_wrapped(f"not videos, and left out: {left.counted}", out)
 
 
 def _print_video(backbone: Backbone, video_id: str, out: TextIO) -> None:

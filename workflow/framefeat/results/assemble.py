@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 
 import framefeat
 from framefeat import stored
-from framefeat.errors import UserError, complain
+from framefeat.errors import UserError, complain, number_of
 from framefeat.files import atomic_path, file_sha256
 from framefeat.identity import RequestKey, differences, features_key, identifying, request_key, sample_key
 from framefeat.index.merge import COLUMNS, KEY, SLICE_ROW
@@ -292,12 +292,12 @@ def _notes(counts: Counts, summary: Summary, computed_by: Sequence[Mapping[str, 
         notes.append(f"{counts['clamped']} rows are clamped (the video's last frame stands in)")
     if unproven := summary.states[verdict.NOT_VERIFIED]:
         notes.append(
-            f"{unproven} video(s) not verified (rows are bad, or a second decode or embedding did not agree)"
+            f"{number_of(unproven, 'video')} not verified (rows are bad, or a second decode or embedding did not agree)"
         )
     if summary.doubtful:
         far = summary.farthest
         distance = "" if far is None else f", rows up to {far:.3f} s from their frames"
-        notes.append(f"{len(summary.doubtful)} video(s) doubtful{distance}: 'doubts' says why")
+        notes.append(f"{number_of(len(summary.doubtful), 'video')} doubtful{distance}: 'doubts' says why")
     return notes + sorted({warning for network in computed_by for warning in network["warnings"]})
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from framefeat import tolerances
 from framefeat.backbone.chosen import CACHE, WEIGHTS
-from framefeat.errors import UserError
+from framefeat.errors import UserError, number_of
 from framefeat.files import file_sha256, remembered_paths
 from framefeat.layout import FRAME_INDEX, BackboneFolder
 from framefeat.names import video_key
@@ -147,7 +147,7 @@ def _compare_with_source(folder: Path, index: pa.Table) -> Iterator[str]:
 def _oddities(manifest: Manifest, matrix: np.ndarray, status: np.ndarray) -> Iterator[str]:
     """What looks odd in the whole and need not be wrong."""
     if doubtful := (manifest.get("doubtful") or {}).get("videos"):
-        yield f"{doubtful} video(s) doubtful: the rule does not fit the file ('doubts' in the manifest says why)"
+        yield f"{number_of(doubtful, 'video')} doubtful: the rule does not fit the file ('doubts' in the manifest says why)"
     good = np.flatnonzero(status != "bad")
     if len(good) > 1:
         some = good[np.linspace(0, len(good) - 1, min(_SPREAD_ROWS, len(good))).astype(int)]

@@ -22,7 +22,7 @@ import yaml
 
 from framefeat import layout, needs, settings
 from framefeat.backbone.chosen import chosen_backbones, wanted_of
-from framefeat.errors import UserError
+from framefeat.errors import UserError, number_of
 from framefeat.index import merge
 from framefeat.needs import Needs, Wanted
 from framefeat.records import Former, Slice
@@ -38,7 +38,8 @@ class Changes:
     ``assemble``: backbone folders of whose results a file is missing, or which were made under another rule for bad
     rows. ``refused``: the problems of videos for which assemble refuses, where on_bad_frames is fail. ``missing``:
     results that are not there and are made again. ``lost``: what they were made from and is not there: Snakemake makes
-    it again with the next matrix, and not before.
+    it again with the next matrix, and not before. ``weights``: published weights that are not there yet: they are
+    fetched where a matrix is made.
     """
 
     dataset: str
@@ -52,6 +53,7 @@ class Changes:
     refused: dict[str, list[str]]
     missing: list[str]
     lost: list[str]
+    weights: list[str]
 
     @property
     def assembles(self) -> bool:
@@ -190,6 +192,11 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
             if not video.is_due(remade)
             for words in dict.fromkeys(itertools.chain(*video.lost.values()))
         ],
+        weights=[
+            chosen.weights_file
+            for chosen in backbones
+            if not chosen.is_local and not Path(chosen.weights_file).is_file()
+        ],
     )
 
 
@@ -298,7 +305,7 @@ def sentences(changes: Changes) -> Iterator[str]:
     """The changes as lines of text, the costly ones first."""
     if changes.nothing:
         yield (
-            f"{changes.dataset}: Nothing to be done: the results of all {changes.videos} videos are up to date."
+            f"{changes.dataset}: Nothing to be done: the results of {number_of(changes.videos, 'video')} are up to date."
         )
         for path in changes.lost:
             yield f"  {path} is not there; it is made again with the next matrix"
@@ -310,11 +317,13 @@ def sentences(changes: Changes) -> Iterator[str]:
     if not changes.assembles:
         yield "The report will be drawn again; no video is decoded or embedded."
         return
+    for path in changes.weights:
+        yield f"{path} is not there: it will be copied from the library's own cache, or downloaded"
     yield from _listed(changes.sample, changes.videos, "will be decoded")
     for folder, videos in changes.extract.items():
         yield from _listed(videos, changes.videos, f"will be embedded with {folder}")
     if changes.taken_over:
-        yield f"{len(changes.taken_over)} of {changes.videos} videos were here under another name, and are taken over:"
+        yield f"{len(changes.taken_over)} of {number_of(changes.videos, 'video')} were here under another name, and are taken over:"
         for video_id, other in sorted(changes.taken_over.items()):
             yield f"  {video_id}: as {other}, the same content"
     if changes.removed:
@@ -322,7 +331,8 @@ def sentences(changes: Changes) -> Iterator[str]:
         yield f"leaving the matrix: {', '.join(changes.removed)}"
         yield f"  the files stay until 'framefeat stale {results} --delete'"
     if changes.refused:
-        yield f"on_bad_frames is fail, and {len(changes.refused)} videos have bad rows: no matrix will be assembled."
+        have = "has" if len(changes.refused) == 1 else "have"
+        yield f"on_bad_frames is fail, and {number_of(len(changes.refused), 'video')} {have} bad rows: no matrix will be assembled."
         for video_id, problems in sorted(changes.refused.items()):
             yield f"  {video_id}: {problems[0]}"
         yield "  replace these files, or set on_bad_frames: mask"
@@ -332,7 +342,7 @@ def sentences(changes: Changes) -> Iterator[str]:
 
 def _listed(videos: Mapping[str, Sequence[str]], of: int, what: str) -> Iterator[str]:
     """``videos``: their reasons."""
-    yield f"{len(videos)} of {of} videos {what}{':' if videos else ''}"
+    yield f"{len(videos)} of {number_of(of, 'video')} {what}{':' if videos else ''}"
     for video_id, reasons in sorted(videos.items()):
         yield f"  {video_id}: {'; '.join(reasons)}"
 

@@ -491,3 +491,26 @@ def test_a_number_after_lost_frames_is_doubtful(tmp_path, alignment):
     evidence, _ = sample(tmp_path / "out", path, [0.0, 3.0, 3.6], decoder="pyav", alignment=alignment)
     assert evidence["rows"]["native_idx"] == [0, 75, 90]
     assert any("3 frames are lost" in text for text in evidence["doubts"]) == (alignment == "index")
+
+
+def test_neighbours_in_a_process_decide_nothing(tmp_path, monkeypatch):
+    """Clean and damaged files by turns in one process that is never renewed give what each gives alone."""
+    monkeypatch.setattr(child, "_RENEWED_AFTER_SECONDS", 1e9)
+    whole = clips.noisy(tmp_path / "whole.mp4")
+    names = ["cfr_25.mp4", "h264_vfr.mp4", "h264_pyramid.mp4"]
+    paths = [clips.made(name).path for name in names]
+    paths[1:1] = [
+        clips.damaged(whole, tmp_path / "damaged.mp4"),
+        clips.cut_short(whole, tmp_path / "cut.mp4"),
+        whole,
+    ]
+    times = [k / 10 for k in range(25)]
+    alone = [sample(tmp_path / f"{path.stem}_alone", path, times, fps=30.0) for path in paths]
+    with video.sampling_child() as shared:
+        monkeypatch.setattr(shared, "end", lambda: None)
+        for path, (evidence, frames) in zip(paths, alone, strict=True):
+            again = sample(tmp_path / f"{path.stem}_again", path, times, fps=30.0, child=shared)
+            # A job imports the readers before it forks: there the versions are the same, too.
+            assert {**again[0], "versions": None} == {**evidence, "versions": None}
+            np.testing.assert_array_equal(again[1], frames)
+        monkeypatch.undo()

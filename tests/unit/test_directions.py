@@ -1,6 +1,8 @@
 """Imports go in one direction: from a folder only to those below it, and never in a circle."""
 
 import ast
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -72,3 +74,15 @@ def test_no_circles(arrows: dict[str, set[str]]) -> None:
         TopologicalSorter(arrows).prepare()
     except CycleError as error:
         pytest.fail(" <- ".join(error.args[1]))
+
+
+def test_what_the_rules_import_is_light() -> None:
+    """Snakemake's own process pays for it at each start, and on a cluster each job does."""
+    rules = ROOT.parent / "rules"
+    lines = [line for path in sorted(rules.glob("*.smk")) for line in path.read_text("utf-8").splitlines()]
+    imports = [line for line in lines if line.startswith("from framefeat")]
+    assert len(imports) > 5
+    heavy = "{'numpy', 'pandas', 'pyarrow', 'safetensors', 'PIL', 'av', 'decord', 'torch'}"
+    script = [*imports, "import sys", f"sys.exit(str({heavy} & sys.modules.keys() or ''))"]
+    done = subprocess.run([sys.executable, "-c", "\n".join(script)], capture_output=True, text=True)
+    assert done.stderr.strip() == ""

@@ -35,3 +35,13 @@ def test_an_interruption_that_python_ignores_comes_again() -> None:
     )  # fmt: skip
     assert done.stdout == "went on\ninterrupted True\n"
     assert done.stderr == ""
+
+
+def test_an_interruption_that_nothing_takes_is_no_traceback() -> None:
+    script = "import signal, framefeat.signals as s; s.watch_for_interruption(); signal.raise_signal(signal.SIGINT)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert done.stderr == "interrupted before the first job\n"

@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
+from types import FrameType, TracebackType
 
 _interrupted = threading.Event()
 
@@ -23,6 +23,7 @@ def watch_for_interruption() -> None:
         if callable(before):
             signal.signal(signal.SIGINT, note)
             _deliver_a_lost_one_again()
+            _say_no_more_than_that()
 
 
 def _deliver_a_lost_one_again() -> None:
@@ -39,6 +40,19 @@ def _deliver_a_lost_one_again() -> None:
             before(lost)
 
     sys.unraisablehook = look
+
+
+def _say_no_more_than_that() -> None:
+    """Where nothing takes the ``KeyboardInterrupt`` (Snakemake does once jobs run), no traceback is printed."""
+    before = sys.excepthook
+
+    def look(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print("interrupted before the first job", file=sys.stderr)
+        else:
+            before(kind, error, trace)
+
+    sys.excepthook = look
 
 
 def interrupted(within: float = 0) -> bool:

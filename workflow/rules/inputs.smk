@@ -7,7 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from framefeat.files import is_remote
-from framefeat.index import collection as index
+from framefeat.index import stamp
 from framefeat.results.origin import origin
 
 
@@ -35,7 +35,7 @@ def export_sources(wildcards):
 
 def collection(wildcards):
     """Tells a replaced file even where its time is older than the results."""
-    return index.stat_digest(SETTINGS, MOVED_RESULTS.root)
+    return stamp.stat_digest(SETTINGS, MOVED_RESULTS.root)
 
 
 def shards():

@@ -46,9 +46,8 @@ def interruption():
     from framefeat.run import plan
 
     done, videos = plan.videos_done(SETTINGS, RESULTS)
-    return (
-        f"interrupted, {done} of {videos} videos done; the same command goes on:\n  {command_again(sys.argv)}"
-    )
+    how_far = f"{done} of {videos} videos done" if videos else "before a video was decoded"
+    return f"interrupted, {how_far}; the same command goes on:\n  {command_again(sys.argv)}"
 
 
 onsuccess:

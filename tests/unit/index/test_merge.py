@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from framefeat.errors import UserError
 from framefeat.identity import sample_key
-from framefeat.index import collection, fingerprints, merge
+from framefeat.index import fingerprints, merge, stamp
 from framefeat.layout import LEFT_OUT, ResultsFolder
 from framefeat.settings import resolve
 from framefeat.shard_files import read_records
@@ -128,13 +128,13 @@ def test_the_next_run_looks_again_at_what_could_not_be_read(tmp_path: Path, clip
     shutil.copy(clip, videos / "a.mp4")
     settings = resolve({"dataset": "t", "videos": str(videos)})
     out = tmp_path / "out"
-    before = collection.stat_digest(settings, out)
+    before = stamp.stat_digest(settings, out)
     merged(tmp_path, videos)
-    assert collection.stat_digest(settings, out) == before
+    assert stamp.stat_digest(settings, out) == before
     (videos / "b.mp4").symlink_to("nowhere")
-    seen = collection.stat_digest(settings, out)
+    seen = stamp.stat_digest(settings, out)
     merged(tmp_path, videos)
-    assert len({before, seen, collection.stat_digest(settings, out)}) == 3
+    assert len({before, seen, stamp.stat_digest(settings, out)}) == 3
 
 
 def test_files_without_a_video_are_dropped_and_named(

@@ -1,6 +1,5 @@
 """The merged index: which frame of which file each row of the matrix is, checked before anything is decoded."""
 
-import hashlib
 import math
 import os
 import unicodedata
@@ -10,7 +9,6 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from framefeat.errors import UserError, complain, number_of
@@ -182,43 +180,6 @@ def folder_videos(paths: Iterable[str], pattern: str) -> list[Video]:
     return [Video(video_id, by_id[video_id][0], None) for video_id in sorted(by_id, key=str.encode)]
 
 
-def stat_digest(settings: Settings, results: Path) -> str:
-    """A digest of every video's path, size, modification time and permissions, so that a replaced file is noticed even
-    where its time is older than the results. Reads no video. Where the collection cannot be listed it is the error's
-    text: the merge that follows says the same to the user.
-
-    Where the last merge into ``results`` met files that it could not read, its time is part of it: the next run looks
-    at them again, since nothing else shows that a disk is back.
-    """
-    digest = hashlib.sha256(repr(folder.unread_since(results)).encode())
-    try:
-        if settings.from_folder:
-            listing = folder.listing(str(settings.videos))
-            named = [("", path) for path in sorted([*listing.videos, *listing.unsure])]
-            digest.update(_bytes(repr(listing.left_out)))
-        else:
-            named = [(video.video_id, video.path) for video in find_videos(settings).videos]
-    except UserError as error:
-        return hashlib.sha256(_bytes(str(error))).hexdigest()
-    for video_id, path in named:
-        digest.update(_bytes(repr((video_id, path, *_stat(path)))))
-    return digest.hexdigest()
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _stat(path: str) -> tuple[int, ...]:
-    if is_remote(path):
-        return (-1, -1)
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return ()
-    return (found.st_size, found.st_mtime_ns, found.st_mode)
-
-
 def read_frame_index(path: str) -> tuple[pa.Table, list[str], np.ndarray]:
     """The frame index as it is, its ids as text and its times as float64 seconds. Lists every unusable row."""
     table = tables.read_table(path, "frame_index")
@@ -249,9 +210,8 @@ def read_frame_index(path: str) -> tuple[pa.Table, list[str], np.ndarray]:
 
 def join(ids: Sequence[str], videos: Sequence[Video], frame_index: str, video_index: str) -> np.ndarray:
     """Position of each row's video (int64 [N]), many to one. Lists every id that has rows and no video."""
-    positions = pd.Index([video.video_id for video in videos], dtype=object).get_indexer(
-        pd.Index(ids, dtype=object)
-    )
+    place = {video.video_id: position for position, video in enumerate(videos)}
+    positions = np.fromiter((place.get(video_id, -1) for video_id in ids), np.int64, len(ids))
     if (positions < 0).any():
         lost: dict[str, list[int]] = {}
         for row in np.flatnonzero(positions < 0).tolist():
@@ -270,7 +230,7 @@ def join(ids: Sequence[str], videos: Sequence[Video], frame_index: str, video_in
             ],
             "Add them to the video index or remove these rows.",
         )
-    return np.asarray(positions, dtype=np.int64)
+    return positions
 
 
 def _folded(video_id: str) -> str:

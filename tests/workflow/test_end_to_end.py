@@ -274,6 +274,11 @@ def test_a_rate_that_is_not_the_file_s_is_told_everywhere(new_project: Callable[
     shown = project.framefeat("show", "results/toy").stdout
     assert "alignment doubtful" in shown
     assert doubt in shown
+    verified = project.framefeat("verify", "results/toy").stdout
+    assert "everything holds, and so does the verdict: doubtful" in verified
+    assert [line.split()[-1] for line in verified.splitlines() if line.startswith(("a ", "b ", "c "))] == [
+        "verified", "doubtful", "verified"
+    ]  # fmt: skip
     page = (project.results / "report.html").read_text(encoding="utf-8")
     assert '<section class="verdict doubtful"' in page
     assert f"b: {doubt}" in page

@@ -24,11 +24,6 @@ def complain(heading: str, problems: Sequence[str], advice: str = "", most: int 
     return UserError("\n".join(lines))
 
 
-def number_of(count: int, noun: str) -> str:
-    """``1 video``, ``2 videos``, ``10,000 videos``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def first_line(error: BaseException) -> str:
     """The first line of what it says: torch adds advice."""
     return (str(error).strip() or type(error).__name__).partition("\n")[0]

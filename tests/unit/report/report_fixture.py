@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from framefeat import stored
-from framefeat.errors import number_of
 from framefeat.layout import ResultsFolder
 from framefeat.names import video_key
 from framefeat.results import verdict
 from framefeat.shard_files import Work
+from framefeat.words import many
 from PIL import Image
 
 Features = Callable[[np.ndarray], np.ndarray]
@@ -195,8 +195,8 @@ def _write_backbone(
         })  # fmt: skip
     counts = {kind: int((index["status"] == kind).sum()) for kind in ("ok", "clamped", "bad")}
     doubtful = [entry["max_abs_offset_sec"] for entry in entries if entry["doubts"]]
-    notes = [f"{counts['bad']} rows are bad (NaN in the matrix)"] if counts["bad"] else []
-    notes += [number_of(len(doubtful), "video") + " doubtful"] if doubtful else []
+    notes = [f"{many(counts['bad'], 'bad row')} (NaN in the matrix)"] if counts["bad"] else []
+    notes += [many(len(doubtful), "video") + " doubtful"] if doubtful else []
     manifest = {
         "backbone": name, "weights": "DEFAULT", "feature_dim": matrix.shape[1], "total_frames": len(matrix),
         "alignment_verified": all(entry["verified"] for entry in entries),

@@ -31,7 +31,7 @@ def shown(*arguments: object) -> str:
 def test_every_backbone_and_video(results: Path) -> None:
     text = shown(results)
     assert text.count("alignment not verified") == 2
-    assert text.count("1 rows are bad (NaN in the matrix)") == 2
+    assert text.count("1 bad row (NaN in the matrix)") == 2
     assert "\x1b" not in text
     lines = text.splitlines()
     assert lines[4].startswith("not verified")  # what is wrong comes first

@@ -1,6 +1,8 @@
 """``framefeat plan`` where a person is mistaken; what it foretells is compared with real runs in tests/workflow and
 tests/edits."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,22 @@ def test_videos_that_are_done_are_counted_across_shards(
     assert run_plan.videos_done(wanted, results) == (1, 3)
     store_features(results, asked.backbones[1], "b")
     assert run_plan.videos_done(wanted, results) == (2, 3)
+
+
+def test_videos_that_leave_are_known_after_a_merge_that_failed(tmp_path: Path) -> None:
+    """Snakemake has deleted what the one before it left; the matrices tell which videos they hold."""
+    results = ResultsFolder(tmp_path)
+    write_merge(results, {"a+b": [record("a b")]})
+    assert run_plan._ids_before(run_plan.Merged(results).slices, results) == {"a b"}
+    manifest = results.backbone("resnet18").manifest
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(
+        json.dumps({"total_frames": 2, "feature_dim": 1, "videos": [{"video_id": "a b"}, {"video_id": "c"}]})
+    )
+    shutil.rmtree(results.shards)
+    assert run_plan._ids_before(run_plan.Merged(results).slices, results) == {"a b", "c"}
+    manifest.write_text("{")
+    assert run_plan._ids_before(run_plan.Merged(results).slices, results) == set()
 
 
 def test_without_a_configuration_there_are_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -415,7 +415,7 @@ def test_controls_keep_the_shots_of_the_original(folder: Path, annotations: Path
     export_h5.run(folder, tmp_path / "real.h5", annotations=annotations)
     for kind, twin in controls.make_controls(folder, tmp_path / "controls").items():
         out = tmp_path / f"{kind}.h5"
-        with pytest.raises(UserError, match="give that file as segments-from"):
+        with pytest.raises(UserError, match="give that file as --segments-from"):
             export_h5.run(twin, out, annotations=annotations)
         export_h5.run(twin, out, annotations=annotations, segments_from=tmp_path / "real.h5")
         with h5py.File(tmp_path / "real.h5") as real, h5py.File(out) as control:

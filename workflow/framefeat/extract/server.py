@@ -30,10 +30,11 @@ from typing import Any, Protocol
 
 from framefeat.backbone.device_errors import DeviceLost, is_lost
 from framefeat.environment import IDLE_S
-from framefeat.errors import UserError, first_line, number_of
+from framefeat.errors import UserError, first_line
 from framefeat.extract import devices
 from framefeat.extract.client import OWNER_FILE, Place, host_name, remove_folder
 from framefeat.records import Embedded, EmbedRequest, ModelRequest
+from framefeat.words import many
 
 _POLL_SECONDS = 0.5  # where the system cannot tell of a process's end by itself
 _LOST = b"\0"  # no signal's number
@@ -316,7 +317,7 @@ class Embedder:
                 return self._lose(error)
             return {"error": f"embedding failed: {type(error).__name__}: {error}", "trace": trace}
         rows = sum(video["rows"] for video in message["videos"])
-        say(f"{number_of(len(names), 'video')}, {number_of(rows, 'row')} in {time.monotonic() - began:.2f} s")
+        say(f"{many(len(names), 'video')}, {many(rows, 'row')} in {time.monotonic() - began:.2f} s")
         return {"end": True}
 
     def _beat(self) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from framefeat.errors import UserError, complain, number_of
+from framefeat.errors import UserError, complain
 from framefeat.files import is_remote
 from framefeat.index import folder, tables
 from framefeat.settings import Settings
 from framefeat.video.alignment import frame_numbers
+from framefeat.words import many
 
 _LONGEST_STILL_SEC = 60.0
 _ALWAYS_BELIEVED_SEC = 3600.0
@@ -225,7 +226,7 @@ def join(ids: Sequence[str], videos: Sequence[Video], frame_index: str, video_in
         raise complain(
             f"frame_index: {frame_index!r} has rows of videos that the video index {video_index!r} does not have:",
             [
-                f"{video_id!r}: {number_of(len(rows), 'row')}, the first is row {rows[0]}{near(video_id)}"
+                f"{video_id!r}: {many(len(rows), 'row')}, the first is row {rows[0]}{near(video_id)}"
                 for video_id, rows in lost.items()
             ],
             "Add them to the video index or remove these rows.",

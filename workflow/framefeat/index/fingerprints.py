@@ -16,8 +16,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from framefeat.errors import machine_trouble, number_of
+from framefeat.errors import machine_trouble
 from framefeat.files import file_sha256, read_json, write_json
+from framefeat.words import many
 
 SCHEMA = 3
 
@@ -108,7 +109,7 @@ def examine_all(
             pending.append(path)
     if not pending:
         return results
-    say(f"reading {number_of(len(pending), 'new or changed video file')} of {len(results) + len(pending)}")
+    say(f"reading {many(len(pending), 'new or changed video file')} of {len(results) + len(pending)}")
     unsure = frozenset(unsure)
     try:
         while pending:

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from framefeat.errors import UserError, number_of
+from framefeat.errors import UserError
 from framefeat.files import read_json
 from framefeat.layout import LEFT_OUT, ResultsFolder
+from framefeat.words import many
 
 #: A file with one of these suffixes counts as a video. If it is damaged, it is a damaged video.
 VIDEO_SUFFIXES = frozenset(
@@ -299,13 +300,13 @@ def sentences(report: Mapping[str, Any], most: int = 20) -> Iterator[str]:
     """What was left out, for a person: the dropped videos, then files by name (``most`` of each), then counts."""
     dropped, files, counts = report["dropped"], report["files"], report["counts"]
     if dropped:
-        yield f"{number_of(len(dropped), 'file')} without a video, left out (on_bad_frames: drop):"
+        yield f"{many(len(dropped), 'file')} without a video, left out (on_bad_frames: drop):"
         yield from _named([f"{entry['video_id']!r}: {entry['reason']}" for entry in dropped], most)
     if files:
         yield f"left out, files and folders ({len(files)}):"
         yield from _named([f"{entry['path']!r}: {entry['reason']}" for entry in files], most)
     if counts:
-        yield f"not videos, and left out: {counted(counts, report['examples'])}"
+        yield f"also there, and no videos: {counted(counts, report['examples'])}"
 
 
 def counted(counts: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -> str:

@@ -17,6 +17,7 @@ from framefeat.report import numbers
 from framefeat.results import verdict
 from framefeat.results.finished import FinishedRun, rows_of
 from framefeat.vectors import row_lengths, unit_rows
+from framefeat.words import many
 
 _CHUNK_ROWS = 4096
 _UNLIKE_ROWS = 300
@@ -286,10 +287,6 @@ def _feature_reasons(video: ReportVideo, others: Sequence[str]) -> Iterator[tupl
     equal, neighbours = video.equal_neighbours, video.neighbours
     if neighbours > 1 and equal > 0.25 * neighbours:
         yield 1, f"{equal} of {neighbours} neighbours have equal features: still, or repeated frames"
-
-
-def many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def by_concern(videos: Iterable[ReportVideo]) -> list[int]:

@@ -8,9 +8,10 @@ import numpy as np
 
 from framefeat.report import numbers, thumbs
 from framefeat.report.frame_map import FrameMap
-from framefeat.report.gather import Backbone, ReportVideo, by_concern, many, read_rows
+from framefeat.report.gather import Backbone, ReportVideo, by_concern, read_rows
 from framefeat.results import verdict
 from framefeat.vectors import unit_rows
+from framefeat.words import many
 
 OPEN = 6  # videos in detail that are unfolded at first
 CURVE_POINTS = 400

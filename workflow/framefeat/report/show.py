@@ -14,7 +14,6 @@ from framefeat.report.gather import (
     by_concern,
     judge,
     learn_unlike,
-    many,
     read_backbone,
     read_rows,
 )
@@ -23,8 +22,8 @@ from framefeat.results.finished import result_folders
 from framefeat.run import outcome
 from framefeat.terminal import coloured, print_table, print_wrapped, printable
 from framefeat.vectors import row_lengths, unit_rows
+from framefeat.words import many
 
-_LEVELS = {verdict.NOT_VERIFIED: 3, verdict.DOUBTFUL: 2, verdict.VERIFIED: 0}
 _REASONS = {3: verdict.NOT_VERIFIED, 2: verdict.DOUBTFUL, 1: "look"}
 
 
@@ -51,7 +50,7 @@ def _print_backbone(backbone: Backbone, out: TextIO) -> None:
     size = (
         f"float32 ({len(backbone.matrix)}, {manifest['feature_dim']}), {many(len(backbone.videos), 'video')}"
     )
-    print_wrapped(f"{size}; alignment {coloured(backbone.state, _LEVELS[backbone.state], out)}", out)
+    print_wrapped(f"{size}; alignment {coloured(backbone.state, verdict.LEVELS[backbone.state], out)}", out)
     for note in manifest.get("notes") or []:
         print_wrapped(printable(str(note)), out)
     lines, levels, notes = [], [], []
@@ -90,7 +89,7 @@ def _print_left_out(results: Path, out: TextIO) -> None:
     for file in left.files:
         print_wrapped(printable(f"  {file['path']}: {file['reason']}"), out, indent="    ")
     if left.counts:
-        print_wrapped(f"not videos, and left out: {left.counted}", out)
+        print_wrapped(f"also there, and no videos: {left.counted}", out)
 
 
 def _print_video(backbone: Backbone, video_id: str, out: TextIO) -> None:
@@ -106,7 +105,7 @@ def _print_video(backbone: Backbone, video_id: str, out: TextIO) -> None:
     print_wrapped(printable("; ".join(facts)), out)
     reason = video.entry.get("decoder_reason") or ""
     read_by = f"read by {video.entry.get('decoder') or 'none'}{f' ({reason})' if reason else ''}"
-    print_wrapped(f"{coloured(video.state, _LEVELS[video.state], out)}; {read_by}", out)
+    print_wrapped(f"{coloured(video.state, verdict.LEVELS[video.state], out)}; {read_by}", out)
     for level, text in video.reasons:
         print_wrapped(f"{_REASONS[level]}: {printable(text)}", out)
     repeated = video.total_rows - len(video.rows)

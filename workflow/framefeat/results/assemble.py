@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 
 import framefeat
 from framefeat import stored
-from framefeat.errors import UserError, complain, number_of
+from framefeat.errors import UserError, complain
 from framefeat.files import atomic_path, file_sha256
 from framefeat.identity import RequestKey, differences, features_key, identifying, request_key, sample_key
 from framefeat.index.merge import COLUMNS, KEY, SLICE_ROW
@@ -36,6 +36,7 @@ from framefeat.records import (
 )
 from framefeat.results import verdict
 from framefeat.shard_files import Merged
+from framefeat.words import many
 
 MANIFEST_SCHEMA = 1
 #: As the notebook says it: row i of the matrix is row i of the frame index.
@@ -237,7 +238,8 @@ def _refuse(asked: Asked, summary: Summary) -> None:
             f"{len(summary.bad)} of {len(summary.videos)} videos have bad rows, and on_bad_frames is 'fail':",
             summary.bad,
             "Replace these files (or correct their rows in the index) and run again: nothing else is computed anew. Or set "
-            "on_bad_frames: mask, and run again: these rows are NaN then, marked 'bad'.",
+            "on_bad_frames: mask, and run again: these rows are NaN then, marked 'bad'. (In a folder of videos, drop leaves out "
+            "files that give no video at all.)",
             most=len(summary.bad),
         )
     if len(summary.weights_sha256) > 1:
@@ -287,17 +289,17 @@ def _manifest(
 
 def _notes(counts: Counts, summary: Summary, computed_by: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a person must know of the matrix, in sentences."""
-    notes = [f"{counts['bad']} rows are bad (NaN in the matrix)"] if counts["bad"] else []
+    notes = [f"{many(counts['bad'], 'bad row')} (NaN in the matrix)"] if counts["bad"] else []
     if counts["clamped"]:
-        notes.append(f"{counts['clamped']} rows are clamped (the video's last frame stands in)")
+        notes.append(f"{many(counts['clamped'], 'clamped row')} (the video's last frame stands in)")
     if unproven := summary.states[verdict.NOT_VERIFIED]:
         notes.append(
-            f"{number_of(unproven, 'video')} not verified (rows are bad, or a second decode or embedding did not agree)"
+            f"{many(unproven, 'video')} not verified (rows are bad, or a second decode or embedding did not agree)"
         )
     if summary.doubtful:
         far = summary.farthest
         distance = "" if far is None else f", rows up to {far:.3f} s from their frames"
-        notes.append(f"{number_of(len(summary.doubtful), 'video')} doubtful{distance}: 'doubts' says why")
+        notes.append(f"{many(len(summary.doubtful), 'video')} doubtful{distance}: 'doubts' says why")
     return notes + sorted({warning for network in computed_by for warning in network["warnings"]})
 
 

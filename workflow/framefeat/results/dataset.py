@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from framefeat.errors import UserError, number_of
+from framefeat.errors import UserError
 from framefeat.layout import MANIFEST, ResultsFolder
 from framefeat.records import Manifest
 from framefeat.results.finished import FinishedRun, not_whole
+from framefeat.words import many
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,7 @@ class Features:
 
     def __repr__(self) -> str:
         rows, dim = self.matrix.shape
-        return f"<framefeat.Features {str(self.folder)!r}: {rows} rows x {dim}, {number_of(len(self.video_ids), 'video')}>"
+        return f"<framefeat.Features {str(self.folder)!r}: {rows} rows x {dim}, {many(len(self.video_ids), 'video')}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # another process maps the file again instead of receiving a copy

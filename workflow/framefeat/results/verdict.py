@@ -15,6 +15,8 @@ from framefeat.records import Evidence, Facts, Rows
 VERIFIED = "verified"
 DOUBTFUL = "doubtful"
 NOT_VERIFIED = "not verified"
+#: Of a terminal's colours (see ``terminal.coloured``).
+LEVELS = {NOT_VERIFIED: 3, DOUBTFUL: 2, VERIFIED: 0}
 
 _ROUNDING_SEC = 1e-6
 #: Under ``pts`` the nearest frame is what is asked for, and one that stands for a second or two is nothing strange.

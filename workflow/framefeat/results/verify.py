@@ -14,28 +14,32 @@ import pyarrow.parquet as pq
 
 from framefeat import tolerances
 from framefeat.backbone.chosen import CACHE, WEIGHTS
-from framefeat.errors import UserError, number_of
+from framefeat.errors import UserError
 from framefeat.files import file_sha256, remembered_paths
 from framefeat.layout import FRAME_INDEX, BackboneFolder
 from framefeat.names import video_key
 from framefeat.records import Counts, Manifest, VideoEntry, VideoRecord
 from framefeat.results.decode_again import DecodedAgain, Decoding, container_of
 from framefeat.results.finished import FinishedRun, result_folders, rows_of
+from framefeat.results.verdict import LEVELS, VERIFIED, of_all, of_manifest
 from framefeat.shard_files import Merged
 from framefeat.terminal import print_table, print_wrapped, printable
 from framefeat.vectors import cosine
+from framefeat.words import many
 
 _SPREAD_ROWS = 2000
 
 
 @dataclass
 class CheckedVideo:
-    """One line of the table: what was found wrong (``failures``) and what merely looks odd (``warnings``)."""
+    """One line of the table: what was found wrong (``failures``) and what merely looks odd (``warnings``). ``state``:
+    the manifest's verdict."""
 
     video_id: str
     rows: int
     counts: Counts
     decoder: str
+    state: str
     redecoded: int = 0
     pixel_difference: float = 0.0
     cosine: float | None = None
@@ -147,7 +151,7 @@ def _compare_with_source(folder: Path, index: pa.Table) -> Iterator[str]:
 def _oddities(manifest: Manifest, matrix: np.ndarray, status: np.ndarray) -> Iterator[str]:
     """What looks odd in the whole and need not be wrong."""
     if doubtful := (manifest.get("doubtful") or {}).get("videos"):
-        yield f"{number_of(doubtful, 'video')} doubtful: the rule does not fit the file ('doubts' in the manifest says why)"
+        yield f"{many(doubtful, 'video')} doubtful: the rule does not fit the file ('doubts' in the manifest says why)"
     good = np.flatnonzero(status != "bad")
     if len(good) > 1:
         some = good[np.linspace(0, len(good) - 1, min(_SPREAD_ROWS, len(good))).astype(int)]
@@ -178,7 +182,13 @@ def _stored_rows(entry: VideoEntry, index: pa.Table, status: np.ndarray, matrix:
 
 def _verify_video(stored: StoredRows, again: "Again") -> CheckedVideo:
     entry = stored.entry
-    video = CheckedVideo(entry["video_id"], len(stored.rows), entry["counts"], entry["decoder"] or "-")
+    video = CheckedVideo(
+        entry["video_id"],
+        len(stored.rows),
+        entry["counts"],
+        entry["decoder"] or "-",
+        of_manifest(entry),
+    )
     video.failures += _check_features(stored)
     video.warnings += _equal_neighbours(stored)
     if stored.good.any():
@@ -402,11 +412,11 @@ def _print(verdict: Verdict) -> None:
             video.video_id, str(video.rows), *(str(video.counts[name]) for name in ("ok", "clamped", "bad")),
             video.decoder, str(video.redecoded), f"{video.pixel_difference:.2f}",
             "-" if video.cosine is None else f"{video.cosine:.6f}",
-            "FAILED" if video.failures else "ok",
+            "FAILED" if video.failures else video.state,
         ]
         for video in verdict.videos
     ]  # fmt: skip
-    levels = [3 if video.failures else 0 for video in verdict.videos]
+    levels = [3 if video.failures else LEVELS[video.state] for video in verdict.videos]
     print_table(
         names, rows, sys.stdout, right={1, 2, 3, 4, 6, 7, 8}, levels=levels, coloured_column=9, droppable=[5, 3, 2],
         cut=0,
@@ -424,4 +434,6 @@ def _print(verdict: Verdict) -> None:
         print_wrapped(verdict.unchecked, sys.stdout)
         print("frames and files hold")
     else:
-        print("everything holds" if verdict.ok else "not verified")
+        state = of_all([video.state for video in verdict.videos])
+        as_before = "" if state == VERIFIED else f", and so does the verdict: {state}"
+        print(f"everything holds{as_before}" if verdict.ok else "not verified")

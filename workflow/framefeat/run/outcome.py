@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from framefeat.errors import number_of
 from framefeat.files import read_json
 from framefeat.index.folder import counted
 from framefeat.layout import ResultsFolder
 from framefeat.records import Manifest, VideoEntry
 from framefeat.results import verdict
 from framefeat.results.finished import read_manifest
+from framefeat.words import many
 
 _MOST = 20
 
@@ -25,17 +25,17 @@ def lines(results: Path, backbones: Sequence[str]) -> Iterator[str]:
         manifest = read_manifest(files.manifest)
         yield (
             f"{files.matrix(manifest['dataset'])}: float32 ({manifest['total_frames']}, "
-            f"{manifest['feature_dim']}), {number_of(len(manifest['videos']), 'video')}, alignment {verdict.of_manifest(manifest)}"
+            f"{manifest['feature_dim']}), {many(len(manifest['videos']), 'video')}, alignment {verdict.of_manifest(manifest)}"
         )
         computed_by = manifest.get("computed_by", [])
         yield from sorted({warning for network in computed_by for warning in network["warnings"]})
         yield from _against(manifest)
     left = left_out(results)
     if left.files:
-        yield f"{number_of(len(left.files), 'file')} left out, without a row:"
+        yield f"{many(len(left.files), 'file')} left out, without a row:"
         yield from _listed(left.files, lambda file: f"{file['path']}: {file['reason']}", "files")
     if left.counts:
-        yield f"not videos, and left out: {left.counted}"
+        yield f"also there, and no videos: {left.counted}"
 
 
 def next_steps(results: ResultsFolder) -> Iterator[str]:
@@ -71,7 +71,7 @@ def _against(manifest: Manifest) -> Iterator[str]:
     videos = manifest["videos"]
     bad = [video for video in videos if video["counts"]["bad"]]
     if bad:
-        yield f"{number_of(manifest['counts']['bad'], 'bad row')} in {number_of(len(bad), 'video')} (NaN in the matrix, 'bad' in the index):"
+        yield f"{many(manifest['counts']['bad'], 'bad row')} in {many(len(bad), 'video')} (NaN in the matrix, 'bad' in the index):"
         yield from _listed(
             bad, lambda video: f"{_bad_rows(video)}{'; '.join(video['problems'][:1])}", "videos"
         )
@@ -81,7 +81,7 @@ def _against(manifest: Manifest) -> Iterator[str]:
         if verdict.of_manifest(video) == verdict.NOT_VERIFIED and not video["counts"]["bad"]
     ]
     if unproven:
-        yield f"{number_of(len(unproven), 'video')} not verified (a second decode or embedding did not agree, or is missing):"
+        yield f"{many(len(unproven), 'video')} not verified (a second decode or embedding did not agree, or is missing):"
         yield from _listed(
             unproven, lambda video: f"{video['video_id']}: {'; '.join(video['warnings'][:1])}", "videos"
         )
@@ -89,7 +89,7 @@ def _against(manifest: Manifest) -> Iterator[str]:
     if doubtful:
         far = (manifest.get("doubtful") or {}).get("max_abs_offset_sec")
         distance = "" if far is None else f" (rows up to {far:.3f} s from their frames)"
-        yield f"{number_of(len(doubtful), 'video')} doubtful{distance}:"
+        yield f"{many(len(doubtful), 'video')} doubtful{distance}:"
         yield from _listed(
             doubtful, lambda video: f"{video['video_id']}: {'; '.join(video['doubts'])}", "videos"
         )
@@ -122,7 +122,7 @@ def failures(logs: Iterable[Path], since: float, command: str) -> Iterator[str]:
             found.setdefault(text[place:].partition(": ")[2], []).append(path)
     if not found:
         return
-    yield f"{number_of(sum(map(len, found.values())), 'job')} failed:"
+    yield f"{many(sum(map(len, found.values())), 'job')} failed:"
     for sentence, paths in list(found.items())[:_MOST]:
         yield from (f"  {line}" for line in _shortened(sentence.splitlines()))
         yield f"    log: {', '.join(map(str, paths[:_MOST]))}"

@@ -22,12 +22,13 @@ import yaml
 
 from framefeat import layout, needs, settings
 from framefeat.backbone.chosen import chosen_backbones, wanted_of
-from framefeat.errors import UserError, number_of
+from framefeat.errors import UserError
 from framefeat.index import merge
 from framefeat.needs import Needs, Wanted
 from framefeat.records import Former, Slice
 from framefeat.results.finished import read_manifest, read_manifest_head
 from framefeat.shard_files import Merged, read_former
+from framefeat.words import many
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
         _VideoChanges.of(entry, asked, needs.of_video(results, asked, key, entry, former.get(key)))
         for key, entry in slices.items()
     ]
-    removed = sorted(before.keys() - slices.keys())
+    removed = sorted(_ids_before(before, results) - {entry["video_id"] for entry in slices.values()})
     assemble = [
         chosen.folder for chosen in backbones if not _is_assembled(results.backbone(chosen.folder), wanted)
     ]
@@ -198,6 +199,17 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
             if not chosen.is_local and not Path(chosen.weights_file).is_file()
         ],
     )
+
+
+def _ids_before(before: Mapping[str, Slice], results: layout.ResultsFolder) -> set[str]:
+    """The videos of the last merge; where its results are lost (a merge that failed), those of the matrices."""
+    if before:
+        return {entry["video_id"] for entry in before.values()}
+    found: set[str] = set()
+    for folder in results.assembled():
+        with contextlib.suppress(UserError):  # one that is not whole is made again, and tells nothing
+            found |= {entry["video_id"] for entry in read_manifest(folder.manifest)["videos"]}
+    return found
 
 
 def _holds_all(folder: layout.BackboneFolder, videos: Sequence["_VideoChanges"]) -> bool:
@@ -305,7 +317,7 @@ def sentences(changes: Changes) -> Iterator[str]:
     """The changes as lines of text, the costly ones first."""
     if changes.nothing:
         yield (
-            f"{changes.dataset}: Nothing to be done: the results of {number_of(changes.videos, 'video')} are up to date."
+            f"{changes.dataset}: Nothing to be done: the results of {many(changes.videos, 'video')} are up to date."
         )
         for path in changes.lost:
             yield f"  {path} is not there; it is made again with the next matrix"
@@ -323,7 +335,7 @@ def sentences(changes: Changes) -> Iterator[str]:
     for folder, videos in changes.extract.items():
         yield from _listed(videos, changes.videos, f"will be embedded with {folder}")
     if changes.taken_over:
-        yield f"{len(changes.taken_over)} of {number_of(changes.videos, 'video')} were here under another name, and are taken over:"
+        yield f"{len(changes.taken_over)} of {many(changes.videos, 'video')} were here under another name, and are taken over:"
         for video_id, other in sorted(changes.taken_over.items()):
             yield f"  {video_id}: as {other}, the same content"
     if changes.removed:
@@ -332,17 +344,17 @@ def sentences(changes: Changes) -> Iterator[str]:
         yield f"  the files stay until 'framefeat stale {results} --delete'"
     if changes.refused:
         have = "has" if len(changes.refused) == 1 else "have"
-        yield f"on_bad_frames is fail, and {number_of(len(changes.refused), 'video')} {have} bad rows: no matrix will be assembled."
+        yield f"on_bad_frames is fail, and {many(len(changes.refused), 'video')} {have} bad rows: no matrix will be assembled."
         for video_id, problems in sorted(changes.refused.items()):
             yield f"  {video_id}: {problems[0]}"
-        yield "  replace these files, or set on_bad_frames: mask"
+        yield "  replace these files, or set on_bad_frames: mask (in a folder of videos drop leaves out files without a video)"
     else:
         yield "The matrix and its manifest will be assembled."
 
 
 def _listed(videos: Mapping[str, Sequence[str]], of: int, what: str) -> Iterator[str]:
     """``videos``: their reasons."""
-    yield f"{len(videos)} of {number_of(of, 'video')} {what}{':' if videos else ''}"
+    yield f"{len(videos)} of {many(of, 'video')} {what}{':' if videos else ''}"
     for video_id, reasons in sorted(videos.items()):
         yield f"  {video_id}: {'; '.join(reasons)}"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from framefeat.errors import UserError
 from framefeat.layout import ResultsFolder, jobs_beside
 from framefeat.shard_files import Merged
+from framefeat.words import many
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ def run(results: Path, delete: bool) -> None:
         return
     videos = len({file.name for file in files if file.kind == "video"})
     size = sum(file.size for file in files) / 1e6
-    told = f"{len(files)} files of {videos} removed videos and of earlier shards ({size:.1f} MB)"
+    told = (
+        f"{many(len(files), 'file')} of {many(videos, 'removed video')} and of earlier shards ({size:.1f} MB)"
+    )
     if delete:
         for file in files:
             file.path.unlink(missing_ok=True)

@@ -17,8 +17,9 @@ from framefeat.identity import evidence_digest
 from framefeat.layout import ResultsFolder
 from framefeat.records import Evidence, Former, SampleJob, Slice, VideoRecord
 from framefeat.sample.child import Child
-from framefeat.sample.video import sample_video, sampling_child
+from framefeat.sample.video import sample_video, sampling_child, tell_at_once
 from framefeat.settings import DEFAULTS
+from framefeat.words import many
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
     former = {} if asked.again else shard_files.read_former(results)
     digests: dict[str, str] = {}
     sampled: list[int] = []  # rows of each
+    taken_over: list[str] = []  # ids
     troubles: dict[str, UserError] = {}  # by id
     with sampling_child() as child:
         for key, record in records.items():
@@ -66,6 +68,10 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
             digests[key] = evidence_digest(evidence.found)
             if evidence.is_new:
                 sampled.append(record["rows"])
+            if evidence.is_taken_over:
+                taken_over.append(record["video_id"])
+    if taken_over:
+        tell_at_once(f"{_some(taken_over)}: as under another name before, nothing is decoded")
     print(shard_files.Work(len(sampled), len(records), sum(sampled)), file=sys.stderr, flush=True)
     if not (asked.keep_frames or asked.again):  # who asks again may want to embed again
         remove_spent_frames(results, asked.wanted, geometry, records, former)
@@ -82,12 +88,17 @@ def run(asked: SampleShard, before_each: Callable[[], None] = lambda: None) -> N
     write_json(results.frames_ready(geometry, asked.shard), {"videos": len(digests)})
 
 
+def _some(videos: Sequence[str]) -> str:
+    return ", ".join(videos[:3]) + (f" and {many(len(videos) - 3, 'more video')}" if len(videos) > 3 else "")
+
+
 @dataclass(frozen=True)
 class _Known:
     """A video's evidence, and whether this job made it."""
 
     found: Evidence
     is_new: bool
+    is_taken_over: bool = False
 
 
 def _evidence(
@@ -108,7 +119,7 @@ def _evidence(
             reasons = ["the fetched file's content changed"]
     if not reasons:
         if source := need.evidence_from.get(asked.geometry):
-            return _Known(_take_over(asked, key, record, source), is_new=False)
+            return _Known(_take_over(asked, key, record, source), is_new=False, is_taken_over=True)
         return _Known(need.evidence[asked.geometry], is_new=False)
     before_each()
     return _Known(_sample(asked, key, _local(record, place), reasons, child), is_new=True)

@@ -89,6 +89,11 @@ def tell_finding(video_id: str, bad: int, rows: int, problems: Sequence[str]) ->
         "utf-8", "backslashreplace"
     ).decode()
     print(text, file=sys.stderr, flush=True)
+    tell_at_once(text)
+
+
+def tell_at_once(text: str) -> None:
+    """A line on standard output, where it is the run's terminal and not the job's log."""
     with suppress(OSError, ValueError):
         if not os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno()):
             print(text, flush=True)
@@ -118,7 +123,7 @@ class _Attempts:
         except ChildLost as lost:
             problem = self._unread() or (
                 f"{self.path!r}: the decoder {lost.how}{_after(lost)}; the file is damaged, or of a kind that was not "
-                "foreseen: fetch it again, or take its rows out of the index."
+                "foreseen: fetch it again, or leave the video out."
             )
         return self._attempt(replace(self.job, hopeless=problem))
 

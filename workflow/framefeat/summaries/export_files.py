@@ -25,6 +25,7 @@ from framefeat.names import video_key
 from framefeat.results.dataset import Features, load
 from framefeat.summaries.export_target import new_folder
 from framefeat.vectors import unit_rows
+from framefeat.words import many
 
 _UNSAFE = re.compile(r"[/\\%~\x00-\x1f\x7f]|^\.")
 
@@ -68,10 +69,13 @@ def run(
         note["videos"] = list(write(folder, features, videos, videos_per_shard))
         total = sum(video["rows"] for video in note["videos"])
         note["rows"] = total
-    print(f"{out}: {len(rows)} videos, {total} rows, D = {features.dim}, {layout}", file=sys.stderr)
+    print(
+        f"{out}: {many(len(rows), 'video')}, {many(total, 'row')}, D = {features.dim}, {layout}",
+        file=sys.stderr,
+    )
     left_out = len(features.video_ids) - len(rows)
     if left_out:
-        print(f"{left_out} videos without a good row are left out", file=sys.stderr)
+        print(f"left out: {many(left_out, 'video')} without a good row", file=sys.stderr)
     return note
 
 

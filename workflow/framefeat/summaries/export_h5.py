@@ -28,6 +28,7 @@ from framefeat.summaries.knapsack import BUDGET, choice, shot_summary
 from framefeat.summaries.other_h5 import OtherFile, choices
 from framefeat.terminal import print_table
 from framefeat.vectors import unit_rows
+from framefeat.words import many
 
 FORMAT = "eccv16_dataset"
 _MOST_LINES = 200  # of the printed table; beyond it only what differs is shown
@@ -122,7 +123,7 @@ def _check_combination(
     if "control" in features.manifest and segments_from is None and labels_from is None:
         raise UserError(
             f"{features.folder} is a control ({features.manifest['control']['kind']}): shots found in its features would change the evaluation "
-            "too. Export the original first and give that file as segments-from."
+            "too. Export the original first and give that file as --segments-from (key export_segments_from)."
         )
 
 
@@ -428,18 +429,22 @@ def _print(out: Path, features: Features, table: list[dict[str, Any]]) -> None:
     cells = [["" if row[name] is None else str(row[name]) for name in columns] for row in shown]
     print_table(columns, cells, sys.stderr)
     if len(shown) < len(table):
-        print(f"(and {len(table) - len(shown)} videos with nothing to remark)", file=sys.stderr)
+        print(f"(and {many(len(table) - len(shown), 'video')} with nothing to remark)", file=sys.stderr)
     left_out = len(features.video_ids) - len(table)
     apart = [row["video"] for row in table if row["annotation_length"] not in ("", "equal")]
     if apart:
         print(
-            f"annotated and decoded length differ in {len(apart)} videos: {', '.join(apart)}", file=sys.stderr
+            f"annotated and decoded length differ in {many(len(apart), 'video')}: {', '.join(apart)}",
+            file=sys.stderr,
         )
     for remark in _remarks([(row["video"], row["choice"], row["empty_summaries"]) for row in table]):
         print(remark, file=sys.stderr)
     if left_out:
-        print(f"{left_out} videos without a good row are left out; their numbers stay free", file=sys.stderr)
+        print(
+            f"left out: {many(left_out, 'video')} without a good row; their numbers stay free",
+            file=sys.stderr,
+        )
     print(
-        f"{out}: {len(table)} videos, {sum(row['n_steps'] for row in table)} steps, D = {features.dim}",
+        f"{out}: {many(len(table), 'video')}, {many(sum(row['n_steps'] for row in table), 'step')}, D = {features.dim}",
         file=sys.stderr,
     )

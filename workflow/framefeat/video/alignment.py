@@ -6,8 +6,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from framefeat.errors import number_of
 from framefeat.video.container import Container
+from framefeat.words import many
 
 PAST_END = "past the end"
 LOST = "missing in the file"
@@ -64,7 +64,7 @@ def _resolve(container: Container, times: np.ndarray, wanted: np.ndarray) -> Ali
         native[row], status[row] = -1, "bad"
         if number > expected or number < 0:
             reasons[int(row)] = (
-                f"{PAST_END}: {times[row]:g} s means frame {number}, the video has {number_of(expected, 'frame')}, "
+                f"{PAST_END}: {times[row]:g} s means frame {number}, the video has {many(expected, 'frame')}, "
                 f"the last at {ending:.3f} s"
             )
         else:

@@ -196,7 +196,7 @@ def read_container(
     except av.FFmpegError as error:
         raise UserError(
             f"{name!r}: FFmpeg cannot read this file ({cause(error)}); it is damaged or not a video: fetch it again, "
-            "or take its rows out of the index."
+            "or leave the video out."
         ) from None
 
 

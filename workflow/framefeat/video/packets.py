@@ -148,14 +148,14 @@ def best_stream(source: Any, name: str) -> Any:
             return stream
     if videos:
         raise UserError(
-            f"{name!r}: its video is in a format that this FFmpeg has no decoder for; convert the file, or take its rows "
-            "out of the index."
+            f"{name!r}: its video is in a format that this FFmpeg has no decoder for; convert the file, or leave the "
+            "video out."
         )
     kinds = sorted({stream.type for stream in source.streams if stream not in candidates}) or ["nothing"]
     cover = " and a cover picture" if candidates else ""
     raise UserError(
         f"{name!r}: a video stream was expected, found {' and '.join(kinds)}{cover} only; "
-        "take its rows out of the index or fetch the right file."
+        "fetch the right file, or leave the video out."
     )
 
 

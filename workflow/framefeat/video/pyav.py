@@ -345,7 +345,7 @@ class Converter:
         except OSError as error:
             raise UserError(
                 f"{self._path!r}: its pictures cannot be converted to RGB ({frame.format.name}, matrix coefficients "
-                f"{int(frame.colorspace)}: {error.strerror}); convert the video, or take its rows out of the index."
+                f"{int(frame.colorspace)}: {error.strerror}); convert the video, or leave the video out."
             ) from error
         return displayed(rgb, self._turn)
 

@@ -110,7 +110,7 @@ $(SLURM_VENV)/.main: $(VENV)/.uv envs/slurm.lock pyproject.toml
 	@touch $@
 
 env-slurm: $(SLURM_VENV)/.main
-	@echo "on a login node: PATH=$(CURDIR)/$(SLURM_VENV)/bin:\$$PATH snakemake --profile profiles/slurm --jobs 50"
+	@echo "on a login node: source $(SLURM_VENV)/bin/activate; snakemake --profile profiles/slurm --jobs 50"
 
 SLURM_TESTS ?= tests/slurm
 # Installs Debian's slurm-wlm and munge where it may; what cannot run without them is skipped and says so.

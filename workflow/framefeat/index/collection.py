@@ -224,7 +224,7 @@ def join(ids: Sequence[str], videos: Sequence[Video], frame_index: str, video_in
             return f": did you mean {other!r}? Ids are compared letter by letter" if other else ""
 
         raise complain(
-            f"frame_index: {frame_index!r} has rows of videos that the video index {video_index!r} does not have:",
+            f"frame_index: {frame_index!r} has rows of videos that the video index {video_index!r} does not have (rows count from 0):",
             [
                 f"{video_id!r}: {many(len(rows), 'row')}, the first is row {rows[0]}{near(video_id)}"
                 for video_id, rows in lost.items()

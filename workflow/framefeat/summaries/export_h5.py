@@ -400,7 +400,7 @@ def _remarks(videos: Sequence[tuple[str, str, int]]) -> list[str]:
             )
     if said:
         said.append(
-            "the scores of these videos compare nothing: look at their features, or take other shots (--segments-from, --labels-from, --vmax)"
+            "so the summaries of these videos say nothing of a method's scores: look at their features, or take other shots (--segments-from, --labels-from, --vmax)"
         )
     found = [video for video, left, empty in videos if empty and left != "empty"]
     if found:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from framefeat.words import many
 
 from tests.workflow.project import ROOT, Run, environment, started_jobs
 
@@ -294,7 +295,7 @@ def check_plan(folder: Path, arguments: list[str], dataset: str, videos: int) ->
         capture_output=True, timeout=100, check=False,
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
-    assert told.stdout.startswith(f"{dataset}:\n{videos} of {videos} videos will be decoded:\n")
+    assert told.stdout.startswith(f"{dataset}:\n{videos} of {many(videos, 'video')} will be decoded:\n")
 
 
 @pytest.mark.parametrize("place", ["inside", "outside"])

@@ -218,8 +218,11 @@ def test_all_videos_with_bad_rows_are_listed_and_how_to_go_on(parts: Parts) -> N
     parts.embed("c", features)
     record = stored.read_record(parts.array("c"))
     parts.store_features("c", record | {"bad_rows": [2], "problems": ["row 2 is not finite"]}, features)
+    report = parts.results / "report.html"
+    report.write_text("Verified: every row ...")
     with pytest.raises(UserError) as error:
         parts.assemble()
+    assert not report.exists(), "it is of a matrix that Snakemake has removed"
     heading, *listed, advice = str(error.value).splitlines()
     assert heading == "2 of 3 videos have bad rows, and on_bad_frames is 'fail':"
     assert listed == [

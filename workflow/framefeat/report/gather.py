@@ -181,7 +181,7 @@ def measure(backbone: Backbone) -> None:
         norms, change = backbone.norms[video.rows], backbone.changes[video.rows]
         known = norms[np.isfinite(norms)]
         video.norm = float(np.median(known)) if known.size else float("nan")
-        video.zero_rows = int((known < 1e-6).sum())
+        video.zero_rows = int((known == 0).sum())
         video.equal_neighbours = int((change <= 1e-6).sum())
         video.neighbours = int(np.isfinite(change).sum())
     learn_unlike(backbone)

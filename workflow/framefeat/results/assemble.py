@@ -178,7 +178,12 @@ def assemble(
     with atomic_path(matrix_path) as temporary:
         with open(temporary, "wb", buffering=0) as stream:
             columns, summary = _gather(asked, index, Matrix(stream, index.num_rows, asked.dim))
-        _refuse(asked, summary)
+        try:
+            _refuse(asked, summary)
+        except UserError:
+            # It praises the matrix of before, which Snakemake has removed.
+            asked.results.report.unlink(missing_ok=True)
+            raise
         matrix_sha256 = file_sha256(temporary)
     _write_frame_index(asked.folder.frame_index, index, columns)
     head = _manifest(asked, columns, summary, matrix_sha256, file_sha256(asked.folder.frame_index))

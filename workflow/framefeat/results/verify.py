@@ -436,4 +436,4 @@ def _print(verdict: Verdict) -> None:
     else:
         state = of_all([video.state for video in verdict.videos])
         as_before = "" if state == VERIFIED else f", and so does the verdict: {state}"
-        print(f"everything holds{as_before}" if verdict.ok else "not verified")
+        print(f"everything holds{as_before}" if verdict.ok else "not everything holds")

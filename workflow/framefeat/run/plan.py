@@ -329,8 +329,6 @@ def sentences(changes: Changes) -> Iterator[str]:
     if not changes.assembles:
         yield "The report will be drawn again; no video is decoded or embedded."
         return
-    for path in changes.weights:
-        yield f"{path} is not there: it will be copied from the library's own cache, or downloaded"
     yield from _listed(changes.sample, changes.videos, "will be decoded")
     for folder, videos in changes.extract.items():
         yield from _listed(videos, changes.videos, f"will be embedded with {folder}")
@@ -342,6 +340,8 @@ def sentences(changes: Changes) -> Iterator[str]:
         results = shlex.quote(f"results/{changes.dataset}")
         yield f"leaving the matrix: {', '.join(changes.removed)}"
         yield f"  the files stay until 'framefeat stale {results} --delete'"
+    for path in changes.weights:
+        yield f"{path} is not there: it will be copied from the library's own cache, or downloaded"
     if changes.refused:
         have = "has" if len(changes.refused) == 1 else "have"
         yield f"on_bad_frames is fail, and {many(len(changes.refused), 'video')} {have} bad rows: no matrix will be assembled."

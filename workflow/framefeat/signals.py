@@ -23,7 +23,7 @@ def watch_for_interruption() -> None:
         if callable(before):
             signal.signal(signal.SIGINT, note)
             _deliver_a_lost_one_again()
-            _say_no_more_than_that()
+            _print_no_traceback()
 
 
 def _deliver_a_lost_one_again() -> None:
@@ -42,7 +42,7 @@ def _deliver_a_lost_one_again() -> None:
     sys.unraisablehook = look
 
 
-def _say_no_more_than_that() -> None:
+def _print_no_traceback() -> None:
     """Where nothing takes the ``KeyboardInterrupt`` (Snakemake does once jobs run), no traceback is printed."""
     before = sys.excepthook
 

@@ -181,7 +181,7 @@ def assemble(
         try:
             _refuse(asked, summary)
         except UserError:
-            # It praises the matrix of before, which Snakemake has removed.
+            # It shows the matrix of before, which Snakemake has removed.
             asked.results.report.unlink(missing_ok=True)
             raise
         matrix_sha256 = file_sha256(temporary)

@@ -416,7 +416,7 @@ def _print(verdict: Verdict) -> None:
         ]
         for video in verdict.videos
     ]  # fmt: skip
-    levels = [3 if video.failures else LEVELS[video.state] for video in verdict.videos]
+    levels = [3 if video.failures else LEVELS.get(video.state, 3) for video in verdict.videos]
     print_table(
         names, rows, sys.stdout, right={1, 2, 3, 4, 6, 7, 8}, levels=levels, coloured_column=9, droppable=[5, 3, 2],
         cut=0,

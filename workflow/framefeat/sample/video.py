@@ -175,7 +175,7 @@ class _Attempts:
                 print(lost.trace, file=sys.stderr, flush=True)
             raise
         if evidence["problems"] or evidence["warnings"]:
-            self.child.end()  # a damaged file may have left its traces in the process
+            self.child.end()  # whatever was odd about the file may have left its traces in the process
         return evidence
 
     def _unread(self) -> str:

@@ -49,7 +49,16 @@ def test_help_names_all_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f" {name} {command.help}" in said for name, command in cli._COMMANDS.items())
 
 
-@pytest.mark.parametrize("arguments", [[], ["no-such"], ["--no-such"], ["show", "a", "--no-such"]])
+@pytest.mark.parametrize("written", [["-esJrBWj2d8"], ["--", "-esJrBWj2d8"], ["--aQ"]])
+def test_a_video_whose_id_begins_with_a_dash(written: list[str]) -> None:
+    _, options = cli._parse(["show", "results/tvsum", *written])
+    assert options.video == written[-1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["no-such"], ["--no-such"], ["show", "a", "b", "--no-such"], ["verify", "a", "--no-such"]],
+)
 def test_mistakes_are_told_with_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)

@@ -83,6 +83,12 @@ def test_several_reasons_are_all_told(done: ResultsFolder) -> None:
     assert need.embed == {"net": ["other weights"]}
 
 
+def test_what_is_read_from_a_file_is_not_told_beside_its_change(done: ResultsFolder) -> None:
+    """A folder's video that was cut: its times and its rate are others, and nobody wrote either."""
+    need = of(done, fingerprint="other", times_sha256="other", fps=1.0)
+    assert need.decode == {GEOMETRY: ["the file's content changed"]}
+
+
 def test_another_decoder(done: ResultsFolder) -> None:
     need = of(done, wanted(decoder="pyav"))
     assert need.decode == {GEOMETRY: ["decoder changed from auto to pyav"]}
@@ -184,13 +190,13 @@ def test_another_shard_is_no_reason(done: ResultsFolder) -> None:
 
 
 def test_problems_of_what_stays(results: ResultsFolder) -> None:
-    store_evidence(results, wanted(), ENTRY, problems=["row 1: broken"])
-    store_features(results, backbone(), "a", problems=["row 1 is not finite"])
-    assert of(results).problems == ["row 1: broken"]
+    store_evidence(results, wanted(), ENTRY, problems=["frame 1 at 1.000 s: broken"])
+    store_features(results, backbone(), "a", problems=["1 row is not finite"])
+    assert of(results).problems == ["frame 1 at 1.000 s: broken"]
     assert of(results, fingerprint="mended").problems == []
     store_evidence(results, wanted(), ENTRY)
-    store_features(results, backbone(), "a", problems=["row 1 is not finite"])
-    assert of(results).problems == ["row 1 is not finite"]
+    store_features(results, backbone(), "a", problems=["1 row is not finite"])
+    assert of(results).problems == ["1 row is not finite"]
     assert of(results, wanted(backbone(weights="w2"))).problems == []
 
 

@@ -44,4 +44,4 @@ def test_an_interruption_that_nothing_takes_is_no_traceback() -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert done.returncode != 0
-    assert done.stderr == "interrupted before the first job\n"
+    assert done.stderr == "interrupted; the same command goes on\n"

@@ -111,7 +111,7 @@ def test_a_damaged_video_is_a_finding_and_its_neighbours_are_done(project: Proje
         [*MERGED, *jobs([damaged, edited, left, in_bucket(3)[0]]), f"assemble:{BACKBONE}"]
     )
     at_the_end = done.output.partition(" failed:\n")[2]
-    assert f"'{damaged}': 2 of 2 rows: " in at_the_end
+    assert f"'{damaged}': all 2 rows: " in at_the_end
     assert f"1 of {len(FEW)} videos have bad rows" in at_the_end
     plan = project.framefeat("plan", "--configfile", "run.yaml").stdout
     assert f"0 of {len(FEW)} videos will be decoded" in plan

@@ -721,7 +721,12 @@ def _parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
         allow_abbrev=False,
     )
     command.add_options(parser)
-    return name, parser.parse_args(rest)
+    options, unknown = parser.parse_known_args(rest)
+    if len(unknown) == 1 and getattr(options, "video", "") is None:
+        options.video = unknown[0]  # ids may begin with -
+    elif unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return name, options
 
 
 def _overview(arguments: Sequence[str]) -> NoReturn:

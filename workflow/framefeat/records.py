@@ -60,7 +60,6 @@ class VideoRecord(Slice):
     timestamps: list[float]
     facts: Facts | None
     error: str | None
-    warnings: list[str]
     doubts: list[str]
     content: NotRequired[str]
 
@@ -143,6 +142,10 @@ class Findings(TypedDict):
     warnings: list[str]
     doubts: list[str]
     problems: list[str]
+
+
+#: Of an evidence's problems, those that are the index's doing and not the file's have these words.
+PAST_END = "is past the end"
 
 
 class Evidence(Findings):

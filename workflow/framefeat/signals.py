@@ -48,7 +48,7 @@ def _print_no_traceback() -> None:
 
     def look(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt):
-            print("interrupted before the first job", file=sys.stderr)
+            print("interrupted; the same command goes on", file=sys.stderr)
         else:
             before(kind, error, trace)
 

@@ -16,7 +16,13 @@ from tests.unit.report.report_fixture import colour_features, drawn, leave_out, 
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     videos = [
         drawn("good one", [4, 4], seed=1),
-        drawn("名前の長い動画", [3, 3], seed=2, bad=[2], problems=["row 2: the decoder gave no frame"]),
+        drawn(
+            "名前の長い動画",
+            [3, 3],
+            seed=2,
+            bad=[2],
+            problems=["frame 2 at 2.000 s: the decoder gave no frame"],
+        ),
         drawn("evil\x1b[31m\nid", [3], seed=3),
     ]
     return write_run(tmp_path_factory.mktemp("show"), videos, {"a": colour_features, "b": colour_features})
@@ -35,7 +41,7 @@ def test_every_backbone_and_video(results: Path) -> None:
     assert "\x1b" not in text
     lines = text.splitlines()
     assert lines[4].startswith("not verified")  # what is wrong comes first
-    assert "1 of 6 rows has no frame; row 2: the decoder gave no frame" in text
+    assert "1 of 6 rows has no frame; frame 2 at 2.000 s: the decoder gave no frame" in text
 
 
 def test_doubtful_videos_and_files_left_out(tmp_path: Path) -> None:
@@ -102,8 +108,29 @@ def test_terminal(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = str(results)  # where tests keep their files is not ours to keep short
         lines = [line for line in (text + one.getvalue()).splitlines() if path[:20] not in line]
         assert max(terminal.width(line) for line in lines) <= columns
-        assert "1 of 6 rows has no frame; row 2: the decoder gave no frame" in " ".join(text.split())
+        assert "1 of 6 rows has no frame; frame 2 at 2.000 s: the decoder gave no frame" in " ".join(
+            text.split()
+        )
         assert " bad" in text
+
+
+def test_of_many_problems_the_first_and_the_command_that_lists_all(tmp_path: Path) -> None:
+    problems = [f"frame {number} at {number}.000 s: broken" for number in range(2, 12)]
+    results = write_run(
+        tmp_path, [drawn("-cut off", [12], seed=1, bad=list(range(2, 12)), problems=problems)]
+    )
+    text = shown(results)
+    assert text.count(": broken") == 5, "beside the number of bad rows"
+    assert f"... and 5 more: framefeat show {results / 'colour_grid'} -- '-cut off'" in text
+    assert shown(results, "-cut off").count(": broken") == 10
+
+
+def test_a_folder_without_a_matrix_says_why(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Give results/DATASET"):
+        shown(tmp_path)
+    (tmp_path / "shards").mkdir()
+    with pytest.raises(UserError, match="the last run of this data set made no matrix"):
+        shown(tmp_path)
 
 
 def test_matrix_is_not_read_for_the_list(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

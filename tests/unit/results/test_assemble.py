@@ -192,12 +192,12 @@ def test_one_bad_row_and_nothing_is_verified(parts: Parts) -> None:
     evidence = parts.read_evidence("b")
     evidence["rows"]["status"][1], evidence["rows"]["native_idx"][1] = "bad", -1
     evidence["rows"]["pts_sec"][1] = None
-    evidence["problems"] = ["row 1: broken"]
+    evidence["problems"] = ["frame 1 at 1.000 s: broken"]
     parts.store_evidence("b", evidence)
     features = parts.features["b"].copy()
     features[1] = np.nan
     parts.embed("b", features)
-    with pytest.raises(UserError, match=r"'b': 1 of 2 rows: row 1: broken"):
+    with pytest.raises(UserError, match=r"'b': 1 of 2 rows \(0\): frame 1 at 1.000 s: broken"):
         parts.assemble()
     assert not (parts.model / "toy_features.npy").exists()
     manifest = parts.assemble(on_bad_frames="mask")
@@ -217,17 +217,17 @@ def test_all_videos_with_bad_rows_are_listed_and_how_to_go_on(parts: Parts) -> N
     features[2] = np.nan
     parts.embed("c", features)
     record = stored.read_record(parts.array("c"))
-    parts.store_features("c", record | {"bad_rows": [2], "problems": ["row 2 is not finite"]}, features)
+    parts.store_features("c", record | {"bad_rows": [2], "problems": ["1 row is not finite"]}, features)
     report = parts.results / "report.html"
     report.write_text("Verified: every row ...")
     with pytest.raises(UserError) as error:
         parts.assemble()
     assert not report.exists(), "it is of a matrix that Snakemake has removed"
     heading, *listed, advice = str(error.value).splitlines()
-    assert heading == "2 of 3 videos have bad rows, and on_bad_frames is 'fail':"
+    assert heading == "2 of 3 videos have bad rows, and on_bad_frames is 'fail' (rows count from 0):"
     assert listed == [
-        "  - 'a': 4 of 4 rows: 'a.mp4': it is no video",
-        "  - 'c': 1 of 4 rows: row 2 is not finite",
+        "  - 'a': all 4 rows: 'a.mp4': it is no video",
+        f"  - 'c': 1 of 4 rows ({parts.rows.index(('c', 2))}): 1 row is not finite",
     ]
     assert "Replace these files" in advice
     assert "on_bad_frames: mask" in advice
@@ -238,7 +238,7 @@ def test_all_videos_with_bad_rows_are_listed_and_how_to_go_on(parts: Parts) -> N
     assert index.loc[lost, ["native_idx", "status"]].tolist() == [-1, "bad"]
     assert index.loc[lost, ["pts_sec", "offset_sec"]].isna().all()
     entries = {video["video_id"]: video for video in manifest["videos"]}
-    assert entries["c"]["problems"] == ["row 2 is not finite"]
+    assert entries["c"]["problems"] == ["1 row is not finite"]
     assert not entries["c"]["verified"]
     assert entries["b"]["verified"]
 
@@ -353,12 +353,15 @@ def test_parts_that_do_not_fit_are_named(
     """Whatever the files' times say: as after ``snakemake --touch``, or a disk's fault."""
     before = parts.assemble()["matrix_sha256"]
     damage(parts)
+    report = parts.results / "report.html"
+    report.write_text("Verified: every row ...")
     with pytest.raises(UserError, match="Delete these files and run again") as error:
         parts.assemble()
     line = next(line for line in str(error.value).splitlines() if line.startswith("  - "))
     assert file in line
     assert reason in line
     assert read_json(parts.model / "feature_manifest.json")["matrix_sha256"] == before
+    assert not report.exists(), "Snakemake removes the matrix that it shows"
 
 
 def test_shards_decide_no_byte(parts: Parts) -> None:

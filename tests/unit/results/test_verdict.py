@@ -113,6 +113,17 @@ def test_a_variable_rate_that_fits_is_told_and_not_doubted() -> None:
     assert verdict.cautions(evidence(PACES, every(0.5, 9), 17.5, vfr=True)) == []
 
 
+def test_another_rate_that_fits_all_the_same_is_told_once_and_not_doubted() -> None:
+    short = evidence(steady(250, 25), np.array([0.0, 0.1]), 30.0)
+    assert verdict.cautions(short) == [
+        "the index says 30 fps, the file has 25, but every row is within a frame of its time"
+    ]
+    assert verdict.cautions(evidence(steady(250, 25), every(0.5, 4), 30.0)) == [], "its doubt says it"
+    assert verdict.cautions(evidence(steady(250, 25), every(0.5, 4), 30.0, alignment="pts")) == []
+    assert verdict.cautions(evidence(steady(250, 25), every(0.5, 4), 25.1)) == []
+    assert verdict.cautions(evidence(steady(5, 10), np.array([9.0]), 30.0)) == [], "no row has a frame"
+
+
 def test_a_frame_that_stands_for_a_moment_is_told_and_not_doubted() -> None:
     slides = evidence(np.array([0, 0.1, 0.2, 1.9, 2.0, 2.1]), every(0.5, 2), 25.0, vfr=True, alignment="pts")
     assert verdict.doubts(slides) == []

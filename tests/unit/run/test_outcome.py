@@ -32,14 +32,14 @@ def test_doubtful_videos_are_told_as_bad_ones_are(tmp_path: Path) -> None:
     first, *others = outcome.lines(results, ["colour_grid"])
     assert first.endswith("alignment doubtful")
     assert others == ["1 video doubtful (rows up to 0.720 s from their frames):", f"  off: {doubt}"]
-    videos += [drawn("hurt", [4], seed=3, bad=[1], problems=["row 1: broken"])]
+    videos += [drawn("hurt", [4], seed=3, bad=[1], problems=["frame 1 at 1.000 s: broken"])]
     videos += [drawn("unlike", [4], seed=4, verified=False, warnings=["two decodes differ"])]
     results = write_run(tmp_path / "worse", videos)
     leave_out(results, "notes.bin", "no video stream")
     first, *others = outcome.lines(results, ["colour_grid"])
     assert first.endswith("alignment not verified")
     assert [line for line in others if line.startswith("  ")] == [
-        "  hurt: 1 of 4 rows; row 1: broken",
+        "  hurt: 1 of 4 rows; frame 1 at 1.000 s: broken",
         "  unlike: two decodes differ",
         f"  off: {doubt}",
         "  notes.bin: no video stream",

@@ -22,7 +22,7 @@ def test_another_content_at_the_same_address(tmp_path: Path) -> None:
     record: VideoRecord = {
         "video_id": "a", "fingerprint": f"address:{ADDRESS}", "fps": FPS, "alignment": "index", "rows": 2,
         "times_sha256": times_digest(TIMES), "path": ADDRESS, "timestamps": TIMES.tolist(), "facts": None,
-        "error": None, "warnings": [], "doubts": [],
+        "error": None, "doubts": [],
     }  # fmt: skip
     results = ResultsFolder(tmp_path / "results")
     write_json(results.shard("a"), {"schema": 3, "videos": {"a": slice_of(record)}})

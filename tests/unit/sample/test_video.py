@@ -113,9 +113,9 @@ def test_times_past_the_end_are_bad_rows(tmp_path, capfd):
     assert evidence["rows"]["pts_sec"] == [0.0, None, None]
     assert not frames[1:].any()
     assert len(evidence["problems"]) == 2
-    assert "past the end: 4.04 s means frame 101, the video has 100 frames" in evidence["problems"][0]
+    assert "4.04 s is past the end: it means frame 101, the video has 100 frames" in evidence["problems"][0]
     told = capfd.readouterr()
-    assert "cfr_25: 2 of 3 rows are bad: row 1 is past the end" in told.err
+    assert "cfr_25: 2 of 3 rows are bad: 4.04 s is past the end" in told.err
     assert told.out == told.err, "the log and the person who looks at the run are told the same"
 
 

@@ -29,6 +29,7 @@ from framefeat.records import (
     VideoToEmbed,
 )
 from framefeat.vectors import cosine
+from framefeat.words import many
 
 SCHEMA = 2
 #: Rows that small videos are gathered to before they are embedded: the last batch alone has repetitions.
@@ -292,7 +293,7 @@ class _Work:
         rechecked = evidence["recheck"]["rows"] if len(second) else []
         lost = _lost(features, second, rechecked, bad)
         features[lost] = np.nan
-        problem = problem or _not_finite(lost)
+        problem = problem or _not_finite(lost, evidence["rows"]["timestamp_sec"])
         bad = bad | lost
         kept = [place for place, row in enumerate(rechecked) if not lost[row]]
         compared = _compare(self._message["precision"], evidence["recheck"], kept, second, features)
@@ -363,13 +364,13 @@ def _lost(features: np.ndarray, second: np.ndarray, rechecked: Sequence[int], ba
     return lost
 
 
-def _not_finite(lost: np.ndarray) -> str:
-    """Why ``lost`` rows are bad; empty where there are none."""
+def _not_finite(lost: np.ndarray, times: Sequence[float]) -> str:
+    """Why ``lost`` rows are bad; empty where there are none. ``times``: of all rows, in seconds."""
     if not lost.any():
         return ""
     return (
-        f"the features of {lost.sum()} rows are not finite, the first of them row {np.argmax(lost)}; with precision: "
-        "fp16 try bf16 or float32, else the weights do not fit the backbone"
+        f"the features of {many(int(lost.sum()), 'row')} are not finite, the first of them at {times[int(np.argmax(lost))]:g} s; "
+        "with precision: fp16 try bf16 or float32, else the weights do not fit the backbone"
     )
 
 

@@ -57,7 +57,9 @@ def find_videos(settings: Settings) -> Found:
         seen.setdefault(video_id, row)
     if doubled:
         raise complain(
-            f"video_index: {path!r} has duplicate video ids:", doubled, "Keep one row for each video."
+            f"video_index: {path!r} has duplicate video ids (rows count from 0):",
+            doubled,
+            "Keep one row for each video.",
         )
     fps = tables.number_column(table, "fps", path)
     wrong = [
@@ -67,7 +69,7 @@ def find_videos(settings: Settings) -> Found:
     ]
     if wrong:
         raise complain(
-            f"video_index: {path!r} has frame rates that are not positive numbers:",
+            f"video_index: {path!r} has frame rates that are not positive numbers (rows count from 0):",
             wrong,
             "Write the video's native frame rate.",
         )
@@ -111,7 +113,7 @@ def check_files(found: Found, needed: Iterable[int], settings: Settings) -> None
             found.unread_folders
         )
         raise complain(
-            f"video_index: {str(settings.video_index)!r} names files that do not exist{where}:",
+            f"video_index: {str(settings.video_index)!r} names files that do not exist{where} (rows count from 0):",
             missing,
             f"Correct the paths, or set video_root to the folder that holds the files.{unread}",
         )

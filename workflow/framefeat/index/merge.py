@@ -300,16 +300,12 @@ def _record(
         # What could not be read has no digest; when it can be, its fingerprint changes and it is sampled again.
         fingerprint = found["sha256"] or f"unread:{video.video_id}"
     assert video.fps is not None  # a folder's videos are probed by now
-    warnings, doubts = [], []
+    doubts = []
     if settings.from_folder and facts and collection.believable_duration(facts) < facts["duration_sec"]:
         doubt = f"its clock says {facts['duration_sec']:.0f} s for {facts['frames_found']} frames, which cannot be"
         if settings.sample_every is None:
             doubt += f": the rows end at {collection.believable_duration(facts):.0f} s"
         doubts.append(doubt)
-    if facts and video.fps and abs(video.fps - facts["fps"]) > 0.01 * facts["fps"]:
-        warnings.append(
-            f"the index says {video.fps:g} fps, the container {facts['fps']:g}; the index is believed"
-        )
     return {
         "video_id": video.video_id,
         "fingerprint": fingerprint,
@@ -321,7 +317,6 @@ def _record(
         "timestamps": times.tolist(),
         "facts": facts,
         "error": found["error"] if found else None,
-        "warnings": [*warnings, *doubts],
         "doubts": doubts,
     }
 

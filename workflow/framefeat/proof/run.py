@@ -112,7 +112,6 @@ def _sample(
         "timestamps": list(times),
         "facts": None,
         "error": None,
-        "warnings": [],
         "doubts": [],
     }
     outputs = {what: folder / f"{name}.{what}" for what in ("frames", "recheck", "evidence")}

@@ -1,5 +1,6 @@
 """``framefeat show``: what came out of a run, as plain text for a terminal."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -24,6 +25,7 @@ from framefeat.terminal import coloured, print_table, print_wrapped, printable
 from framefeat.vectors import row_lengths, unit_rows
 from framefeat.words import many
 
+_MOST_REASONS = 6
 _REASONS = {3: verdict.NOT_VERIFIED, 2: verdict.DOUBTFUL, 1: "look"}
 
 
@@ -68,7 +70,7 @@ def _print_backbone(backbone: Backbone, out: TextIO) -> None:
             str(video.entry.get("decoder") or "none"),
         ])  # fmt: skip
         if video.reasons:
-            notes.append(f"{video.video_id}: {'; '.join(text for _, text in video.reasons)}")
+            notes.append(f"{video.video_id}: {'; '.join(_gravest(backbone, video))}")
         levels.append(video.severity)
     names = ["state", "video", "rows", "clamped", "bad", "ms off", "fps", "size", "codec", "reader"]
     least_telling_first = [8, 7, 6, 9, 3, 5]
@@ -79,6 +81,16 @@ def _print_backbone(backbone: Backbone, out: TextIO) -> None:
         print(file=out)
     for text in notes:
         print_wrapped(printable(text), out)
+
+
+def _gravest(backbone: Backbone, video: ReportVideo) -> list[str]:
+    """What speaks against a video; of a file with a thousand bad frames the first of them, and where all are."""
+    texts = [text for _, text in video.reasons]
+    if len(texts) <= _MOST_REASONS:
+        return texts
+    # After -- an id that begins with - is no option.
+    command = shlex.join(["framefeat", "show", str(backbone.folder), "--", video.video_id])
+    return [*texts[:_MOST_REASONS], f"... and {len(texts) - _MOST_REASONS} more: {command}"]
 
 
 def _print_left_out(results: Path, out: TextIO) -> None:

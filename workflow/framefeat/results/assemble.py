@@ -42,6 +42,7 @@ MANIFEST_SCHEMA = 1
 #: As the notebook says it: row i of the matrix is row i of the frame index.
 ORDER = "sequential_per_frame_index"
 _CHUNK_BYTES = 8 << 20
+_ROWS_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -108,26 +109,26 @@ class Summary:
     """What the manifest says of all videos, gathered one by one.
 
     ``videos``: their entries as JSON, a tenth of the memory of what it describes. ``doubtful``: of each video with
-    doubts, how far in seconds its farthest row is. ``bad``: a sentence for each video with bad rows.
+    doubts, how far in seconds its farthest row is. ``bad``: of each video with bad rows a sentence, by key.
     """
 
     videos: list[str] = field(default_factory=list)
     verified: bool = True
     states: Counter[str] = field(default_factory=Counter)
     doubtful: list[float | None] = field(default_factory=list)
-    bad: list[str] = field(default_factory=list)
+    bad: dict[str, str] = field(default_factory=dict)
     weights_sha256: set[str] = field(default_factory=set)
     networks: set[str] = field(default_factory=set)
     versions: dict[str, set[str]] = field(default_factory=dict)
 
-    def add(self, entry: VideoEntry, part: Part) -> None:
+    def add(self, key: str, entry: VideoEntry, part: Part, bad_rows: np.ndarray) -> None:
         self.videos.append(_json(entry))
         self.verified = self.verified and entry["verified"]
         self.states[entry["verdict"]] += 1
         if entry["doubts"]:
             self.doubtful.append(entry["max_abs_offset_sec"])
-        if entry["counts"]["bad"]:
-            self.bad.append(finding(entry))
+        if len(bad_rows):
+            self.bad[key] = _finding(entry, bad_rows)
         self.weights_sha256.add(part.record["weights_sha256"])
         if "network" in part.record:  # of earlier editions' records it is not known
             self.networks.add(json.dumps(part.record["network"], sort_keys=True))
@@ -173,17 +174,21 @@ def assemble(
         on_bad_frames,
         origin,
     )
+    try:
+        _write(asked)
+    except BaseException:
+        # It shows the matrix of before, which Snakemake has removed.
+        asked.results.report.unlink(missing_ok=True)
+        raise
+
+
+def _write(asked: Asked) -> None:
     index = pq.read_table(asked.results.index)
-    matrix_path = asked.folder.matrix(dataset)
+    matrix_path = asked.folder.matrix(asked.dataset)
     with atomic_path(matrix_path) as temporary:
         with open(temporary, "wb", buffering=0) as stream:
             columns, summary = _gather(asked, index, Matrix(stream, index.num_rows, asked.dim))
-        try:
-            _refuse(asked, summary)
-        except UserError:
-            # It shows the matrix of before, which Snakemake has removed.
-            asked.results.report.unlink(missing_ok=True)
-            raise
+        _refuse(asked, summary)
         matrix_sha256 = file_sha256(temporary)
     _write_frame_index(asked.folder.frame_index, index, columns)
     head = _manifest(asked, columns, summary, matrix_sha256, file_sha256(asked.folder.frame_index))
@@ -214,7 +219,7 @@ def _gather(asked: Asked, index: pa.Table, matrix: "Matrix") -> tuple[Columns, S
         matrix.write(rows, part.features, places)
         mine = _seen(part).take(places)
         columns.put(rows, mine)
-        summary.add(_video_entry(rows, places, part, mine), part)
+        summary.add(key, _video_entry(rows, places, part, mine), part, rows[mine.status == "bad"])
     if unfit:
         raise complain(
             "Stored parts do not fit what the index and the configuration ask for:",
@@ -239,12 +244,16 @@ def _rows_by_video(index: pa.Table) -> Iterator[tuple[str, np.ndarray, np.ndarra
 def _refuse(asked: Asked, summary: Summary) -> None:
     """Raise ``UserError`` where these parts may not become one matrix."""
     if summary.bad and asked.on_bad_frames == "fail":
+        from_folder = asked.origin is not None and "videos" in asked.origin["source"]
+        merged = Merged(asked.results)
         raise complain(
-            f"{len(summary.bad)} of {len(summary.videos)} videos have bad rows, and on_bad_frames is 'fail':",
-            summary.bad,
-            "Replace these files (or correct their rows in the index) and run again: nothing else is computed anew. Or set "
-            "on_bad_frames: mask, and run again: these rows are NaN then, marked 'bad'. (In a folder of videos, drop leaves out "
-            "files that give no video at all.)",
+            f"{len(summary.bad)} of {many(len(summary.videos), 'video')} have bad rows, and on_bad_frames is 'fail' (rows "
+            "count from 0):",
+            [_with_file(found, merged, key) for key, found in summary.bad.items()],
+            f"Replace these files{'' if from_folder else ' (or correct their rows in the index)'} and run again: nothing else "
+            "is computed anew. Or set on_bad_frames: mask, and run again: these rows are NaN then, marked 'bad'."
+            + " Or on_bad_frames: drop, which leaves out files that give no video at all."
+            * from_folder,
             most=len(summary.bad),
         )
     if len(summary.weights_sha256) > 1:
@@ -381,10 +390,23 @@ def _seen(part: Part) -> Columns:
     return Columns(native, pts, status)
 
 
-def finding(entry: VideoEntry) -> str:
-    """What is wrong with a video of the manifest, in a line: how many rows are bad, and the first reason."""
+def _finding(entry: VideoEntry, bad_rows: np.ndarray) -> str:
+    """What is wrong with a video, in a line: which rows of the index are bad, and the first reason."""
     reason = entry["problems"][0] if entry["problems"] else "no reason is on record"
-    return f"{entry['video_id']!r}: {entry['counts']['bad']} of {entry['rows']} rows: {reason}"
+    if len(bad_rows) == entry["rows"]:
+        which = many(entry["rows"], "row") if entry["rows"] == 1 else f"all {entry['rows']} rows"
+    else:
+        named = ", ".join(map(str, bad_rows[:_ROWS_NAMED])) + ", ..." * (len(bad_rows) > _ROWS_NAMED)
+        which = f"{len(bad_rows)} of {entry['rows']} rows ({named})"
+    return f"{entry['video_id']!r}: {which}: {reason}"
+
+
+def _with_file(finding: str, merged: Merged, key: str) -> str:
+    try:
+        path = merged.record(key)["path"]
+    except UserError:  # a merge that was taken away must not hide what is wrong with the videos
+        return finding
+    return finding if path in finding else f"{finding} ({path})"
 
 
 class Matrix:

@@ -22,6 +22,11 @@ def result_folders(path: Path) -> list[Path]:
     if BackboneFolder(path).manifest.is_file():
         return [path]
     found = [folder.root for folder in ResultsFolder(path).assembled()]
+    if not found and ResultsFolder(path).shards.is_dir():
+        raise UserError(
+            f"{path}: the last run of this data set made no matrix. 'framefeat plan' with the run's configuration says what is "
+            "missing; run Snakemake again for the rest."
+        )
     if not found:
         raise UserError(
             f"{path}: no {MANIFEST} here or one folder below. Give results/DATASET or results/DATASET/BACKBONE of a finished run."

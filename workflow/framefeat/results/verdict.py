@@ -21,6 +21,8 @@ LEVELS = {NOT_VERIFIED: 3, DOUBTFUL: 2, VERIFIED: 0}
 _ROUNDING_SEC = 1e-6
 #: Under ``pts`` the nearest frame is what is asked for, and one that stands for a second or two is nothing strange.
 _STANDS_LONG_SEC = 1.0
+_SAME_RATE = 0.01
+_NEAR = "but every row is within a frame of its time"
 _STANDS = (
     "rows are up to {:.3f} s from the nearest frame: the file has a gap there, or a frame that stands long"
 )
@@ -62,14 +64,21 @@ def doubts(evidence: Evidence) -> list[str]:
 def cautions(evidence: Evidence) -> list[str]:
     """What might have made the video doubtful and did not."""
     video = evidence.get("video")
-    if not video:
-        return []
-    if _misfit(evidence):
+    if not video or _misfit(evidence) or not np.isfinite(_offsets(evidence["rows"])).any():
         return []
     if evidence["key"]["alignment"] != "index":
         far = _far(evidence, video)
         return [_STANDS.format(np.abs(far).max())] if len(far) else []
-    return ["the frame rate varies, but every row is within a frame of its time"] if video.get("vfr") else []
+    if video.get("vfr"):
+        return [f"the frame rate varies, {_NEAR}"]
+    apart = abs(evidence["key"]["fps"] - video["fps"]) > _SAME_RATE * video["fps"]
+    return [f"{_rates(evidence)}, {_NEAR}"] if apart else []
+
+
+def _rates(evidence: Evidence) -> str:
+    video = evidence["video"]
+    assert video is not None
+    return f"the index says {evidence['key']['fps']:.6g} fps, the file has {video['fps']:.6g}"
 
 
 def _are(rows: Rows, status: str) -> np.ndarray:
@@ -97,7 +106,7 @@ def _misfit(evidence: Evidence) -> list[str]:
     how_far = f"rows are up to {np.abs(far).max():.3f} s from their frame"
     longest = float(np.asarray(rows["timestamp_sec"], dtype=float)[np.isfinite(offsets)].max())
     other_rate = longest * abs(key["fps"] - video["fps"]) > 1
-    rates = f"the index says {key['fps']:.6g} fps, the file has {video['fps']:.6g}"
+    rates = _rates(evidence)
     remedy = "set alignment: pts"
     if video.get("vfr"):
         varies = "the file's frame rate varies, and alignment 'index' counts frames as if it did not"

@@ -50,9 +50,7 @@ def run(results: Path, delete: bool) -> None:
         return
     videos = len({file.name for file in files if file.kind == "video"})
     size = sum(file.size for file in files) / 1e6
-    told = (
-        f"{many(len(files), 'file')} of {many(videos, 'removed video')} and of earlier shards ({size:.1f} MB)"
-    )
+    told = f"{many(len(files), 'file')} of {many(videos, 'video')} no longer in the index and of earlier shards ({size:.1f} MB)"
     if delete:
         for file in files:
             file.path.unlink(missing_ok=True)

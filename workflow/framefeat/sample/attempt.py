@@ -296,7 +296,7 @@ class Sampler:
                 "decoder_reason": problem,
                 "rows": self._told_rows([-1] * count, [None] * count, ["bad"] * count),
                 "recheck": _told_look(_NO_LOOK, {}),
-                "warnings": list(self.record.get("warnings", [])),
+                "warnings": [],
                 "doubts": [],
                 "problems": [problem],
             },
@@ -314,21 +314,20 @@ class Sampler:
         native = aligned.native.tolist()
         status = list(aligned.status)
         problems = [container.damage] if container.damage and aligned.reasons else []
-        problems += [f"row {row} is {why}" for row, why in aligned.reasons.items()]
+        problems += aligned.reasons.values()
         for number, why in sorted(taken.problems.items()):
+            problems.append(f"frame {number} at {container.times()[number]:.3f} s: {why}")
             for row in rows_of[number]:
-                problems.append(f"row {row}: frame {number} at {container.times()[number]:.3f} s: {why}")
                 native[row], status[row] = -1, "bad"
         pts_sec = [
             None if number < 0 else float(container.seconds(np.array(taken.frames.pts[number])))
             for number in native
         ]
         warnings = [
-            *self.record.get("warnings", []),
             *([container.damage] if container.damage else []),
             *container.warnings,
             *taken.warnings,
-            *self._disagreement(look, rows_of),
+            *self._disagreement(look, container.times()),
         ]
         return self._write(
             taken.frames,
@@ -350,18 +349,19 @@ class Sampler:
         if not taken.lost or self.job.alignment != "index":
             return []
         return [
-            f"{taken.lost} frames are lost to damage: those after them keep the numbers of their packets, and a player counts "
+            f"{taken.lost} {'frame is' if taken.lost == 1 else 'frames are'} lost to damage: those after them keep the numbers of their packets, and a player counts "
             "on without the lost ones"
         ]
 
-    def _disagreement(self, look: SecondLook, rows_of: Mapping[int, Sequence[int]]) -> list[str]:
+    def _disagreement(self, look: SecondLook, seconds: np.ndarray) -> list[str]:
+        """``seconds``: when each frame is shown (float64 [n])."""
         if not look.unproved:
             return []
         first = min(look.unproved)
         return [
             f"{self.path!r}: {len(look.unproved)} of {len(look.numbers)} frames decoded a second time ({look.reader}) do not "
-            f"prove the first decode, the first in row {rows_of[first][0]} (frame {first} {look.unproved[first]}): they cannot "
-            "be verified"
+            f"prove the first decode, the first of them at {seconds[first]:.3f} s (frame {first} {look.unproved[first]}): they "
+            "cannot be verified"
         ]
 
     def _told_rows(self, native: list[int], pts_sec: list[float | None], status: list[str]) -> Rows:

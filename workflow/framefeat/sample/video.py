@@ -21,7 +21,7 @@ from framefeat import stored
 from framefeat.errors import MachineError, UserError, machine_trouble
 from framefeat.files import atomic_path
 from framefeat.identity import sample_key
-from framefeat.records import Evidence, SampleJob, VideoRecord
+from framefeat.records import PAST_END, Evidence, SampleJob, VideoRecord
 from framefeat.sample.child import Child, ChildLost, Line, run_in_child
 from framefeat.settings import DEFAULTS
 from framefeat.signals import polite_end
@@ -74,7 +74,7 @@ def sample_video(
         if "content" in record:
             evidence["content"] = record["content"]
         stored.write(evidence_path, evidence, {"thumbnails": stored.as_bytes(strip.read_bytes())})
-    for warning in evidence["warnings"]:
+    for warning in [*evidence["warnings"], *evidence["doubts"]]:
         print(f"{record['video_id']}: {warning}", file=sys.stderr)
     bad = evidence["rows"]["status"].count("bad")
     if bad:
@@ -111,7 +111,7 @@ class _Attempts:
         try:
             evidence = self._decoded()
             # Times past the end are the index's doing; for all else the file is looked through.
-            broken = any("is past the end" not in text for text in evidence["problems"])
+            broken = any(PAST_END not in text for text in evidence["problems"])
             if not broken or not (problem := self._unread()):
                 return evidence
             if evidence["decoder"] is not None:

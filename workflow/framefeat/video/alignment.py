@@ -6,18 +6,17 @@ from fractions import Fraction
 
 import numpy as np
 
+from framefeat.records import PAST_END
 from framefeat.video.container import Container
 from framefeat.words import many
 
-PAST_END = "past the end"
-LOST = "missing in the file"
 _BEYOND = 2**53
 
 
 @dataclass(frozen=True)
 class Aligned:
     """The frames of samples: ``native`` int64 [T] (-1: none), ``status`` per row (``ok``, ``clamped``, ``bad``) and,
-    for bad rows, why."""
+    for bad rows, why, in a sentence that names the time."""
 
     native: np.ndarray
     status: list[str]
@@ -64,13 +63,13 @@ def _resolve(container: Container, times: np.ndarray, wanted: np.ndarray) -> Ali
         native[row], status[row] = -1, "bad"
         if number > expected or number < 0:
             reasons[int(row)] = (
-                f"{PAST_END}: {times[row]:g} s means frame {number}, the video has {many(expected, 'frame')}, "
+                f"{times[row]:g} s {PAST_END}: it means frame {number}, the video has {many(expected, 'frame')}, "
                 f"the last at {ending:.3f} s"
             )
         else:
             reasons[int(row)] = (
-                f"{LOST}: {times[row]:g} s means frame {number}, {expected} frames were expected and {found} found, "
-                f"the last at {ending:.3f} s"
+                f"{times[row]:g} s is missing in the file: it means frame {number}, {expected} frames were expected and "
+                f"{found} found, the last at {ending:.3f} s"
             )
     return Aligned(native, status, reasons)
 

@@ -41,6 +41,14 @@ def test_no_option_is_abbreviated(arguments: list[str], capsys: pytest.CaptureFi
     assert f"unrecognized arguments: {arguments[-1]}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number", ["-5", "1.5", "many", ""])
+def test_a_number_of_things_is_a_whole_one(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["verify", "results/x", "--rows", number])
+    assert ended.value.code == 2
+    assert f"{number!r} is not a whole number from 0 on" in capsys.readouterr().err
+
+
 def test_help_names_all_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["--help"])

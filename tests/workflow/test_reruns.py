@@ -152,6 +152,11 @@ def test_the_export_is_redone_alone_and_tells_what_its_summaries_are_worth(proje
     assert project.run("export_h5").jobs == done.jobs
     with h5py.File(project.results / BACKBONE / "toy.h5") as made:
         assert {"gtscore", "user_summary"} <= set(made["video_1"])
+    with h5py.File(project.folder / "other.h5", "a") as other:
+        other["video_1/gtscore"][...] = [0.75, 0.25]
+    os.utime(project.folder / "other.h5", (1_000_000_000, 1_000_000_000))
+    assert project.run("export_h5").jobs == done.jobs
+    assert project.run("export_h5").jobs == []
     project.config = before
 
 
@@ -194,6 +199,25 @@ def test_video_replaced_by_an_older_file(project: Project, clips: Path) -> None:
     shutil.copy(clips / "other.mp4", path)
     os.utime(path, (1_000_000_000, 1_000_000_000))
     assert run_as_planned(project).jobs == sorted([*MERGED, *recomputed("b"), *ASSEMBLED])
+
+
+def test_index_replaced_by_an_older_file(project: Project) -> None:
+    """As ``cp -p``, ``mv`` and unpacking an archive do it."""
+    rows, videos = project.rows(), project.video_table()
+
+    def write_old() -> None:
+        project.write_index(rows, videos)
+        for name in ("frames.csv", "videos.csv"):
+            os.utime(project.folder / name, (1_000_000_000, 1_000_000_000))
+
+    rows.loc[rows["video_id"] == "c", "timestamp_sec"] += 0.04
+    write_old()
+    assert run_as_planned(project).jobs == sorted([*MERGED, *recomputed("c"), *ASSEMBLED])
+    videos.loc[videos["video_id"] == "a", "fps"] *= 2
+    rows = rows[(rows["video_id"] != "a") | (rows["timestamp_sec"] < 1)]
+    write_old()
+    assert run_as_planned(project).jobs == sorted([*MERGED, *recomputed("a"), *ASSEMBLED])
+    assert run_as_planned(project).jobs == []
 
 
 def test_collection_moved_and_files_renamed(project: Project) -> None:

@@ -325,6 +325,13 @@ def _shared(part: argparse._ActionsContainer, *names: str) -> None:
         part.add_argument(name, **_SHARED[name])
 
 
+def _whole(text: str) -> int:
+    """A number of things: an argparse type."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
 def _dataset(part: argparse.ArgumentParser, more: str = "") -> None:
     part.add_argument("results", type=Path, metavar="RESULTS", help=f"results/DATASET{more}")
 
@@ -344,7 +351,7 @@ def _merge_options(part: argparse.ArgumentParser) -> None:
     _of_keys(part, "alignment", "on_bad_frames", "shard_rows")
     part.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="results/DATASET")
     part.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="files read at a time (default: %(default)s)"
+        "--threads", type=_whole, default=1, metavar="N", help="files read at a time (default: %(default)s)"
     )
 
 
@@ -380,7 +387,7 @@ def _sample_options(part: argparse.ArgumentParser) -> None:
     )
     part.add_argument(
         "--backlog",
-        type=int,
+        type=_whole,
         default=0,
         metavar="N",
         help="wait while a device is at work and the frames of N shards lie on the disk",
@@ -395,8 +402,10 @@ def _extract_options(part: argparse.ArgumentParser) -> None:
     _of_keys(part, "precision")
     device = part.add_argument_group("where it runs")
     _of_keys(device, "device", "batch_size")
-    device.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs this job may use; 0 means CPU")
-    device.add_argument("--threads", type=int, default=1, metavar="N", help="on CPU: batches at a time")
+    device.add_argument(
+        "--gpus", type=_whole, default=1, metavar="N", help="GPUs this job may use; 0 means CPU"
+    )
+    device.add_argument("--threads", type=_whole, default=1, metavar="N", help="on CPU: batches at a time")
     device.add_argument(
         "--embedder", choices=["auto", "off"], default="auto", help="off: embed in this process"
     )
@@ -421,7 +430,7 @@ def _verify_options(part: argparse.ArgumentParser) -> None:
     _dataset(part, ", or one backbone's folder in it")
     part.add_argument(
         "--rows",
-        type=int,
+        type=_whole,
         default=4,
         metavar="K",
         help="rows of each video decoded and embedded again; 0: all (default: %(default)s)",
@@ -540,7 +549,7 @@ def _export_options(part: argparse.ArgumentParser) -> None:
         one.set_defaults(videos_per_shard=1000)
         if name == "webdataset":
             one.add_argument(
-                "--videos-per-shard", type=int, default=1000, metavar="N", help="(default: %(default)s)"
+                "--videos-per-shard", type=_whole, default=1000, metavar="N", help="(default: %(default)s)"
             )
         _shared(one, *_EXPORT)
 

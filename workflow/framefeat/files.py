@@ -75,6 +75,14 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.load(stream)
 
 
+Stamp = tuple[int, int]
+"""Size in bytes and time of the last change in nanoseconds: what tells that a file was replaced, nearly always."""
+
+
+def file_stamp(found: os.stat_result) -> Stamp:
+    return found.st_size, found.st_mtime_ns
+
+
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """sha256 of a file's content, as lower-case hex digits."""
     with open(path, "rb") as stream:
@@ -83,8 +91,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 def remembered_sha256(path: str | os.PathLike[str], memory: Path) -> str:
     """``file_sha256``, computed once: ``memory`` is a small JSON file that remembers it by path, size and time."""
-    found = os.stat(path)
-    stamp = [found.st_size, found.st_mtime_ns]
+    stamp = list(file_stamp(os.stat(path)))
     name = os.path.abspath(path)
     entry = _remembered(memory).get(name)
     if entry is None or entry["stamp"] != stamp:

@@ -54,13 +54,15 @@ class Shard(TypedDict):
 
 class VideoRecord(Slice):
     """A member of ``videos/{shard}.json``, by key: ``timestamps`` in seconds from the first presented frame, ascending;
-    why a file is damaged. ``content``: in a job, sha256 of a fetched file that the index does not identify."""
+    why a file is damaged. ``stamp``: of the file as the merge read it (see ``files.file_stamp``); none where it did
+    not, or not to its end. ``content``: in a job, sha256 of a fetched file that the index does not identify."""
 
     path: str
     timestamps: list[float]
     facts: Facts | None
     error: str | None
     doubts: list[str]
+    stamp: NotRequired[list[int] | None]
     content: NotRequired[str]
 
 
@@ -150,7 +152,7 @@ PAST_END = "is past the end"
 
 class Evidence(Findings):
     """``evidence/{geometry}/{key}.safetensors``. ``frame_size``: height and width as decoded; ``content``: of the
-    record that was decoded."""
+    record that was decoded; ``frames_checksum``: see ``sample.rowfile``."""
 
     schema: int
     video_id: str
@@ -158,6 +160,7 @@ class Evidence(Findings):
     versions: dict[str, str]
     frame_size: list[int] | None
     thumbnails: Thumbnails
+    frames_checksum: NotRequired[int]
     content: NotRequired[str]
 
 

@@ -33,6 +33,11 @@ def export_sources(wildcards):
     return [not_moved(str(file)) for some in files for file in some]
 
 
+def content_of_export_sources(wildcards):
+    """Tells a replaced file even where its time is older than the export."""
+    return stamp.contents(map(str, export_sources(wildcards)))
+
+
 def collection(wildcards):
     """Tells a replaced file even where its time is older than the results."""
     return stamp.stat_digest(SETTINGS, MOVED_RESULTS.root)

@@ -23,6 +23,7 @@ rule write_h5:
         runtime=240,
     params:
         folder=subpath(input.manifest, parent=True),
+        sources=content_of_export_sources,
         options=lambda wildcards: options(
             annotations=SETTINGS.annotations,
             segments_from=SETTINGS.export_segments_from,

@@ -126,6 +126,29 @@ def test_each_file_that_an_extraction_reads_is_looked_for(work: Callable[..., Wo
     assert job.embedded == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("damage", ["another row", "one bit", "cut", "empty"])
+def test_frames_that_are_not_those_that_were_sampled_are_sampled_again(
+    work: Callable[..., Work], damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only rows that were decoded twice are compared once more when they are embedded."""
+    job = work()
+    job.sample()
+    path = job.results.frames(GEOMETRY, "b")
+    sampled, data = np.load(path), bytearray(path.read_bytes())
+    if damage == "another row":
+        np.save(path, sampled[[1, 1, *range(2, len(sampled))]])
+    elif damage == "one bit":
+        data[-1] ^= 1
+        path.write_bytes(data)
+    else:
+        path.write_bytes(data[:-100] if damage == "cut" else b"")
+    job.extract(keep_frames=True)
+    assert job.decoded == ["a", "b", "c", "b"]
+    assert job.embedded == ["a", "b", "c"]
+    assert np.array_equal(np.load(path), sampled)
+    assert "is not what was sampled\n1 video to be sampled again\n" in capsys.readouterr().err
+
+
 def test_nothing_is_sampled_for_features_that_are_there(work: Callable[..., Work]) -> None:
     job = work()
     job.sample()

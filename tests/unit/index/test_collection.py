@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from framefeat.errors import UserError
 from framefeat.index import collection
@@ -165,6 +167,11 @@ def test_bad_video_tables(tmp_path: Path, table: dict, words: str) -> None:
             {"video_id": ["a", "b"], "timestamp_sec": ["0.5", "0,5"]},
             r"timestamp_sec holds .*string.*\n.*row 1: '0,5'",
         ),
+        ({"video_id": ["a", "b"], "timestamp_sec": [True, False]}, r"timestamp_sec holds bool, not numbers"),
+        (
+            {"video_id": ["a", "b"], "timestamp_sec": np.array([1, 2**64 - 1], np.uint64)},
+            r"timestamp_sec holds uint64.*\n.*row 1: 18446744073709551615",
+        ),
         ({"video_id": ["a"], "timestamp_sec": [pd.Timedelta(1, "s")]}, r"timestamp_sec holds duration"),
         ({"video_id": [], "timestamp_sec": []}, "no rows"),
     ],
@@ -174,6 +181,17 @@ def test_bad_frame_tables(tmp_path: Path, table: dict, words: str) -> None:
     pd.DataFrame(table).to_parquet(path)
     with pytest.raises(UserError, match=words):
         collection.read_frame_index(str(path))
+
+
+@pytest.mark.parametrize("column", ["video_id", "caption"])
+def test_text_that_is_no_utf8_is_named(tmp_path: Path, column: str) -> None:
+    """Parquet holds it without a word, and every later reader stumbles."""
+    raw = pa.array([b"a", b"M\xfcnchen"])
+    text = pa.StringArray.from_buffers(2, raw.buffers()[1], raw.buffers()[2])
+    columns = {"video_id": pa.array(["a", "b"]), "timestamp_sec": pa.array([0.0, 1.0])} | {column: text}
+    pq.write_table(pa.table(columns), tmp_path / "f.parquet")
+    with pytest.raises(UserError, match=rf"column {column} holds text that is not UTF-8.*\n.*row 1: b'M"):
+        collection.read_frame_index(str(tmp_path / "f.parquet"))
 
 
 def test_rows_without_a_video_are_all_listed() -> None:

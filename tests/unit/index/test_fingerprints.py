@@ -57,3 +57,36 @@ def test_facts_that_cannot_be_written_are_the_file_s_trouble(
     assert found["facts"] is None
     assert "ValueError" in found["error"]
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_files_of_one_size_and_time_that_change_places_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of an archive with fixed times, raw formats: size and time tell nothing then."""
+    monkeypatch.setattr(container, "probe", lambda path: {"facts": None, "error": None})
+    read: list[str] = []
+
+    def here(pending: list[str], unsure: Any, results: dict[str, Any], *_: Any) -> list[str]:
+        read.extend(Path(path).name for path in pending)
+        results.update({path: fingerprints.examine(path) for path in pending})
+        return []
+
+    monkeypatch.setattr(fingerprints, "_examine_in_pool", here)
+    paths = [str(tmp_path / name) for name in ("a.y4m", "b.y4m", "c.y4m")]
+    for path, text in zip(paths, ("one", "two", "three"), strict=True):
+        Path(path).write_text(text)
+        os.utime(path, (1, 1))
+
+    def examined() -> list[str]:
+        read.clear()
+        found = fingerprints.examine_all(paths, tmp_path / "memory.json", 1, lambda text: None)
+        assert [found[path]["sha256"] for path in paths] == [fingerprints.file_sha256(path) for path in paths]
+        return list(read)
+
+    assert examined() == ["a.y4m", "b.y4m", "c.y4m"]
+    assert examined() == []
+    os.rename(paths[0], tmp_path / "x")
+    os.rename(paths[1], paths[0])
+    os.rename(tmp_path / "x", paths[1])
+    assert examined() == ["a.y4m", "b.y4m"]
+    assert examined() == []

@@ -10,6 +10,7 @@ from typing import Any
 import av
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from framefeat.errors import UserError
 from framefeat.identity import sample_key
@@ -135,6 +136,47 @@ def test_the_next_run_looks_again_at_what_could_not_be_read(tmp_path: Path, clip
     seen = stamp.stat_digest(settings, out)
     merged(tmp_path, videos)
     assert len({before, seen, stamp.stat_digest(settings, out)}) == 3
+
+
+def test_what_tells_that_tables_or_videos_were_replaced_whatever_their_times(
+    tmp_path: Path, clip: Path
+) -> None:
+    paths = [tmp_path / name for name in ("a.mp4", "b.mp4", "rows.csv", "videos.csv")]
+    for path in paths[:2]:
+        shutil.copy(clip, path)
+    paths[2].write_text("video_id,timestamp_sec\na,0.1\nb,0.2\n")
+    paths[3].write_text(f"video_id,video_path,fps\na,{paths[0]},30\nb,{paths[1]},30\n")
+
+    def told() -> str:
+        for path in filter(Path.exists, paths):
+            os.utime(path, (1, 1))
+        settings = resolve(
+            {"dataset": "t", "frame_index": str(paths[2]), "video_index": str(paths[3]), "videos": None}
+        )
+        return stamp.stat_digest(settings, tmp_path / "out")
+
+    seen = [told()]
+    assert told() == seen[0]
+    for path, old, new in ((paths[2], "0.1", "0.3"), (paths[3], ",30\n", ",15\n")):
+        path.write_text(path.read_text().replace(old, new))
+        seen.append(told())
+    paths[0].rename(tmp_path / "x")
+    paths[1].rename(paths[0])
+    (tmp_path / "x").rename(paths[1])
+    seen.append(told())
+    paths[2].unlink()
+    seen.append(told())
+    assert len(set(seen)) == len(seen)
+
+
+def test_text_of_a_video_is_repeated_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A take of more than 2 GiB of text at once ends in an error of Arrow."""
+    monkeypatch.setattr(merge, "_BLOCK_ROWS", 3)
+    column = pa.chunked_array([["one"], ["two", None]])
+    taken = merge._of_rows(column, np.array([2, 1, 0, 0, 1, 1, 1]))
+    assert taken.to_pylist() == [None, "two", "one", "one", "two", "two", "two"]
+    assert taken.type == column.type
+    assert merge._of_rows(column, np.array([], dtype=np.int64)).type == column.type
 
 
 def test_files_without_a_video_are_dropped_and_named(

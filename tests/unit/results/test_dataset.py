@@ -8,6 +8,8 @@ from typing import Any
 import framefeat
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from framefeat import pad_collate
 from framefeat.errors import UserError
@@ -142,6 +144,16 @@ def test_wrong_splits_and_targets(folder: Path, targets: pd.DataFrame, tmp_path:
         features.sequences(targets=targets.drop(columns="frame_idx"))
     with pytest.raises(UserError, match="there is no video 'xyz'"):
         features.features_of("xyz")
+
+
+def test_a_column_that_pandas_has_no_type_for_is_kept(folder: Path) -> None:
+    path = folder / "frame_index.parquet"
+    table = pq.read_table(path)
+    shot_at = pa.array([123_456_789] * table.num_rows, pa.time64("ns"))
+    pq.write_table(table.append_column("shot_at", shot_at), path)
+    index = framefeat.load(folder).index
+    assert pa.array(index["shot_at"]).equals(shot_at)
+    pd.testing.assert_frame_equal(index.drop(columns="shot_at"), table.to_pandas())
 
 
 def test_files_that_do_not_belong_together(folder: Path, tmp_path: Path) -> None:

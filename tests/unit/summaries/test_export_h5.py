@@ -176,6 +176,12 @@ def test_bad_rows(tmp_path: Path) -> None:
         assert np.isfinite(file["video_1"]["features"][()]).all()
 
 
+def test_an_id_that_hdf5_cannot_hold(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r", [Clip("a", 600), Clip("b\0c", 600)], dim=8)
+    with pytest.raises(UserError, match=r"'b\\x00c': HDF5's text cannot hold the character NUL"):
+        export_h5.run(folder, tmp_path / "out.h5")
+
+
 def test_clamped_last_row(tmp_path: Path) -> None:
     clip = Clip("98MoyGZKHXc", 4688, fps=25.0)
     assert round(clip.sample_times()[-1] * 25) == 4688  # equals the number of frames

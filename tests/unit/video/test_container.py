@@ -1,6 +1,7 @@
 import json
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from framefeat.errors import UserError
@@ -56,6 +57,38 @@ def test_where_packets_have_no_times_frames_are_counted():
     assert container.doubts == []
     assert (container.packet == -1).all()
     assert any("decoded in order" in text for text in container.warnings)
+
+
+@pytest.mark.parametrize("empty", [1, 30])
+def test_empty_slots_of_an_avi_without_times_are_a_doubt_and_no_cut(tmp_path, empty) -> None:
+    """Frames stand longer somewhere, and the format does not tell where; none is missing."""
+    clip, gappy = clips.made("h264_b.avi"), tmp_path / "gappy.avi"
+    with av.open(str(clip.path)) as source, av.open(str(gappy), "w") as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for place, packet in enumerate(packet for packet in source.demux() if packet.size):
+            late = empty if place >= 40 else 0
+            packet.dts, packet.pts = packet.dts + late, packet.pts + late
+            packet.stream = stream
+            output.mux(packet)
+    container = read_container(gappy)
+    assert container.index_source == "rate"
+    assert container.n_presented == container.expected_frames == len(clip.numbers)
+    assert container.damage is None
+    if empty == 1:
+        assert container.doubts == [], "no row is farther than a frame from its time"
+    else:
+        assert "30 slots of its index hold no frame" in container.doubts[0]
+
+
+@pytest.mark.parametrize("name", ["list.mp4", "list.ffconcat", "list.m3u8"])
+def test_a_list_of_other_files_is_no_video(tmp_path, name) -> None:
+    """Its fingerprint would not change with the pictures."""
+    part = clips.made("h264_b.ts").path
+    (tmp_path / "part.ts").write_bytes(part.read_bytes())
+    hls = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:4,\npart.ts\n#EXT-X-ENDLIST\n"
+    (tmp_path / name).write_text(hls if name.endswith("m3u8") else "ffconcat version 1.0\nfile part.ts\n")
+    with pytest.raises(UserError, match="found a list of others"):
+        read_container(tmp_path / name)
 
 
 def test_a_cut_keeps_its_hidden_packets_and_does_not_present_them():

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from framefeat.files import write_json
 from framefeat.identity import features_key
 from framefeat.layout import ResultsFolder
 from framefeat.records import Embedded, EmbedRequest, FeatureRecord, Former, Slice, VideoToEmbed
+from framefeat.sample.rowfile import checksum_of
 from framefeat.sample.stage import SampleShard, remove_spent_frames
 from framefeat.sample.stage import run as sample
 from framefeat.settings import DEFAULTS
 from framefeat.signals import polite_end
+from framefeat.words import many
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def run(asked: ExtractShard) -> None:
 
 
 def _needs(asked: ExtractShard, slices: Mapping[str, Slice], former: Former) -> dict[str, needs.Needs]:
-    """What each video needs. Frames that are needed and not there (somebody removed them) are sampled here."""
+    """What each video needs. Frames that are needed and not there, or are not those that were sampled (somebody removed
+    or changed them, or the disk did), are sampled here."""
     results, geometry = asked.results, asked.backbone.geometry
 
     def look() -> dict[str, needs.Needs]:
@@ -120,6 +123,9 @@ def _needs(asked: ExtractShard, slices: Mapping[str, Slice], former: Former) -> 
         }
 
     found = look()
+    if dropped := [key for key, need in found.items() if _drop_changed(asked, key, need)]:
+        print(f"{many(len(dropped), 'video')} to be sampled again", file=sys.stderr, flush=True)
+        found = look()
     gone = any(
         (asked.folder in need.embed and geometry in need.decode) or geometry in need.evidence_from
         for need in found.values()
@@ -140,6 +146,26 @@ def _needs(asked: ExtractShard, slices: Mapping[str, Slice], former: Former) -> 
         )
         found = look()
     return found
+
+
+def _drop_changed(asked: ExtractShard, key: str, need: needs.Needs) -> bool:
+    """Remove frames that are to be embedded and are not those that the evidence tells of; says whether it did."""
+    results, geometry = asked.results, asked.backbone.geometry
+    evidence = need.evidence.get(geometry)
+    path = results.frames(geometry, key)
+    embedded = asked.again or asked.folder in need.embed
+    if not embedded or evidence is None or "frames_checksum" not in evidence or not path.is_file():
+        return False
+    with suppress(OSError):
+        if checksum_of(path, len(evidence["rows"]["status"])) == evidence["frames_checksum"]:
+            return False
+    print(
+        f"{evidence['video_id']}: {str(path)!r} is not what was sampled",
+        file=sys.stderr,
+        flush=True,
+    )
+    path.unlink(missing_ok=True)
+    return True
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""What is known of each video file's content, remembered by path, size and modification time.
+"""What is known of each video file's content, remembered by path, size and modification time; by inode, too, where
+several files have size and time in common (and could have changed places).
 
 The fingerprint is the sha256 of the content: the same figure that ``sha256sum`` prints and that an index may carry.
 """
@@ -8,6 +9,7 @@ import os
 import stat
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from framefeat.errors import machine_trouble
-from framefeat.files import file_sha256, read_json, write_json
+from framefeat.files import file_sha256, file_stamp, read_json, write_json
 from framefeat.words import many
 
 SCHEMA = 3
@@ -51,7 +53,7 @@ def examine(path: str, unsure: bool = False, **asked: int) -> dict[str, Any]:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):
             return entry | {"error": f"{path!r}: a video file was expected, found {folder.kind_of(path)}."}
-        stamp = [found.st_size, found.st_mtime_ns]
+        stamp = _stamp(found)
         if unsure and (why := folder.why_no_video(path)):
             return entry | {"stamp": stamp, "no_video": why}
         entry["sha256"] = file_sha256(path)
@@ -96,11 +98,15 @@ def examine_all(
     asked = {} if every is None else {"every": every}
     results: dict[str, dict[str, Any]] = {}
     pending: list[str] = []
-    for path in dict.fromkeys(paths):
+    stamps = {path: _stamp_now(path) for path in paths}
+    shared = Counter(tuple(stamp[:2]) for stamp in stamps.values() if stamp)
+    for path, stamp in stamps.items():
         entry = known.get(_key(path))
         if (
             entry is not None
-            and entry["stamp"] == _stamp(path)
+            and stamp is not None
+            and entry["stamp"][:2] == stamp[:2]
+            and (shared[tuple(stamp[:2])] == 1 or entry["stamp"] == stamp)
             and (not entry["no_video"] or path in unsure)
             and (every is None or entry["facts"] is None or entry.get("sampled", {}).get("every") == every)
         ):
@@ -130,12 +136,15 @@ def _key(path: str) -> str:
     return path.removeprefix(os.path.join(os.getcwd(), ""))
 
 
-def _stamp(path: str) -> list[int] | None:
+def _stamp(found: os.stat_result) -> list[int]:
+    return [*file_stamp(found), found.st_ino]
+
+
+def _stamp_now(path: str) -> list[int] | None:
     try:
-        found = os.stat(path)
+        return _stamp(os.stat(path))
     except OSError:
         return None
-    return [found.st_size, found.st_mtime_ns]
 
 
 def _examine_in_pool(

@@ -26,6 +26,7 @@ KEY, SLICE_ROW = tables.MERGED_COLUMNS
 #: The entry of the merged index's metadata that names the columns of the frame index, as a JSON list.
 COLUMNS = b"framefeat.columns"
 SHARD_SCHEMA = 3
+_BLOCK_ROWS = 1 << 16
 
 
 def merge(settings: Settings, out: Path, workers: int = 1, stored_in: ResultsFolder | None = None) -> None:
@@ -89,7 +90,7 @@ def merge(settings: Settings, out: Path, workers: int = 1, stored_in: ResultsFol
     if video_table is not None:
         for name in video_table.column_names:
             if name not in columns:
-                columns[name] = video_table.column(name).take(pa.array(positions))
+                columns[name] = _of_rows(video_table.column(name), positions)
     columns[KEY] = pa.array([keys[number] for number in positions], pa.string())
     columns[SLICE_ROW] = pa.array(slice_rows)
     merged = pa.table(columns).replace_schema_metadata(
@@ -107,6 +108,13 @@ def merge(settings: Settings, out: Path, workers: int = 1, stored_in: ResultsFol
     for line in folder.sentences(left_out):
         _say(line)
     _say(f"{len(ids)} rows of {len(slices)} videos in {len(set(dealt.values()))} shards")
+
+
+def _of_rows(column: pa.ChunkedArray, positions: np.ndarray) -> pa.ChunkedArray:
+    """``column[positions]``, in blocks: a transcript for each row of its video is more than one Arrow text may hold."""
+    starts = range(0, len(positions), _BLOCK_ROWS)
+    blocks = [column.take(pa.array(positions[start : start + _BLOCK_ROWS])) for start in starts]
+    return pa.chunked_array([chunk for block in blocks for chunk in block.chunks], type=column.type)
 
 
 def _say(text: str) -> None:
@@ -318,6 +326,7 @@ def _record(
         "facts": facts,
         "error": found["error"] if found else None,
         "doubts": doubts,
+        "stamp": found["stamp"][:2] if found and found["sha256"] and found["stamp"] else None,
     }
 
 

@@ -1,18 +1,22 @@
-"""What tells that a collection changed, without a look into its videos: Snakemake's own process asks at each start."""
+"""What tells that a collection or a table changed, without a look into the videos: Snakemake's own process asks at each
+start."""
 
 import hashlib
 import os
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from framefeat.errors import UserError
-from framefeat.files import is_remote
+from framefeat.files import file_sha256, file_stamp, is_remote
 from framefeat.index import folder
 from framefeat.settings import Settings
 
 
 def stat_digest(settings: Settings, results: Path) -> str:
-    """A digest of every video's path, size, modification time and permissions, so that a replaced file is noticed even
-    where its time is older than the results. Reads no video. Where the collection cannot be listed it is the error's
+    """A digest of the tables' content and of every video's path, size, modification time and permissions (and inode,
+    where videos have size and time in common), so that a replaced file is noticed even where its time is older than
+    the results. Reads no video. Where the collection cannot be listed it is the error's
     text: the merge that follows says the same to the user.
 
     Where the last merge into ``results`` met files that it could not read, its time is part of it: the next run looks
@@ -25,13 +29,30 @@ def stat_digest(settings: Settings, results: Path) -> str:
             named = [("", path) for path in sorted([*listing.videos, *listing.unsure])]
             digest.update(_bytes(repr(listing.left_out)))
         else:
+            digest.update(_bytes(contents([str(settings.frame_index), str(settings.video_index)])))
             from framefeat.index.collection import find_videos  # with numpy and pyarrow: 0.1 s of each start
 
             named = [(video.video_id, video.path) for video in find_videos(settings).videos]
     except UserError as error:
         return hashlib.sha256(_bytes(str(error))).hexdigest()
-    for video_id, path in named:
-        digest.update(_bytes(repr((video_id, path, *_stat(path)))))
+    found = [_stat(path) for _, path in named]
+    shared = Counter(file_stamp(one) for one in found if one)
+    for (video_id, path), one in zip(named, found, strict=True):
+        told: tuple[int, ...] = (*file_stamp(one), one.st_mode) if one else (-1, -1) * is_remote(path)
+        if one and shared[file_stamp(one)] > 1:
+            told += (one.st_ino,)
+        digest.update(_bytes(repr((video_id, path, *told))))
+    return digest.hexdigest()
+
+
+def contents(paths: Iterable[str]) -> str:
+    """A digest of the files' content, or of why it cannot be had."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            digest.update(file_sha256(path).encode())
+        except (OSError, ValueError) as error:
+            digest.update(_bytes(f"{path}: {type(error).__name__}"))
     return digest.hexdigest()
 
 
@@ -39,11 +60,8 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _stat(path: str) -> tuple[int, ...]:
-    if is_remote(path):
-        return (-1, -1)
+def _stat(path: str) -> os.stat_result | None:
     try:
-        found = os.stat(path)
+        return None if is_remote(path) else os.stat(path)
     except (OSError, ValueError):
-        return ()
-    return (found.st_size, found.st_mtime_ns, found.st_mode)
+        return None

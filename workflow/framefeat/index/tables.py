@@ -47,11 +47,39 @@ def read_table(path: str | os.PathLike[str], key: str) -> pa.Table:
         raise UserError(
             f"{key}: {str(path)!r} cannot be read as a table: {error}{_separator_hint(path)}"
         ) from error
+    _check_text(table, path, key)
     names = table.column_names
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise complain(f"{key}: {str(path)!r} has columns of the same name:", doubled, "Rename them.")
     return table
+
+
+def _check_text(table: pa.Table, path: Path, key: str) -> None:
+    """Raises ``UserError`` naming the rows of text that is no UTF-8, which Parquet lets pass unread."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+                raise UserError(
+                    f"{key}: {str(path)!r}: column {name} ({column.type}) is damaged: {error}; write it anew."
+                ) from None
+            raw = column.cast(pa.large_binary()).to_pylist()
+            wrong = [f"row {row}: {value!r}" for row, value in enumerate(raw) if not _is_utf8(value)]
+            raise complain(
+                f"{key}: {str(path)!r}: column {name} holds text that is not UTF-8 (rows count from 0):",
+                wrong,
+                "Write it as UTF-8.",
+            ) from None
+
+
+def _is_utf8(value: bytes | None) -> bool:
+    try:
+        (value or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def require_columns(table: pa.Table, columns: Sequence[str], path: str, key: str) -> None:
@@ -107,6 +135,8 @@ def text_column(table: pa.Table, name: str, path: str) -> list[str]:
 def number_column(table: pa.Table, name: str, path: str) -> np.ndarray:
     """The column as float64; null becomes NaN. What is no number is refused, all listed."""
     column = table.column(name)
+    if pa.types.is_boolean(column.type):
+        raise UserError(f"{path!r}: column {name} holds {column.type}, not numbers; write plain numbers.")
     if pa.types.is_null(column.type):
         return np.full(len(column), np.nan)
     try:
@@ -125,6 +155,6 @@ def number_column(table: pa.Table, name: str, path: str) -> np.ndarray:
 def _is_number(value: object) -> bool:
     try:
         pc.cast(pa.scalar(value), pa.float64())
-    except pa.ArrowException:
+    except (pa.ArrowException, OverflowError):
         return False
     return True

@@ -17,6 +17,7 @@ from framefeat.words import many
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
     from framefeat.results.sequences import SequenceDataset
 
@@ -172,12 +173,30 @@ def _load_parts(matrix_path: Path, index_path: Path, manifest_path: Path) -> Fea
     return _open(FinishedRun.of(matrix_path.parent, matrix_path, index_path, manifest_path))
 
 
-def _open(run: FinishedRun) -> Features:
+def _frame(table: "pa.Table") -> "pd.DataFrame":
+    """As pandas has it; a column that it has no type for (times of day in nanoseconds) keeps that of Arrow."""
     import pandas as pd
+    import pyarrow as pa
+
+    def series(name: str) -> "pd.Series":
+        column = table.column(name)
+        try:
+            return column.to_pandas()
+        except pa.ArrowException:
+            return pd.Series(pd.arrays.ArrowExtensionArray(column), copy=False)
+
+    try:
+        return table.to_pandas()
+    except pa.ArrowException:
+        return pd.DataFrame({name: series(name) for name in table.column_names}, copy=False)
+
+
+def _open(run: FinishedRun) -> Features:
+    import pyarrow.parquet as pq
 
     matrix = run.map_matrix()
     try:
-        index = pd.read_parquet(run.index_path)
+        index = _frame(pq.read_table(run.index_path))
     except ValueError as error:  # pyarrow's own errors among them
         raise not_whole(run.index_path, "Parquet file", error) from error
     missing = [name for name in _NEEDED if name not in index.columns]

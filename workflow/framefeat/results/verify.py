@@ -382,6 +382,9 @@ def _weight_files(named: Sequence[Path], results: Path, manifest: Manifest) -> I
 
 def run(path: Path, *, rows_per_video: int, weights: Sequence[Path], as_json: bool = False) -> int:
     """Verify everything below ``path``, print a table; returns the exit status (0: all of it holds)."""
+    for file in weights:
+        if not file.is_file():
+            print(f"--weights: {str(file)!r} does not exist; looking elsewhere", file=sys.stderr)
     verdicts = [
         verify_folder(folder, rows_per_video=rows_per_video, weights=weights)
         for folder in result_folders(path)

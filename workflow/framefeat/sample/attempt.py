@@ -392,6 +392,7 @@ class Sampler:
                 "height": height,
                 "width": width,
             },
+            "frames_checksum": self.rows.checksum,
             **found,
         }
 

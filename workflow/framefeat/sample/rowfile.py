@@ -1,6 +1,8 @@
 """What sampling writes besides its evidence: frames row by row, and a strip of thumbnails."""
 
 import os
+import struct
+import zlib
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Height and width in pixels that a thumbnail must fit.
 THUMBNAIL_BOX = (72, 160)
+#: How a .npy file of version 1.0 begins: magic, version, length of the rest of its header.
+_HEAD = struct.Struct("<6s2sH")
 
 
 class RowFile:
@@ -27,6 +31,7 @@ class RowFile:
         self._shape = (*size, 3)
         self._path = path
         self._row = size[0] * size[1] * 3
+        self._checksums = [zlib.crc32(bytes(self._row))] * rows
         with writing(path):
             self._stream = Path(path).open("w+b", buffering=0)  # noqa: SIM115
             npy.write_array_header_1_0(
@@ -52,6 +57,7 @@ class RowFile:
         return np.frombuffer(data, dtype=np.uint8).reshape(self._shape)
 
     def _put(self, row: int, data: bytes) -> None:
+        self._checksums[row] = zlib.crc32(data)
         view = memoryview(data)
         offset = self._start + row * self._row
         with writing(self._path):
@@ -59,8 +65,32 @@ class RowFile:
                 written = os.pwrite(self._stream.fileno(), view, offset)
                 view, offset = view[written:], offset + written
 
+    @property
+    def checksum(self) -> int:
+        """Of all rows as they are meant to lie on the disk."""
+        return _checksum(self._checksums)
+
     def close(self) -> None:
         self._stream.close()
+
+
+def checksum_of(path: str | os.PathLike[str], rows: int) -> int | None:
+    """``RowFile.checksum`` of the file that lies there, None where it is no such file of so many rows. Standard library
+    only: a client of the embedder asks."""
+    with open(path, "rb") as stream:
+        head = stream.read(_HEAD.size)
+        if len(head) < _HEAD.size:
+            return None
+        start = _HEAD.size + _HEAD.unpack(head)[-1]
+        row, rest = divmod(os.fstat(stream.fileno()).st_size - start, rows)
+        if row < 0 or rest:
+            return None
+        stream.seek(start)
+        return _checksum([zlib.crc32(stream.read(row)) for _ in range(rows)])
+
+
+def _checksum(rows: Sequence[int]) -> int:
+    return zlib.crc32(struct.pack(f"<{len(rows)}I", *rows))
 
 
 def thumbnail_size(height: int, width: int, sample_aspect: Fraction) -> tuple[int, int]:

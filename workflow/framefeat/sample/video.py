@@ -23,6 +23,7 @@ from framefeat.files import atomic_path
 from framefeat.identity import sample_key
 from framefeat.records import PAST_END, Evidence, SampleJob, VideoRecord
 from framefeat.sample.child import Child, ChildLost, Line, run_in_child
+from framefeat.sample.source import Source
 from framefeat.settings import DEFAULTS
 from framefeat.signals import polite_end
 
@@ -60,6 +61,7 @@ def sample_video(
     file's (``MachineError``) and for arguments that make no sense; nothing is stored then.
     """
     key = sample_key(record, alignment=alignment, geometry=geometry, decoder=decoder)
+    source = Source(record)
     for path in (frames_path, recheck_path):
         path.unlink(missing_ok=True)
     with polite_end(), ExitStack() as stack:
@@ -70,7 +72,8 @@ def sample_video(
         paths = {"frames": str(frames), "recheck": str(recheck), "thumbnails": str(strip)}
         job = SampleJob(record, geometry, key["alignment"], decoder, rechecks, key, paths)
         decodes = child or stack.enter_context(sampling_child())
-        evidence = _Attempts(job, timeout, os.fspath(evidence_path), decodes).evidence()
+        evidence = _Attempts(job, timeout, os.fspath(evidence_path), decodes, source).evidence()
+        source.check()
         if "content" in record:
             evidence["content"] = record["content"]
         stored.write(evidence_path, evidence, {"thumbnails": stored.as_bytes(strip.read_bytes())})
@@ -102,8 +105,10 @@ def tell_at_once(text: str) -> None:
 class _Attempts:
     """Once; if decord dies under ``auto``, once more with PyAV; if all fails, evidence with only bad rows."""
 
-    def __init__(self, job: SampleJob, timeout: float, stored: str, child: Child[SampleJob]) -> None:
-        self.job, self.timeout, self.stored, self.child = job, timeout, stored, child
+    def __init__(
+        self, job: SampleJob, timeout: float, stored: str, child: Child[SampleJob], source: Source
+    ) -> None:
+        self.job, self.timeout, self.stored, self.child, self.source = job, timeout, stored, child, source
         self.path = job.record["path"]
         self.progress = _Progress(job.record["video_id"], len(job.record["timestamps"]))
 
@@ -188,6 +193,11 @@ class _Attempts:
             ) from None
         if not why:
             return ""
+        if self.source.is_known:
+            raise MachineError(
+                f"{self.path!r} cannot be read to its end ({why}), and could when this run began: is its disk still there? Mend "
+                "this and run again."
+            )
         return (
             f"{self.path!r} cannot be read ({why}); mend this, and if its content stays what it was, delete "
             f"{self.stored!r}, so that the next run looks at it again."

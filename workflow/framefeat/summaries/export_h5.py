@@ -204,6 +204,8 @@ def _plan_of(
         )
     if not len(good):
         return None
+    if "\0" in video_id:
+        raise _CannotExport(f"{video_id!r}: HDF5's text cannot hold the character NUL; rename the video")
     frames = _frames(features, known, video_id, good)
     group = known.groups.get(video_id)
     if group is None:

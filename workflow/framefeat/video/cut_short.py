@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from framefeat.video.packets import Reading
-from framefeat.video.presented import Presented
+from framefeat.video.presented import Presented, empty_slots
 
 _CUT_SHORT = re.compile(r"partial file|ended prematurely|truncated|moov atom not found", re.IGNORECASE)
 _OF_STREAM = re.compile(r"stream (\d+), offset")
@@ -47,7 +49,10 @@ def _missing_slots(source: Any, stream: Any, reading: Reading, frames: Presented
     if "avi" not in source.format.name:
         return 0
     slots = stream.frames
-    held = len(reading.pts) if frames.source == "rate" else int(frames.pts[-1] - frames.pts[0]) + 1
+    if frames.source == "rate":
+        held = len(reading.pts) + empty_slots(np.array(reading.dts, dtype=np.int64))
+    else:
+        held = int(frames.pts[-1] - frames.pts[0]) + 1
     return slots - held if slots and held < slots - max(1, slots // 50) else 0
 
 

@@ -23,6 +23,10 @@ TRIED_PACKETS = 48
 _TRIAL_OPTIONS = {"skip_loop_filter": "all"}
 _TRIED_AT_MOST = 1000
 _TICK_PACKETS = 200
+#: Formats of FFmpeg that hold no picture and name the files that do.
+_OF_OTHER_FILES = frozenset(
+    {"applehttp", "concat", "concatf", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"}
+)
 #: Packet side data that changes how later packets are decoded.
 _STATE = {
     "palette": "a palette",
@@ -113,10 +117,20 @@ class Reading:
 
 
 def open_source(name: str) -> Any:
-    """The file, opened by FFmpeg. By its absolute path: FFmpeg takes ``a:b.mp4`` for an address of protocol ``a``."""
+    """The file, opened by FFmpeg. By its absolute path: FFmpeg takes ``a:b.mp4`` for an address of protocol ``a``.
+
+    Raises ``UserError`` for a playlist: its fingerprint would say nothing of the pictures.
+    """
     import av
 
-    return av.open(os.path.abspath(name), metadata_errors="replace")
+    source = av.open(os.path.abspath(name), metadata_errors="replace")
+    if _OF_OTHER_FILES & set(source.format.name.split(",")):
+        source.close()
+        raise UserError(
+            f"{name!r}: a video was expected, found a list of others ({source.format.name}), whose content nobody would watch "
+            "for changes; join what it names into one file."
+        )
+    return source
 
 
 def check_file(name: str) -> None:

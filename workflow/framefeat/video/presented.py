@@ -1,16 +1,20 @@
 """Which frames of a file are presented, and when: as its packets tell, or counted where these are contradicted."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from framefeat.video.contradictions import contradicted
-from framefeat.video.packets import Packets, Reading, Tick
+from framefeat.video.packets import NO_PTS, Packets, Reading, Tick
 from framefeat.video.reference import JUMP_SECONDS, decoded_order
 
 _NO_TIMESTAMPS, _TS_DISCONT = 0x0080, 0x0200  # AVFMT_NOTIMESTAMPS, AVFMT_TS_DISCONT
+_EMPTY = (
+    "{} slots of its index hold no frame, and its format does not tell which frames stand longer for it: those after them "
+    "are shown up to so many frames later than their numbers say"
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,18 @@ def presented(
     doubt = contradiction or contradicted(name, source, stream.codec_context, packets, reading, jump, tick)
     if doubt is None:
         return _by_packets(packets)
-    guessed = bool(int(source.format.flags) & _NO_TIMESTAMPS or "avi" in source.format.name)
-    return _by_decoding(name, packets, jump, doubt, tick, guessed)
+    in_slots = "avi" in source.format.name
+    guessed = bool(int(source.format.flags) & _NO_TIMESTAMPS or in_slots)
+    found = _by_decoding(name, packets, jump, doubt, tick, guessed)
+    empty = empty_slots(packets.dts) if in_slots and found.source == "rate" else 0
+    return replace(found, doubts=(*found.doubts, _EMPTY.format(empty))) if empty > 1 else found
+
+
+def empty_slots(dts: np.ndarray) -> int:
+    """How many slots of an AVI, one tick each, hold no packet between the first and the last of ``dts`` (int64)."""
+    if not len(dts) or (dts == NO_PTS).any():
+        return 0
+    return max(0, int(dts.max() - dts.min()) + 1 - len(dts))
 
 
 def _by_packets(packets: Packets) -> Presented:

@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument("--target-column", help="the score's column, where there are several")
     parser.add_argument("--train", help="text file with one video id per line (default: every video)")
     parser.add_argument("--val", help="text file with the ids to validate on")
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=10, help="few can turn the ranks round (default: 10)")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)

@@ -90,7 +90,7 @@ def write_run(folder: Path, videos: list[Video], parts: list[pd.DataFrame], bloc
         "weights": "none",
         "feature_dim": blocks[0].shape[1],
         "total_frames": int(starts[-1]),
-        "alignment_verified": True,
+        "alignment_verified": False,
         "order": "sequential_per_frame_index",
         "schema_version": 1,
         "dataset": folder.name,
@@ -104,7 +104,7 @@ def write_run(folder: Path, videos: list[Video], parts: list[pd.DataFrame], bloc
                 "row_numbers": list(range(start, start + len(block))),
                 "container": {"frames": video.frames, "fps": video.fps},
                 "features_sha256": hashlib.sha256(block.tobytes()).hexdigest(),
-                "verified": True,
+                "verified": False,
                 "recheck": {"agrees": True},
             }
             for video, block, start in zip(videos, blocks, starts.tolist(), strict=False)

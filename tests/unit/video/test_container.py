@@ -59,25 +59,35 @@ def test_where_packets_have_no_times_frames_are_counted():
     assert any("decoded in order" in text for text in container.warnings)
 
 
-@pytest.mark.parametrize("empty", [1, 30])
-def test_empty_slots_of_an_avi_without_times_are_a_doubt_and_no_cut(tmp_path, empty) -> None:
+@pytest.mark.parametrize(
+    ("file", "empty", "source", "guessed"),
+    [
+        ("h264_b.avi", 30, "rate", True),
+        ("h264_b.avi", 1, "rate", False),  # no row is farther than a frame from its time
+        ("mpeg4_b.avi", 30, "packets", True),
+        ("mjpeg.avi", 30, "packets", False),  # a frame's time is its slot
+    ],
+)
+def test_empty_slots_of_an_avi_are_a_doubt_where_times_are_guesses_and_no_cut(
+    tmp_path, file, empty, source, guessed
+) -> None:
     """Frames stand longer somewhere, and the format does not tell where; none is missing."""
-    clip, gappy = clips.made("h264_b.avi"), tmp_path / "gappy.avi"
-    with av.open(str(clip.path)) as source, av.open(str(gappy), "w") as output:
-        stream = output.add_stream_from_template(source.streams.video[0])
-        for place, packet in enumerate(packet for packet in source.demux() if packet.size):
+    clip, gappy = clips.made(file), tmp_path / "gappy.avi"
+    with av.open(str(clip.path)) as whole, av.open(str(gappy), "w") as output:
+        stream = output.add_stream_from_template(whole.streams.video[0])
+        for place, packet in enumerate(packet for packet in whole.demux() if packet.size):
             late = empty if place >= 40 else 0
             packet.dts, packet.pts = packet.dts + late, packet.pts + late
             packet.stream = stream
             output.mux(packet)
     container = read_container(gappy)
-    assert container.index_source == "rate"
+    assert container.index_source == source
     assert container.n_presented == container.expected_frames == len(clip.numbers)
     assert container.damage is None
-    if empty == 1:
-        assert container.doubts == [], "no row is farther than a frame from its time"
-    else:
-        assert "30 slots of its index hold no frame" in container.doubts[0]
+    assert container.is_vfr == (source == "packets")
+    assert [text.partition(" slots of its index hold no frame")[0] for text in container.doubts] == (
+        [str(empty)] if guessed else []
+    )
 
 
 @pytest.mark.parametrize("name", ["list.mp4", "list.ffconcat", "list.m3u8"])

@@ -677,6 +677,16 @@ def recorded(folder: Path, path: Path, base: Recipe) -> Known:
     return Known(made.numbers)
 
 
+def gappy(folder: Path, path: Path, base: Recipe) -> Known:
+    """An AVI that has no frame for some of its slots: those before them stand longer."""
+    made = numbered.make(
+        replace(base, name=f"gappy_{base.name}", suffix=".avi", intervals=(1, 1, 1, 1, 9), clock=int(RATE)),
+        folder,
+    )
+    path.write_bytes(made.path.read_bytes())
+    return Known(made.numbers, made.times)
+
+
 def _odd(
     name: str, suffixes: str, build: Callable[..., Known], *, traits: str = "", **settings: Any
 ) -> list[OddClip]:
@@ -696,6 +706,9 @@ _KINDS: list[list[OddClip]] = [
     _odd("pts_is_dts_hevc", ".mp4 .mkv", pts_is_dts, base=HEVC_B),
     _odd("pts_is_dts_half", ".mp4 .mkv .mov", pts_is_dts, since=36),
     _odd("pts_is_dts_asp", ".mp4 .mkv", pts_is_dts, base=ASP_B),
+    _odd("empty_slots", ".avi", gappy, base=H264_PLAIN),
+    _odd("empty_slots_b", ".avi", gappy, base=H264_B),
+    _odd("empty_slots_asp", ".avi", gappy, base=ASP_B),
     _odd("genpts", ".mp4 .mkv", generated_times, base=replace(H264_B, suffix=".avi")),
     _odd("asp_vfw", ".mkv", vfw_asp),
     _odd("asp_packed", ".avi", packed_asp),

@@ -12,8 +12,8 @@ from framefeat.video.reference import JUMP_SECONDS, decoded_order
 
 _NO_TIMESTAMPS, _TS_DISCONT = 0x0080, 0x0200  # AVFMT_NOTIMESTAMPS, AVFMT_TS_DISCONT
 _EMPTY = (
-    "{} slots of its index hold no frame, and its format does not tell which frames stand longer for it: those after them "
-    "are shown up to so many frames later than their numbers say"
+    "{} slots of its index hold no frame, and its format does not tell which frames stand longer for it: when its frames are "
+    "shown is a guess"
 )
 
 
@@ -45,13 +45,21 @@ def presented(
     """
     jump = _jump(source, Fraction(stream.time_base))
     doubt = contradiction or contradicted(name, source, stream.codec_context, packets, reading, jump, tick)
-    if doubt is None:
-        return _by_packets(packets)
     in_slots = "avi" in source.format.name
-    guessed = bool(int(source.format.flags) & _NO_TIMESTAMPS or in_slots)
-    found = _by_decoding(name, packets, jump, doubt, tick, guessed)
-    empty = empty_slots(packets.dts) if in_slots and found.source == "rate" else 0
+    if doubt is None:
+        found = _by_packets(packets)
+    else:
+        guessed = bool(int(source.format.flags) & _NO_TIMESTAMPS or in_slots)
+        found = _by_decoding(name, packets, jump, doubt, tick, guessed)
+    empty = empty_slots(packets.dts) if in_slots and _are_guesses(found, packets) else 0
     return replace(found, doubts=(*found.doubts, _EMPTY.format(empty))) if empty > 1 else found
+
+
+def _are_guesses(found: Presented, packets: Packets) -> bool:
+    """Whether an AVI's times are not its slots, all moved alike: there are none, or FFmpeg made them up from slots of
+    which some are empty."""
+    moved = packets.pts - packets.dts
+    return found.source == "rate" or bool((moved != moved[0]).any())
 
 
 def empty_slots(dts: np.ndarray) -> int:

@@ -89,6 +89,13 @@ def test_what_is_read_from_a_file_is_not_told_beside_its_change(done: ResultsFol
     assert need.decode == {GEOMETRY: ["the file's content changed"]}
 
 
+def test_a_file_that_could_not_be_read_before(done: ResultsFolder) -> None:
+    evidence = stored.read_record(done.evidence(GEOMETRY, "a"))
+    evidence["key"]["fingerprint"] = "unread:a"
+    stored.write(done.evidence(GEOMETRY, "a"), evidence, {"thumbnails": np.zeros(1, np.uint8)})
+    assert of(done).decode == {GEOMETRY: ["its file could not be read before"]}
+
+
 def test_another_decoder(done: ResultsFolder) -> None:
     need = of(done, wanted(decoder="pyav"))
     assert need.decode == {GEOMETRY: ["decoder changed from auto to pyav"]}

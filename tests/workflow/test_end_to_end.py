@@ -194,7 +194,7 @@ def test_a_damaged_video_is_a_finding(new_project: Callable[..., Project]) -> No
     assert at_the_end.count("b.mp4") == 1
     assert "'b': all 4 rows: " in at_the_end
     assert "1 of 3 videos have bad rows" in at_the_end
-    assert "on_bad_frames: mask" in at_the_end
+    assert "on_bad_frames=mask" in at_the_end
     plan = project.framefeat("plan", "--configfile", "run.yaml").stdout
     assert "0 of 3 videos will be decoded" in plan
     assert "no matrix will be assembled.\n  b: " in plan
@@ -275,7 +275,7 @@ def test_a_rate_that_is_not_the_file_s_is_told_everywhere(new_project: Callable[
     assert "alignment doubtful" in shown
     assert doubt in shown
     verified = project.framefeat("verify", "results/toy").stdout
-    assert "everything holds, and so does the verdict: doubtful" in verified
+    assert "everything holds; the verdict of the run stays: doubtful" in verified
     assert [line.split()[-1] for line in verified.splitlines() if line.startswith(("a ", "b ", "c "))] == [
         "verified", "doubtful", "verified"
     ]  # fmt: skip

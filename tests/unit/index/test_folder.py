@@ -165,5 +165,5 @@ def test_sound_and_still_images_are_named_for_example(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"something")
     told = list(folder.sentences(folder.report(folder.listing(str(tmp_path)), {}, [])))
     assert told == [
-        "also there, and no videos: 4 sound (.m4a: a.m4a, b.m4a, c.m4a), 1 still images (.png: x.png), 1 text and data (.txt)"
+        "ignored, being no videos: 4 sound (.m4a: a.m4a, b.m4a, c.m4a), 1 still images (.png: x.png), 1 text and data (.txt)"
     ]

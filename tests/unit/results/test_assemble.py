@@ -197,7 +197,7 @@ def test_one_bad_row_and_nothing_is_verified(parts: Parts) -> None:
     features = parts.features["b"].copy()
     features[1] = np.nan
     parts.embed("b", features)
-    with pytest.raises(UserError, match=r"'b': 1 of 2 rows \(0\): frame 1 at 1.000 s: broken"):
+    with pytest.raises(UserError, match=r"'b': 1 of its 2 rows \(0\): frame 1 at 1.000 s: broken"):
         parts.assemble()
     assert not (parts.model / "toy_features.npy").exists()
     manifest = parts.assemble(on_bad_frames="mask")
@@ -224,13 +224,16 @@ def test_all_videos_with_bad_rows_are_listed_and_how_to_go_on(parts: Parts) -> N
         parts.assemble()
     assert not report.exists(), "it is of a matrix that Snakemake has removed"
     heading, *listed, advice = str(error.value).splitlines()
-    assert heading == "2 of 3 videos have bad rows, and on_bad_frames is 'fail' (rows count from 0):"
+    assert (
+        heading
+        == "2 of 3 videos have bad rows, and on_bad_frames is 'fail' (rows of the frame index, from 0):"
+    )
     assert listed == [
         "  - 'a': all 4 rows: 'a.mp4': it is no video",
-        f"  - 'c': 1 of 4 rows ({parts.rows.index(('c', 2))}): 1 row is not finite",
+        f"  - 'c': 1 of its 4 rows ({parts.rows.index(('c', 2))}): 1 row is not finite",
     ]
     assert "Replace these files" in advice
-    assert "on_bad_frames: mask" in advice
+    assert "on_bad_frames=mask" in advice
     manifest = parts.assemble(on_bad_frames="mask")
     assert manifest["counts"] == {"ok": 5, "clamped": 0, "bad": 5}
     index = pd.read_parquet(parts.model / "frame_index.parquet")

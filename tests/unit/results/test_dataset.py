@@ -146,6 +146,58 @@ def test_wrong_splits_and_targets(folder: Path, targets: pd.DataFrame, tmp_path:
         features.features_of("xyz")
 
 
+def test_targets_that_are_no_numbers(folder: Path, targets: pd.DataFrame) -> None:
+    features = framefeat.load(folder)
+
+    def refused(words: str, given: object, **more: Any) -> None:
+        with pytest.raises(UserError, match=words):
+            features.sequences(targets=given, **more)
+
+    days = pd.to_datetime(["2020-01-01"] * len(targets))
+    refused("column importance_score holds datetime64.*not numbers", targets.assign(importance_score=days))
+    refused(
+        "column importance_score holds timedelta64.*not numbers", targets.assign(importance_score=days - days)
+    )
+    refused("column importance_score holds complex128, not numbers", targets.assign(importance_score=1 + 2j))
+    refused(
+        "several columns are named importance_score",
+        pd.concat([targets, targets[["importance_score"]]], axis=1),
+    )
+    named = targets["frame_idx"].map("f{:05}".format)
+    refused(r"frame_idx holds what is no number .*'f000", targets.assign(frame_idx=named))
+    refused("have no finite number", np.ma.masked_less(np.arange(len(features.index)), 3))
+    refused("the fields score of the array have 2 dimensions", np.zeros(3, [("score", float, 2)]))
+    refused("text that is not UTF-8", np.array([(b"M\xfc", 1, 1.0)], targets_type()))
+    numbered = features.sequences(targets=targets.rename(columns={"importance_score": 0}))
+    assert np.array_equal(numbered[0]["target"], features.sequences(targets=targets)[0]["target"])
+    odd = pa.Table.from_pandas(targets).append_column("at", pa.array([1] * len(targets), pa.time64("ns")))
+    assert len(features.sequences(targets=odd, target_column="importance_score")) == 3
+    for split in (3, b"007"):
+        with pytest.raises(UserError, match="neither a list of video ids nor a text file"):
+            features.sequences(split=split)
+
+
+def targets_type() -> list[tuple[str, str]]:
+    return [("video_id", "S5"), ("frame_idx", "i8"), ("score", "f8")]
+
+
+def test_rows_without_a_number_get_no_target_of_their_kind(folder: Path, targets: pd.DataFrame) -> None:
+    """Null in both tables is no key."""
+    path = folder / "frame_index.parquet"
+    index = pd.read_parquet(path)
+    index["frame_idx"] = index["frame_idx"].astype("Int64").mask(index["video_id"] == "007")
+    index.to_parquet(path)
+    nameless = pd.DataFrame({"video_id": ["007"], "frame_idx": [None], "importance_score": [0.5]})
+    with pytest.raises(UserError, match="there is no importance_score for these rows"):
+        framefeat.load(folder).sequences(targets=pd.concat([targets, nameless]), split=["007"])
+
+
+def test_the_folder_above(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "sub").mkdir()
+    monkeypatch.chdir(folder / "sub")
+    assert framefeat.load("..").folder == folder.resolve()
+
+
 def test_a_column_that_pandas_has_no_type_for_is_kept(folder: Path) -> None:
     path = folder / "frame_index.parquet"
     table = pq.read_table(path)

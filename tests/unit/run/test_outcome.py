@@ -44,7 +44,7 @@ def test_doubtful_videos_are_told_as_bad_ones_are(tmp_path: Path) -> None:
         f"  off: {doubt}",
         "  notes.bin: no video stream",
     ]
-    assert others[-1] == "also there, and no videos: 2 text (.md)"
+    assert others[-1] == "ignored, being no videos: 2 text (.md)"
 
 
 def test_long_lists_are_cut(tmp_path: Path) -> None:

@@ -123,8 +123,14 @@ def test_refusals(source: Path, tmp_path: Path) -> None:
 def test_other_results_are_not_replaced(source: Path, tmp_path: Path) -> None:
     other = write_results(tmp_path / "runs" / "zero", [Clip("a", 300)], dim=6)
     before = {path.name: path.read_bytes() for path in other.iterdir()}
-    with pytest.raises(UserError, match="holds results that are no control"):
+    with pytest.raises(UserError, match="holds other files than a control"):
         controls.make_controls(source, tmp_path / "runs", kinds=["zero"])
     assert {path.name: path.read_bytes() for path in other.iterdir()} == before
+    mine = tmp_path / "mine" / "zero" / "frame_index.parquet"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(UserError, match="holds other files than a control"):
+        controls.make_controls(source, tmp_path / "mine", kinds=["zero"])
+    assert mine.read_text() == "mine"
     for _ in range(2):  # its own are made anew
         controls.make_controls(source, tmp_path / "controls", kinds=["zero"])

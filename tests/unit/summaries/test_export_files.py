@@ -89,7 +89,7 @@ def test_webdataset_is_not_there(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_rows(tmp_path: Path) -> None:
+def test_bad_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clips = [Clip("a", 600, bad=[2, 5]), Clip("b", 100, bad=range(7))]
     folder = write_results(tmp_path / "r", clips, dim=8)
     with pytest.raises(UserError, match=r"(?s)'a': 2 of 40 rows are bad.*'b': 7 of 7"):
@@ -97,6 +97,17 @@ def test_bad_rows(tmp_path: Path) -> None:
     note = export_files.run("npz", folder, tmp_path / "out", drop_bad=True)
     assert note["rows"] == 38
     assert np.isfinite(read_like_moment_detr(tmp_path / "out", "a")).all()
+    told = capsys.readouterr().err
+    assert "left out: 1 video without a good row: b\nbad rows left out of 1 video: a (2 of 40)\n" in told
+
+
+def test_windows_at_the_end_that_only_bad_rows_ask_for(tmp_path: Path) -> None:
+    """Of a file that is cut short: its clips would be fewer than the loader counts."""
+    folder = write_results(tmp_path / "r", [Clip("a", 300, bad=range(13, 20)), Clip("b", 300)], dim=8)
+    with pytest.raises(UserError, match=r"'a': no row that has a frame lies from 8 to 10 s"):
+        export_files.run("npz", folder, tmp_path / "out", drop_bad=True, every=2)
+    export_files.run("npz", folder, tmp_path / "out", drop_bad=True, every=5)
+    assert len(read_like_moment_detr(tmp_path / "out", "a")) == 2
 
 
 @pytest.mark.parametrize("video_id", ["a/b", "a%2Fb", ".hidden", "x~y", "a\nb", "é" * 120, "\\", ".."])

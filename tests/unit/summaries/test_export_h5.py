@@ -308,6 +308,69 @@ def test_labels_of_another_file(tmp_path: Path, named: bool) -> None:
     export_h5.run(twin, tmp_path / "zero.h5", labels_from=other)
 
 
+#: What a file may hold instead of numbers that can be used, by the option's data set.
+ODD = [
+    ("gtscore", "group"),
+    ("gtscore", np.array([b"a", b"b"])),
+    ("picks", np.full(60, np.nan)),
+    ("picks", np.arange(60) * 15 - 50),
+    ("picks", np.array([b"a"])),
+    ("user_summary", np.zeros((0, 900), np.uint8)),
+    ("user_summary", np.full((2, 900), np.nan)),
+    ("user_summary", h5py.Empty("f")),
+    ("change_points", "group"),
+    ("change_points", h5py.SoftLink("/nowhere")),
+    ("change_points", h5py.Empty("f")),
+    ("change_points", "text"),
+    ("change_points", np.full((2, 2), np.nan)),
+    ("change_points", np.array([[b"a", b"b"]])),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), ODD, ids=[f"{name}-{n}" for n, (name, _) in enumerate(ODD)])
+def test_what_is_no_numbers_in_another_file_is_named(
+    folder: Path, tmp_path: Path, name: str, value: object
+) -> None:
+    other = tmp_path / "other.h5"
+    published_file(other, CLIPS, named=True)
+    with h5py.File(other, "a") as file:
+        del file[f"video_1/{name}"]
+        if isinstance(value, str) and value == "group":
+            file.create_group(f"video_1/{name}")
+        else:
+            file[f"video_1/{name}"] = value
+    option = "segments_from" if name == "change_points" else "labels_from"
+    with pytest.raises(UserError, match=rf"'-esJr' \(video_1\): .*{name}"):
+        export_h5.run(folder, tmp_path / "out.h5", **{option: other})  # type: ignore[arg-type]
+
+
+def test_odd_objects_in_another_file_harm_no_other_video(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.h5"
+    published_file(other, CLIPS, named=True)
+    with h5py.File(other, "a") as file:
+        file["a link to nothing"] = h5py.SoftLink("/nowhere")
+        file["elsewhere"] = h5py.ExternalLink("none.h5", "/")
+        for place, name in enumerate([np.zeros(0, "S1"), b"M\xfcnchen", "group"]):
+            group = file.create_group(f"odd_{place}")
+            if isinstance(name, str):
+                group.create_group("video_name")
+            else:
+                group["video_name"] = name
+    assert len(export_h5.run(folder, tmp_path / "out.h5", labels_from=other)) == len(CLIPS)
+
+
+@pytest.mark.parametrize("vmax", [float("nan"), float("inf"), -1.0])
+def test_a_weight_that_is_none(folder: Path, tmp_path: Path, vmax: float) -> None:
+    with pytest.raises(UserError, match="is no weight of a penalty"):
+        export_h5.run(folder, tmp_path / "out.h5", vmax=vmax)
+
+
+def test_a_place_that_is_in_no_folder(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"x.h5' cannot be written: .*file' is no folder"):
+        export_h5.run(folder, tmp_path / "file" / "sub" / "x.h5")
+
+
 def test_labels_that_do_not_fit(folder: Path, annotations: Path, tmp_path: Path) -> None:
     other, out = tmp_path / "other.h5", tmp_path / "out.h5"
     published_file(other, CLIPS, named=True)

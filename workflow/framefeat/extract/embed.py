@@ -26,6 +26,7 @@ from framefeat.records import (
     FeatureRecord,
     ModelRequest,
     PixelCheck,
+    Rows,
     VideoToEmbed,
 )
 from framefeat.vectors import cosine
@@ -293,7 +294,7 @@ class _Work:
         rechecked = evidence["recheck"]["rows"] if len(second) else []
         lost = _lost(features, second, rechecked, bad)
         features[lost] = np.nan
-        problem = problem or _not_finite(lost, evidence["rows"]["timestamp_sec"])
+        problem = problem or _not_finite(lost, evidence["rows"])
         bad = bad | lost
         kept = [place for place, row in enumerate(rechecked) if not lost[row]]
         compared = _compare(self._message["precision"], evidence["recheck"], kept, second, features)
@@ -364,12 +365,13 @@ def _lost(features: np.ndarray, second: np.ndarray, rechecked: Sequence[int], ba
     return lost
 
 
-def _not_finite(lost: np.ndarray, times: Sequence[float]) -> str:
-    """Why ``lost`` rows are bad; empty where there are none. ``times``: of all rows, in seconds."""
+def _not_finite(lost: np.ndarray, rows: Rows) -> str:
+    """Why ``lost`` rows are bad; empty where there are none."""
     if not lost.any():
         return ""
+    first = rows["timestamp_sec"][int(np.argmax(lost))]
     return (
-        f"the features of {many(int(lost.sum()), 'row')} are not finite, the first of them at {times[int(np.argmax(lost))]:g} s; "
+        f"the features of {many(int(lost.sum()), 'row')} are not finite, the first of them at {first:g} s; "
         "with precision: fp16 try bf16 or float32, else the weights do not fit the backbone"
     )
 

@@ -306,7 +306,7 @@ def sentences(report: Mapping[str, Any], most: int = 20) -> Iterator[str]:
         yield f"left out, files and folders ({len(files)}):"
         yield from _named([f"{entry['path']!r}: {entry['reason']}" for entry in files], most)
     if counts:
-        yield f"also there, and no videos: {counted(counts, report['examples'])}"
+        yield f"ignored, being no videos: {counted(counts, report['examples'])}"
 
 
 def counted(counts: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -> str:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from framefeat.errors import UserError, complain
 from framefeat.files import atomic_path, is_remote, write_json
-from framefeat.identity import times_digest
+from framefeat.identity import UNREAD, times_digest
 from framefeat.index import collection, fingerprints, folder, former, shards, tables
 from framefeat.layout import ResultsFolder
 from framefeat.names import video_key
@@ -305,8 +305,7 @@ def _record(
     if found is None:
         fingerprint = remote_fingerprint(video)
     else:
-        # What could not be read has no digest; when it can be, its fingerprint changes and it is sampled again.
-        fingerprint = found["sha256"] or f"unread:{video.video_id}"
+        fingerprint = found["sha256"] or f"{UNREAD}{video.video_id}"
     assert video.fps is not None  # a folder's videos are probed by now
     doubts = []
     if settings.from_folder and facts and collection.believable_duration(facts) < facts["duration_sec"]:

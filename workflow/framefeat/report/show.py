@@ -65,7 +65,7 @@ def _print_backbone(backbone: Backbone, out: TextIO) -> None:
         ]
         lines.append([
             video.state, video.video_id, str(video.total_rows), str(count["clamped"]),
-            str(count["bad"]), "-" if offset is None else f"{offset * 1000:.1f}", f"{video.fps:.5g}" if video.fps else "-",
+            str(count["bad"]), "-" if offset is None else f"{offset * 1000:.1f}", f"{video.fps:.5g}" if video.container and video.fps else "-",
             "x".join(str(part) for part in size_text if part) or "-", str(video.container.get("codec") or "-"),
             str(video.entry.get("decoder") or "none"),
         ])  # fmt: skip
@@ -85,7 +85,7 @@ def _print_backbone(backbone: Backbone, out: TextIO) -> None:
 
 def _gravest(backbone: Backbone, video: ReportVideo) -> list[str]:
     """What speaks against a video; of a file with a thousand bad frames the first of them, and where all are."""
-    texts = [text for _, text in video.reasons]
+    texts = [text.rstrip(".") for _, text in video.reasons]
     if len(texts) <= _MOST_REASONS:
         return texts
     # After -- an id that begins with - is no option.
@@ -101,7 +101,7 @@ def _print_left_out(results: Path, out: TextIO) -> None:
     for file in left.files:
         print_wrapped(printable(f"  {file['path']}: {file['reason']}"), out, indent="    ")
     if left.counts:
-        print_wrapped(f"also there, and no videos: {left.counted}", out)
+        print_wrapped(f"ignored, being no videos: {left.counted}", out)
 
 
 def _print_video(backbone: Backbone, video_id: str, out: TextIO) -> None:

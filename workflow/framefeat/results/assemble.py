@@ -247,12 +247,12 @@ def _refuse(asked: Asked, summary: Summary) -> None:
         from_folder = asked.origin is not None and "videos" in asked.origin["source"]
         merged = Merged(asked.results)
         raise complain(
-            f"{len(summary.bad)} of {many(len(summary.videos), 'video')} have bad rows, and on_bad_frames is 'fail' (rows "
-            "count from 0):",
+            f"{len(summary.bad)} of {many(len(summary.videos), 'video')} have bad rows, and on_bad_frames is 'fail' (rows of "
+            f"the {'matrix' if from_folder else 'frame index'}, from 0):",
             [_with_file(found, merged, key) for key, found in summary.bad.items()],
             f"Replace these files{'' if from_folder else ' (or correct their rows in the index)'} and run again: nothing else "
-            "is computed anew. Or set on_bad_frames: mask, and run again: these rows are NaN then, marked 'bad'."
-            + " Or on_bad_frames: drop, which leaves out files that give no video at all."
+            "is computed anew. Or run with --config on_bad_frames=mask: these rows are NaN then, marked 'bad'."
+            + " Or with drop: files that give no video at all are left out, other bad rows masked."
             * from_folder,
             most=len(summary.bad),
         )
@@ -397,7 +397,7 @@ def _finding(entry: VideoEntry, bad_rows: np.ndarray) -> str:
         which = many(entry["rows"], "row") if entry["rows"] == 1 else f"all {entry['rows']} rows"
     else:
         named = ", ".join(map(str, bad_rows[:_ROWS_NAMED])) + ", ..." * (len(bad_rows) > _ROWS_NAMED)
-        which = f"{len(bad_rows)} of {entry['rows']} rows ({named})"
+        which = f"{len(bad_rows)} of its {entry['rows']} rows ({named})"
     return f"{entry['video_id']!r}: {which}: {reason}"
 
 

@@ -13,11 +13,11 @@ from framefeat.errors import UserError
 from framefeat.layout import MANIFEST, ResultsFolder
 from framefeat.records import Manifest
 from framefeat.results.finished import FinishedRun, not_whole
+from framefeat.results.pandas_tables import to_pandas
 from framefeat.words import many
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
     from framefeat.results.sequences import SequenceDataset
 
@@ -151,7 +151,10 @@ def load(
             raise UserError(f"load: {name}: the file {str(part)!r} does not exist.")
     folder = Path() if path is None else _folder(Path(path))
     named = (None if part is None else Path(part).absolute() for part in (matrix, index, manifest))
-    return _open(FinishedRun.of(folder.absolute(), *named))
+    whole = (
+        folder.resolve() if ".." in folder.parts else folder.absolute()
+    )  # the folder's name names the backbone
+    return _open(FinishedRun.of(whole, *named))
 
 
 def _folder(path: Path) -> Path:
@@ -173,30 +176,12 @@ def _load_parts(matrix_path: Path, index_path: Path, manifest_path: Path) -> Fea
     return _open(FinishedRun.of(matrix_path.parent, matrix_path, index_path, manifest_path))
 
 
-def _frame(table: "pa.Table") -> "pd.DataFrame":
-    """As pandas has it; a column that it has no type for (times of day in nanoseconds) keeps that of Arrow."""
-    import pandas as pd
-    import pyarrow as pa
-
-    def series(name: str) -> "pd.Series":
-        column = table.column(name)
-        try:
-            return column.to_pandas()
-        except pa.ArrowException:
-            return pd.Series(pd.arrays.ArrowExtensionArray(column), copy=False)
-
-    try:
-        return table.to_pandas()
-    except pa.ArrowException:
-        return pd.DataFrame({name: series(name) for name in table.column_names}, copy=False)
-
-
 def _open(run: FinishedRun) -> Features:
     import pyarrow.parquet as pq
 
     matrix = run.map_matrix()
     try:
-        index = _frame(pq.read_table(run.index_path))
+        index = to_pandas(pq.read_table(run.index_path))
     except ValueError as error:  # pyarrow's own errors among them
         raise not_whole(run.index_path, "Parquet file", error) from error
     missing = [name for name in _NEEDED if name not in index.columns]

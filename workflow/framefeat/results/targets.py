@@ -1,13 +1,15 @@
 """Which videos a split names, and the target of each row: read, joined and checked against a run's frame index."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from framefeat.errors import UserError, complain
+from framefeat.results.pandas_tables import to_pandas
+from framefeat.words import many
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +33,10 @@ def read_split(
                 f"split: {str(path)!r} is not text ({error}); give a text file with one video id per line."
             ) from error
         source = str(path)
+    elif isinstance(split, bytes) or not isinstance(split, Iterable):
+        raise UserError(
+            f"split: {type(split).__name__} is neither a list of video ids nor a text file with one per line."
+        )
     else:
         lines, source = [str(name) for name in split], "split"
     ids = [line.strip() for line in lines if line.strip()]
@@ -68,6 +74,7 @@ def read_targets(
         table, source = _read_file(Path(targets)), str(targets)
     else:
         table, source = _as_pandas(targets), "targets"
+    table = table.set_axis([str(name) for name in table.columns], axis=1)
     column = _target_column(table, source, column)
     if "frame_idx" not in index.columns:
         raise UserError(
@@ -85,7 +92,9 @@ def _target_column(table: "pd.DataFrame", source: str, column: str | None) -> st
             f"{source}: column {', '.join(missing)} is missing (it has: {', '.join(map(str, table.columns))}); targets are joined on "
             "video_id and frame_idx."
         )
-    others = [str(name) for name in table.columns if name not in _KEYS]
+    if doubled := sorted(set(table.columns[table.columns.duplicated()])):
+        raise UserError(f"{source}: several columns are named {', '.join(doubled)}; rename them.")
+    others = [name for name in table.columns if name not in _KEYS]
     if column is None and len(others) != 1:
         raise UserError(
             f"{source}: choose the target among the columns {', '.join(others) or '(none)'} with target_column."
@@ -103,21 +112,51 @@ def _one_per_row(table: "pd.DataFrame", source: str, column: str) -> "pd.DataFra
     table = pd.DataFrame(
         {
             "video_id": table["video_id"].astype(str),
-            "frame_idx": pd.to_numeric(table["frame_idx"], errors="coerce"),
-            "target": pd.to_numeric(table[column], errors="coerce").astype("float64"),
+            "frame_idx": _ordinals(table["frame_idx"], source),
+            "target": _numbers(table[column], source, column),
         }
     )
+    table = table[
+        table["frame_idx"].notna()
+    ]  # what names no row would be joined with each that has no number
     doubled = table[table.duplicated(_KEYS)]
     if len(doubled):
         raise complain(
             f"{source}: these rows stand there more than once (video_id, frame_idx):",
             [
-                f"{video!r}, {frame}"
+                f"{video!r}, {frame:g}"
                 for video, frame in zip(doubled["video_id"], doubled["frame_idx"], strict=True)
             ],
             "Keep one target per row.",
         )
     return table
+
+
+def _numbers(values: "pd.Series", source: str, column: str) -> "pd.Series":
+    """float64, NaN where there is no number. Raises ``UserError`` for a column of something else."""
+    import pandas as pd
+
+    try:
+        if getattr(values.dtype, "kind", "O") in "mMc":
+            raise TypeError
+        found = pd.to_numeric(values, errors="coerce")
+        if getattr(found.dtype, "kind", "f") not in "fiub":
+            raise TypeError
+        return found.astype("float64")
+    except (TypeError, ValueError):
+        raise UserError(f"{source}: column {column} holds {values.dtype}, not numbers.") from None
+
+
+def _ordinals(values: "pd.Series", source: str) -> "pd.Series":
+    """float64: the samples' numbers, NaN where there is none. Raises ``UserError`` where text is no number."""
+    found = _numbers(values, source, "frame_idx")
+    wrong = values[found.isna() & values.notna()]
+    if len(wrong):
+        raise UserError(
+            f"{source}: column frame_idx holds what is no number in {many(len(wrong), 'row')}, the first {wrong.iloc[0]!r}; it is "
+            "the ordinal of the sample within its video."
+        )
+    return found
 
 
 def _joined(
@@ -129,7 +168,7 @@ def _joined(
     wanted = pd.DataFrame(
         {
             "video_id": index["video_id"].astype(str).to_numpy(),
-            "frame_idx": pd.to_numeric(index["frame_idx"]).to_numpy(),
+            "frame_idx": _ordinals(index["frame_idx"], "frame_index.parquet").to_numpy(),
         }
     )
     joined = wanted.merge(table, on=_KEYS, how="left", validate="many_to_one")
@@ -142,7 +181,7 @@ def _joined(
         raise complain(
             f"{source}: there is no {column} for these rows of frame_index.parquet:",
             [
-                f"{video!r}: {len(group)} rows, the first with frame_idx {group.iloc[0]}"
+                f"{video!r}: {len(group)} rows, the first with frame_idx {group.iloc[0]:g}"
                 for video, group in by_video
             ],
             "Add these targets, or leave the videos out with a split.",
@@ -157,7 +196,8 @@ def _in_rows_order(targets: np.ndarray, ids: Sequence[str], index: "pd.DataFrame
             f"targets: the array is {targets.dtype} {list(targets.shape)}, the matrix has {len(index)} rows; give one number for each row, "
             "or a table with video_id and frame_idx."
         )
-    values = targets.astype(np.float32)
+    # A number that is masked is none.
+    values = np.ma.filled(targets.astype(np.float32), np.nan)
     use = index["video_id"].astype(str).isin(list(ids)).to_numpy()
     values[~use] = np.nan
     lost = np.flatnonzero(use & ~np.isfinite(values))
@@ -178,12 +218,19 @@ def _as_pandas(targets: Any) -> "pd.DataFrame":
     if isinstance(targets, np.ndarray):
         # bytes would be compared with text and never be equal
         columns = {name: targets[name] for name in targets.dtype.names or ()}
-        return pd.DataFrame(
-            {
-                name: np.char.decode(part, "utf-8") if part.dtype.kind == "S" else part
-                for name, part in columns.items()
-            }
-        )
+        if odd := [name for name, part in columns.items() if part.ndim != 1]:
+            raise UserError(
+                f"targets: the fields {', '.join(odd)} of the array have {columns[odd[0]].ndim} dimensions; give one row each."
+            )
+        try:
+            return pd.DataFrame(
+                {
+                    name: np.char.decode(part, "utf-8") if part.dtype.kind == "S" else part
+                    for name, part in columns.items()
+                }
+            )
+        except UnicodeDecodeError as error:
+            raise UserError(f"targets: the array holds text that is not UTF-8 ({error}).") from None
     if hasattr(targets, "collect"):
         targets = targets.collect()  # polars' lazy tables
     if not hasattr(targets, "to_pandas"):
@@ -191,17 +238,20 @@ def _as_pandas(targets: Any) -> "pd.DataFrame":
             f"targets: {type(targets).__name__} is no table; give a Parquet, CSV or TSV file, a table of pandas, polars or pyarrow with "
             "video_id and frame_idx, or a numpy array with one number for each row of the matrix."
         )
-    return targets.to_pandas()
+    import pyarrow as pa
+
+    return to_pandas(targets) if isinstance(targets, pa.Table) else targets.to_pandas()
 
 
 def _read_file(path: Path) -> "pd.DataFrame":
     import pandas as pd
+    import pyarrow.parquet as pq
 
     if not path.is_file():
         raise UserError(f"targets: the file {str(path)!r} does not exist.")
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
-            return pd.read_parquet(path)
+            return to_pandas(pq.read_table(path))
         if path.suffix.lower() in (".csv", ".tsv"):
             separator = "\t" if path.suffix.lower() == ".tsv" else ","
             return pd.read_csv(path, sep=separator, dtype={"video_id": str}, keep_default_na=False)

@@ -438,5 +438,5 @@ def _print(verdict: Verdict) -> None:
         print("frames and files hold")
     else:
         state = of_all([video.state for video in verdict.videos])
-        as_before = "" if state == VERIFIED else f", and so does the verdict: {state}"
+        as_before = "" if state == VERIFIED else f"; the verdict of the run stays: {state}"
         print(f"everything holds{as_before}" if verdict.ok else "not everything holds")

@@ -35,7 +35,7 @@ def lines(results: Path, backbones: Sequence[str]) -> Iterator[str]:
         yield f"{many(len(left.files), 'file')} left out, without a row:"
         yield from _listed(left.files, lambda file: f"{file['path']}: {file['reason']}", "files")
     if left.counts:
-        yield f"also there, and no videos: {left.counted}"
+        yield f"ignored, being no videos: {left.counted}"
 
 
 def next_steps(results: ResultsFolder) -> Iterator[str]:

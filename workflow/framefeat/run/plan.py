@@ -347,7 +347,7 @@ def sentences(changes: Changes) -> Iterator[str]:
         yield f"on_bad_frames is fail, and {many(len(changes.refused), 'video')} {have} bad rows: no matrix will be assembled."
         for video_id, problems in sorted(changes.refused.items()):
             yield f"  {video_id}: {problems[0]}"
-        yield "  replace these files, or set on_bad_frames: mask (in a folder of videos drop leaves out files without a video)"
+        yield "  replace these files, or run with --config on_bad_frames=mask (or drop: files without a video are left out)"
     else:
         yield "The matrix and its manifest will be assembled."
 

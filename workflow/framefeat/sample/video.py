@@ -72,7 +72,7 @@ def sample_video(
         paths = {"frames": str(frames), "recheck": str(recheck), "thumbnails": str(strip)}
         job = SampleJob(record, geometry, key["alignment"], decoder, rechecks, key, paths)
         decodes = child or stack.enter_context(sampling_child())
-        evidence = _Attempts(job, timeout, os.fspath(evidence_path), decodes, source).evidence()
+        evidence = _Attempts(job, timeout, decodes, source).evidence()
         source.check()
         if "content" in record:
             evidence["content"] = record["content"]
@@ -105,10 +105,8 @@ def tell_at_once(text: str) -> None:
 class _Attempts:
     """Once; if decord dies under ``auto``, once more with PyAV; if all fails, evidence with only bad rows."""
 
-    def __init__(
-        self, job: SampleJob, timeout: float, stored: str, child: Child[SampleJob], source: Source
-    ) -> None:
-        self.job, self.timeout, self.stored, self.child, self.source = job, timeout, stored, child, source
+    def __init__(self, job: SampleJob, timeout: float, child: Child[SampleJob], source: Source) -> None:
+        self.job, self.timeout, self.child, self.source = job, timeout, child, source
         self.path = job.record["path"]
         self.progress = _Progress(job.record["video_id"], len(job.record["timestamps"]))
 
@@ -199,8 +197,7 @@ class _Attempts:
                 "this and run again."
             )
         return (
-            f"{self.path!r} cannot be read ({why}); mend this, and if its content stays what it was, delete "
-            f"{self.stored!r}, so that the next run looks at it again."
+            f"{self.path!r} cannot be read ({why}); mend this and run again: the next run looks at it anew."
         )
 
     def _say(self, text: str) -> None:

@@ -70,12 +70,12 @@ def _refuse_others_results(folder: Path) -> None:
     try:
         mine = "control" in read_json(folder / MANIFEST)
     except FileNotFoundError:
-        return
+        mine = not folder.is_dir() or not any(folder.iterdir())
     except (OSError, ValueError, TypeError):
         mine = False
     if not mine:
         raise UserError(
-            f"controls: {folder} holds results that are no control; write the controls to another folder."
+            f"controls: {folder} holds other files than a control; write the controls to another folder."
         )
 
 

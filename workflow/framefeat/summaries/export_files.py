@@ -12,7 +12,7 @@ Rows stand in order of time. ``export.json`` tells which files are whose, and wh
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from framefeat.errors import UserError, complain
 from framefeat.names import video_key
 from framefeat.results.dataset import Features, load
 from framefeat.summaries.export_target import new_folder
+from framefeat.terminal import printable
 from framefeat.vectors import unit_rows
 from framefeat.words import many
 
@@ -73,10 +74,26 @@ def run(
         f"{out}: {many(len(rows), 'video')}, {many(total, 'row')}, D = {features.dim}, {layout}",
         file=sys.stderr,
     )
-    left_out = len(features.video_ids) - len(rows)
-    if left_out:
-        print(f"left out: {many(left_out, 'video')} without a good row", file=sys.stderr)
+    for line in _left_out(features, rows):
+        print(line, file=sys.stderr)
     return note
+
+
+def _left_out(features: Features, rows: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """What of the run's videos is not in the export, for a person. ``rows``: those that are, by id."""
+    every = {video_id: len(features.times_order(video_id)) for video_id in features.video_ids}
+    lost = {video_id: count - len(rows.get(video_id, ())) for video_id, count in every.items()}
+    if gone := [video_id for video_id in every if video_id not in rows]:
+        yield f"left out: {many(len(gone), 'video')} without a good row: {_some(gone)}"
+    if shorter := [
+        f"{video_id} ({lost[video_id]} of {every[video_id]})" for video_id in rows if lost[video_id]
+    ]:
+        yield f"bad rows left out of {many(len(shorter), 'video')}: {_some(shorter)}"
+
+
+def _some(names: Sequence[str], most: int = 20) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(printable, names[:most])) + more
 
 
 def _source(features: Features) -> dict[str, Any]:
@@ -95,12 +112,16 @@ def _good_rows(features: Features, drop_bad: bool, every: float | None) -> dict[
         good = rows[~bad[rows]]
         if len(good) < len(rows) and not drop_bad:
             problems.append(
-                f"{video_id!r}: {len(rows) - len(good)} of {len(rows)} rows are bad (NaN); mend the video, or export with drop-bad"
+                f"{video_id!r}: {len(rows) - len(good)} of {len(rows)} rows are bad (NaN); mend the video, or export with --drop-bad"
             )
-        elif len(good) and every is not None and (gap := _first_gap(times[good], every)) is not None:
+        elif (
+            len(good)
+            and every is not None
+            and (gap := _first_gap(times[good], times[rows], every)) is not None
+        ):
             problems.append(
-                f"{video_id!r}: no row lies from {gap * every:g} to {(gap + 1) * every:g} s, so that later rows would be counted wrong; "
-                "sample more densely, or choose a larger --every"
+                f"{video_id!r}: no row{' that has a frame' * bool(bad[rows].any())} lies from {gap * every:g} to {(gap + 1) * every:g} s, so "
+                "that rows would be counted wrong; sample more densely, choose a larger --every, or leave the video out"
             )
         elif len(good):
             found[video_id] = good
@@ -112,13 +133,15 @@ def _good_rows(features: Features, drop_bad: bool, every: float | None) -> dict[
 
 
 def _windows(times: np.ndarray, every: float) -> np.ndarray:
-    return np.floor(times / every + 1e-6)  # 0.3 / 0.1 is a little less than 3.astype(np.int64)
+    return np.floor(times / every + 1e-6).astype(np.int64)  # 0.3 / 0.1 is a little less than 3
 
 
-def _first_gap(times: np.ndarray, every: float) -> int | None:
+def _first_gap(times: np.ndarray, asked: np.ndarray, every: float) -> int | None:
+    """The first window, up to the last one that was ``asked`` for, in which none of ``times`` lies."""
     filled = np.unique(_windows(times, every))
     lacking = np.flatnonzero(filled != np.arange(len(filled)))
-    return int(lacking[0]) if len(lacking) else None
+    first = int(lacking[0]) if len(lacking) else len(filled)
+    return first if first <= _windows(asked, every).max() else None
 
 
 def _read(

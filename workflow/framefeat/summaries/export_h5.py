@@ -83,6 +83,8 @@ def run(
     ``user_summary``, ``gtscore`` and ``change_points`` from one. ``vmax``: weight of the penalty of the segmentation.
     ``force``: replace a file that framefeat did not write.
     """
+    if not (np.isfinite(vmax) and vmax >= 0):
+        raise UserError(f"vmax: {vmax} is no weight of a penalty; give a number from 0 on.")
     features = load(features_dir)
     _check_combination(features, annotations, segments_from, labels_from)
     out = Path(out)
@@ -200,7 +202,7 @@ def _plan_of(
     dropped = len(rows) - len(good)
     if dropped and not options.drop_bad:
         raise _CannotExport(
-            f"{video_id!r}: {dropped} of {len(rows)} rows are bad (NaN); mend the video, or export with drop-bad"
+            f"{video_id!r}: {dropped} of {len(rows)} rows are bad (NaN); mend the video, or export with --drop-bad"
         )
     if not len(good):
         return None

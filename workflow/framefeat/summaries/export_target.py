@@ -25,12 +25,21 @@ def is_framefeats(writer: object) -> bool:
 def check_file(out: Path, inputs: Iterable[Path], force: bool, ours: Callable[[Path], bool]) -> None:
     """Raise ``UserError`` where ``out`` must not be written. ``ours`` says whether framefeat wrote an existing file."""
     _refuse_inputs([out], inputs)
+    _check_parent(out)
     if out.is_dir():
         raise UserError(f"{str(out)!r} is a folder; give the name of a file to write.")
     if out.exists() and not force and not ours(out):
         raise UserError(
             f"{str(out)!r} exists and framefeat did not write it; give another name, or --force to replace it."
         )
+
+
+def _check_parent(out: Path) -> None:
+    """Raise ``UserError`` where no file or folder can be made there."""
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        what = "no folder" if not parent.is_dir() else "a folder that you may not write to"
+        raise UserError(f"{str(out)!r} cannot be written: {str(parent)!r} is {what}; give another place.")
 
 
 @contextmanager
@@ -45,6 +54,7 @@ def new_folder(
     last is there.
     """
     inputs = list(inputs)
+    _check_parent(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"{str(out)!r} is a file; give the name of a folder to write.")
     if any(_same(out, path.parent) for path in inputs):

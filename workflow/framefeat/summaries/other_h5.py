@@ -34,9 +34,10 @@ class OtherFile:
             raise UserError(f"{option}: {str(path)!r} is not an HDF5 file ({error}).") from error
         self._by_name: dict[str, str] = {}
         for group in self._file:
-            if isinstance(self._file[group], h5py.Group) and "video_name" in self._file[group]:
-                name = np.asarray(self._file[group]["video_name"][()]).ravel()[0]
-                self._by_name[name.decode() if isinstance(name, bytes) else str(name)] = group
+            found = _member(self._file, group)
+            name = _name(found) if isinstance(found, h5py.Group) else None
+            if name is not None:
+                self._by_name[name] = group
         stems = [os.path.splitext(name) for name in self._by_name]
         for stem, suffix in stems:
             if suffix.lower() in _VIDEO_SUFFIXES and [one for one, _ in stems].count(stem) == 1:
@@ -60,7 +61,7 @@ class OtherFile:
     def _group(self, video_id: str, group: str) -> Any:
         import h5py
 
-        found = self._file.get(self._by_name.get(video_id, "") if self._by_name else group)
+        found = _member(self._file, self._by_name.get(video_id, "") if self._by_name else group)
         return found if isinstance(found, h5py.Group) else None
 
     def problem_of_shots(self, video_id: str, group: str, n_frames: int) -> str | None:
@@ -68,7 +69,10 @@ class OtherFile:
         found = self._group(video_id, group)
         if found is None or "change_points" not in found:
             return f"{where}: {str(self.path)!r} has no change_points for it"
-        shots = found["change_points"][()]
+        try:
+            shots = _numbers(found, "change_points")
+        except _Unusable as why:
+            return f"{where}: {why} in {str(self.path)!r}"
         if shots.ndim != 2 or shots.shape[1] != 2 or not len(shots):
             return (
                 f"{where}: the change_points in {str(self.path)!r} are {list(shots.shape)}, not [segments, 2]"
@@ -94,16 +98,16 @@ class OtherFile:
         missing = [name for name in _LABELS if name not in found]
         if missing:
             return f"{where}: {str(self.path)!r} has no {', '.join(missing)} for it"
-        scores, picks, users = (np.asarray(found[name][()]) for name in _LABELS)
-        if (
-            scores.ndim != 1
-            or scores.shape != picks.shape
-            or not len(picks)
-            or np.any(np.diff(picks.astype(np.int64)) < 0)
-        ):
-            return f"{where}: gtscore and picks in {str(self.path)!r} are not of one length, in order of time"
-        if not np.isfinite(scores).all():
-            return f"{where}: gtscore in {str(self.path)!r} holds NaN or infinity"
+        try:
+            scores, picks, users = (_numbers(found, name) for name in _LABELS)
+        except _Unusable as why:
+            return f"{where}: {why} in {str(self.path)!r}"
+        if scores.ndim != 1 or scores.shape != picks.shape or not len(picks):
+            return f"{where}: gtscore and picks in {str(self.path)!r} are not of one length"
+        if picks[0] < 0 or np.any(np.diff(picks) < 0):
+            return f"{where}: picks in {str(self.path)!r} are not frame numbers in order of time"
+        if not users.size:
+            return f"{where}: user_summary in {str(self.path)!r} is empty ({list(users.shape)})"
         frames = users.shape[-1] if users.ndim in (1, 2) else 0
         if abs(frames - n_frames) > MOST_FRAMES_APART or picks[-1] > frames:
             return (
@@ -124,6 +128,40 @@ class OtherFile:
         step = np.searchsorted(picks, np.arange(frames), side="right") - 1
         importance = scores.astype(np.float64)[np.maximum(step, 0)]
         return Labels(importance, user_summaries=(np.atleast_2d(users) > 0).astype(np.uint8))
+
+
+class _Unusable(Exception):
+    """What is wrong with one array of a file."""
+
+
+def _member(parent: Any, name: str) -> Any:
+    """What has this name, None where it is not there or cannot be had: a link to nothing, a damaged object."""
+    try:
+        return parent.get(name)
+    except (KeyError, OSError, RuntimeError, ValueError):
+        return None
+
+
+def _name(group: Any) -> str | None:
+    """The group's ``video_name``, as text whatever its bytes."""
+    try:
+        (name,) = np.asarray(group["video_name"][()]).ravel()[:1]
+    except (KeyError, TypeError, AttributeError, OSError, RuntimeError, ValueError):
+        return None
+    return name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
+
+
+def _numbers(group: Any, name: str) -> np.ndarray:
+    """An array of finite numbers. Raises ``_Unusable``."""
+    try:
+        values = np.asarray(group[name][()])
+    except (KeyError, TypeError, AttributeError, OSError, RuntimeError, ValueError):
+        raise _Unusable(f"{name} cannot be read") from None
+    if values.dtype.kind not in "fiub":
+        raise _Unusable(f"{name} holds {values.dtype}, no numbers,")
+    if not np.isfinite(values).all():
+        raise _Unusable(f"{name} holds NaN or infinity")
+    return values.astype(np.int64) if values.dtype.kind == "u" else values  # differences below 0 stay such
 
 
 def choices(path: Path) -> Sequence[tuple[str, str, int]]:

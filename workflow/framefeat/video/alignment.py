@@ -63,14 +63,11 @@ def _resolve(container: Container, times: np.ndarray, wanted: np.ndarray) -> Ali
         native[row], status[row] = -1, "bad"
         if number > expected or number < 0:
             reasons[int(row)] = (
-                f"{times[row]:g} s {PAST_END}: it means frame {number}, the video has {many(expected, 'frame')}, "
+                f"{times[row]:g} s (frame {number}) {PAST_END}: the video has {many(expected, 'frame')}, "
                 f"the last at {ending:.3f} s"
             )
         else:
-            reasons[int(row)] = (
-                f"{times[row]:g} s is missing in the file: it means frame {number}, {expected} frames were expected and "
-                f"{found} found, the last at {ending:.3f} s"
-            )
+            reasons[int(row)] = f"{times[row]:g} s (frame {number}) is missing in the file"
     return Aligned(native, status, reasons)
 
 

@@ -17,8 +17,10 @@ DOCUMENTS = sorted(
 )
 LONGEST = 120
 _FENCE = re.compile(r"^\s*```")
-_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)", re.M)
 _MODULE = re.compile(r"\b(?:framefeat|bench|tests)(?:\.[a-z_0-9]+)+\b")
+#: The page of a workflow on GitHub, relative so that it is right in every fork.
+_CHECKS = re.compile(r"\.\./\.\./actions/(workflows/[\w-]+\.yml)(?:/badge\.svg.*)?")
 _FILE = re.compile(r"\b(?:workflow|tests|docs|config|profiles|envs|bench|examples)/[\w./*-]+")
 
 
@@ -64,11 +66,13 @@ def test_what_a_document_names_is_there(document: Path) -> None:
     for name in set(_FILE.findall(text)):
         if not list(ROOT.glob(name.rstrip("./"))):
             missing.append(f"file {name}")
-    for target in _LINK.findall(text):
+    for target in (inline or below for inline, below in _LINK.findall(text)):
         path, _, anchor = target.partition("#")
         if "://" in target:
             continue
         linked = (ROOT / document).parent / path if path else ROOT / document
+        if checks := _CHECKS.fullmatch(target):
+            linked = ROOT / ".github" / checks[1]
         if not linked.exists() or (anchor and anchor not in _anchors(linked.relative_to(ROOT))):
             missing.append(f"link {target}")
     assert not missing, f"{document} names what is not there: {sorted(missing)}"

@@ -1,5 +1,6 @@
 """What was decoded is the file whose fingerprint it is stored under, or nothing is stored."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 import pytest
 from framefeat.errors import MachineError
 from framefeat.files import file_sha256, file_stamp
+from framefeat.index import fingerprints
 from framefeat.sample import video
+from framefeat.video import container, packets
 
 from tests import clips
 
@@ -96,3 +99,74 @@ def test_what_the_merge_could_not_read_is_a_finding(file: Path, tmp_path: Path) 
     record = record_of(file) | {"stamp": None, "fingerprint": "unread:a"}
     file.unlink()
     assert sample(record, tmp_path)["rows"]["status"] == ["bad", "bad"]
+
+
+def _cannot_open(name: str) -> Any:
+    import av
+
+    raise av.error.OSError(errno.EIO, "Input/output error", name)
+
+
+def _ends_early(source: Any, stream: Any, tick: Any, trial: bool = True) -> Any:
+    found = packets.read_packets(source, stream, tick, trial)
+    for values in (
+        found.pts,
+        found.dts,
+        found.marked,
+        found.key,
+        found.shown,
+        found.corrupt,
+        found.durations,
+    ):
+        del values[5:]
+    found.stopped = "Input/output error"
+    return found
+
+
+@pytest.mark.parametrize("trouble", [{"open_source": _cannot_open}, {"read_packets": _ends_early}], ids=str)
+def test_a_share_that_was_gone_for_a_moment_is_no_finding(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: dict[str, Any]
+) -> None:
+    """What fails once, and then not, is not the file's fault: neither in the merge nor in a job."""
+    record = record_of(file)
+    work = video._work
+    met = tmp_path / "met"
+
+    def once(job: Any, line: Any) -> Any:
+        if not met.exists():
+            met.touch()
+            for name, instead in trouble.items():
+                setattr(container, name, instead)  # in this child alone
+        return work(job, line)
+
+    monkeypatch.setattr(video, "_work", once)
+    assert sample(record, tmp_path)["rows"]["status"] == ["ok", "ok"]
+    assert met.exists()
+
+    probe, asked = container.probe, []
+
+    def probe_once(path: str) -> Any:
+        asked.append(path)
+        if len(asked) > 1:
+            return probe(path)
+        with monkeypatch.context() as patched:
+            for name, instead in trouble.items():
+                patched.setattr(container, name, instead)
+            return probe(path)
+
+    monkeypatch.setattr(container, "probe", probe_once)
+    found = fingerprints.examine(str(file))
+    assert len(asked) == 2
+    assert not found["error"]
+    assert found["facts"]
+
+
+def test_files_that_the_system_has_no_number_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many open files say nothing about a video."""
+
+    def too_many(*arguments: Any, **named: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files", str(file))
+
+    monkeypatch.setattr(Path, "open", too_many)
+    with pytest.raises(MachineError, match="Too many open files"):
+        fingerprints.examine(str(file))

@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from framefeat.errors import UserError
+from framefeat.errors import MachineError, UserError
 from framefeat.proof.numbered import draw_number, read_number
 from framefeat.video import choice
 from framefeat.video.container import read_container
@@ -103,6 +103,21 @@ def test_decord_that_repeats_a_frame_is_caught(monkeypatch):
     monkeypatch.setattr(reader, "_take", lambda number: real(min(number, 90)))
     with pytest.raises(ReaderMistake, match="repeats another frame"):
         list(reader.frames([50, 90, 99]))
+
+
+@pytest.mark.parametrize("decoder", ["auto", "decord"])
+def test_lack_of_memory_is_not_decord_s_mistake(monkeypatch, decoder):
+    """Which reader serves must not depend on what else runs on the machine."""
+
+    def exhausted(self, number):
+        raise MemoryError
+
+    from framefeat.video.decord import import_decord
+
+    monkeypatch.setattr(import_decord().VideoReader, "__getitem__", exhausted)
+    with pytest.raises(MachineError, match="not enough memory"):
+        reader, _ = choice.choose_reader(read_container(clips.made("cfr_25.mp4").path), decoder)
+        list(reader.frames([50]))
 
 
 def test_decord_whose_decoder_complains_is_refused(tmp_path):

@@ -54,19 +54,24 @@ def examine(path: str, unsure: bool = False, **asked: int) -> dict[str, Any]:
         if not stat.S_ISREG(found.st_mode):
             return entry | {"error": f"{path!r}: a video file was expected, found {folder.kind_of(path)}."}
         stamp = _stamp(found)
-        if unsure and (why := folder.why_no_video(path)):
+        if unsure and folder.why_no_video(path) and (why := folder.why_no_video(path)):
             return entry | {"stamp": stamp, "no_video": why}
         entry["sha256"] = file_sha256(path)
         probed = container.probe(path, **asked)
+        if probed["error"]:
+            # A share that was gone for a moment looks like a damaged file; what is wrong twice is the file's.
+            entry["sha256"] = file_sha256(path)
+            probed = container.probe(path, **asked)
         json.dumps(probed, allow_nan=False)
         return entry | probed | {"stamp": stamp}
-    except OSError as error:
+    except Exception as error:
         if trouble := machine_trouble(error):
             raise trouble from None
-        return entry | {
-            "error": f"{path!r}: the file cannot be read ({error.strerror or error}); make it readable and run again."
-        }
-    except Exception as error:
+        if isinstance(error, OSError):
+            told = error.strerror or error
+            return entry | {
+                "error": f"{path!r}: the file cannot be read ({told}); make it readable and run again."
+            }
         print(f"{path!r}:", file=sys.stderr)
         traceback.print_exc()
         return entry | {"error": unforeseen(path, error)}

@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from framefeat import stored
 from framefeat.errors import MachineError, UserError, machine_trouble
@@ -111,24 +111,31 @@ class _Attempts:
         self.progress = _Progress(job.record["video_id"], len(job.record["timestamps"]))
 
     def evidence(self) -> Evidence:
+        found = self._outcome()
+        if _is_sound(found):
+            return found
+        unread = self._unread()
+        if not unread:
+            # A share that was gone for a moment looks like a damaged file; what is wrong twice is the file's.
+            self._say("something is wrong with it, but the file can be read; once more")
+            found = self._outcome()
+        if isinstance(found, str) or (unread and found["decoder"] is None):
+            return self._attempt(replace(self.job, hopeless=unread or str(found)))
+        return {**found, "problems": [unread, *found["problems"]]} if unread else found
+
+    def _outcome(self) -> Evidence | str:
+        """The evidence, or why nothing of the file can be had."""
         try:
-            evidence = self._decoded()
-            # Times past the end are the index's doing; for all else the file is looked through.
-            broken = any(PAST_END not in text for text in evidence["problems"])
-            if not broken or not (problem := self._unread()):
-                return evidence
-            if evidence["decoder"] is not None:
-                return {**evidence, "problems": [problem, *evidence["problems"]]}
+            return self._decoded()
         except MachineError:
             raise
         except UserError as error:
-            problem = self._unread() or str(error)
+            return str(error)
         except ChildLost as lost:
-            problem = self._unread() or (
+            return (
                 f"{self.path!r}: the decoder {lost.how}{_after(lost)}; the file is damaged, or of a kind that was not "
                 "foreseen: fetch it again, or leave the video out."
             )
-        return self._attempt(replace(self.job, hopeless=problem))
 
     def _decoded(self) -> Evidence:
         job = self.job
@@ -202,6 +209,15 @@ class _Attempts:
 
     def _say(self, text: str) -> None:
         print(f"{self.path!r}: {text}", file=sys.stderr, flush=True)
+
+
+def _is_sound(found: Evidence | str) -> TypeGuard[Evidence]:
+    """Whether nothing speaks against the file: times past the end are the index's doing."""
+    return (
+        not isinstance(found, str)
+        and all(PAST_END in text for text in found["problems"])
+        and found["recheck"]["agrees"] is not False
+    )
 
 
 def _read_through(path: str, line: Line) -> str:

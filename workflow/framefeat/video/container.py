@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from framefeat.errors import UserError
+from framefeat.errors import MachineError, UserError
 from framefeat.records import Facts
 from framefeat.video.apertures import asked_crop
 from framefeat.video.cut_short import shortfall
@@ -148,6 +148,8 @@ def probe(path: str | os.PathLike[str], every: int | None = None) -> dict[str, A
     """
     try:
         container = read_container(path)
+    except MachineError:
+        raise
     except UserError as error:
         return {"facts": None, "error": str(error)}
     found = {"facts": facts(container), "error": container.damage}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from framefeat import tolerances
+from framefeat.errors import machine_trouble
 from framefeat.video.container import Container
 from framefeat.video.packets import Tick, nothing, packets_of
 from framefeat.video.passes import leading_pictures
@@ -62,6 +63,8 @@ class DecordReader:
             self._video = decord.VideoReader(self.container.path, num_threads=1)
             starts = np.asarray(self._video.get_frame_timestamp(np.arange(len(self._video))))[:, 0]
         except Exception as error:
+            if trouble := machine_trouble(error):
+                raise trouble from error
             raise ReaderMistake(f"decord cannot open it ({_told(error)})") from None
         self._watch.check()
         return starts.astype(np.float64)
@@ -110,6 +113,8 @@ class DecordReader:
         try:
             rgb = self._video[number].asnumpy()
         except Exception as error:
+            if trouble := machine_trouble(error):
+                raise trouble from error
             raise ReaderMistake(f"decord fails at frame {number} ({_told(error)})") from None
         self._watch.check()
         if rgb.ndim != 3 or rgb.shape[2] != 3:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from framefeat.errors import UserError
+from framefeat.errors import UserError, machine_trouble
 from framefeat.video.bitstream import Head, ends_sequence, parser_of
 
 NO_PTS = np.iinfo(np.int64).min
@@ -145,6 +145,8 @@ def check_file(name: str) -> None:
         with path.open("rb"):
             pass
     except OSError as error:
+        if trouble := machine_trouble(error):
+            raise trouble from error
         raise UserError(
             f"{name!r}: the video cannot be opened ({error.strerror}); correct its path or put it there."
         ) from None

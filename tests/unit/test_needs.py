@@ -155,8 +155,10 @@ def test_a_backbone_more(done: ResultsFolder) -> None:
     assert not of(done).frames_are_wanted(wanted(), GEOMETRY)
 
 
-def test_frames_that_were_sampled_again_since(done: ResultsFolder) -> None:
-    store_evidence(done, wanted(), ENTRY, decoder="decord")
+@pytest.mark.parametrize("other", [{"decoder": "decord"}, {"frames_checksum": 1}], ids=str)
+def test_frames_that_were_sampled_again_since(done: ResultsFolder, other: dict[str, Any]) -> None:
+    """By another decoder, or by another version of it: other pixels."""
+    store_evidence(done, wanted(), ENTRY, **other)
     store_frames(done, "a")
     need = of(done)
     assert (need.decode, need.embed) == ({}, {"net": ["its frames were sampled again since"]})

@@ -258,14 +258,21 @@ def _proof(options: argparse.Namespace) -> int:
     return proof_run.run_with(options)
 
 
-def _rows(text: str) -> int | str:
-    return text if text == "auto" else int(text)
+def _count(text: str) -> int:
+    """A number of things that are there: an argparse type."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _count_or_auto(text: str) -> int | str:
+    return text if text == "auto" else _count(text)
 
 
 #: What options that stand for a key of the configuration say, and how they are read.
 _KEYS: dict[str, dict[str, Any]] = {
     "alignment": {"help": "frame round(time * fps), or the frame presented nearest to the time"},
-    "batch_size": {"metavar": "N", "help": "frames per forward pass"},
+    "batch_size": {"type": _count_or_auto, "metavar": "N", "help": "frames per forward pass"},
     "decoder": {"help": "auto: decord where it agrees with PyAV"},
     "decoder_timeout": {
         "option": "--timeout",
@@ -277,8 +284,12 @@ _KEYS: dict[str, dict[str, Any]] = {
     "on_bad_frames": {"help": "rows without a frame: refuse, mark, or leave out their videos"},
     "precision": {"help": "of the forward pass"},
     "preprocess": {"help": "squash frames to 224 x 224, or as the weights were trained"},
-    "shard_rows": {"type": _rows, "metavar": "N", "help": "of more than 64 videos: rows of a shard, about"},
-    "sample_every": {"type": int, "metavar": "K", "help": "instead of a rate: every K-th native frame"},
+    "shard_rows": {
+        "type": _count_or_auto,
+        "metavar": "N",
+        "help": "of more than 64 videos: rows of a shard, about",
+    },
+    "sample_every": {"type": _count, "metavar": "K", "help": "instead of a rate: every K-th native frame"},
     "sample_fps": {"type": float, "metavar": "N", "help": "rows per second"},
 }
 #: Other options of several subcommands.
@@ -351,7 +362,7 @@ def _merge_options(part: argparse.ArgumentParser) -> None:
     _of_keys(part, "alignment", "on_bad_frames", "shard_rows")
     part.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="results/DATASET")
     part.add_argument(
-        "--threads", type=_whole, default=1, metavar="N", help="files read at a time (default: %(default)s)"
+        "--threads", type=_count, default=1, metavar="N", help="files read at a time (default: %(default)s)"
     )
 
 
@@ -405,7 +416,7 @@ def _extract_options(part: argparse.ArgumentParser) -> None:
     device.add_argument(
         "--gpus", type=_whole, default=1, metavar="N", help="GPUs this job may use; 0 means CPU"
     )
-    device.add_argument("--threads", type=_whole, default=1, metavar="N", help="on CPU: batches at a time")
+    device.add_argument("--threads", type=_count, default=1, metavar="N", help="on CPU: batches at a time")
     device.add_argument(
         "--embedder", choices=["auto", "off"], default="auto", help="off: embed in this process"
     )
@@ -549,7 +560,7 @@ def _export_options(part: argparse.ArgumentParser) -> None:
         one.set_defaults(videos_per_shard=1000)
         if name == "webdataset":
             one.add_argument(
-                "--videos-per-shard", type=_whole, default=1000, metavar="N", help="(default: %(default)s)"
+                "--videos-per-shard", type=_count, default=1000, metavar="N", help="(default: %(default)s)"
             )
         _shared(one, *_EXPORT)
 

@@ -50,6 +50,11 @@ def machine_trouble(error: BaseException) -> MachineError | None:
             f"There is not enough memory ({error or 'MemoryError'}); give the job more (mem_mb), or run fewer at once, and "
             "run again."
         )
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return MachineError(
+            "The system lets this user start no more threads; run fewer jobs at once, or raise the limit (ulimit -u), and "
+            "run again."
+        )
     if isinstance(error, OSError) and error.errno in _EXHAUSTED:
         where = f": {error.filename!r}" if error.filename else ""
         return MachineError(f"{error.strerror}{where}; this is the machine's trouble: mend it and run again.")

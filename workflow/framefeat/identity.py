@@ -120,8 +120,7 @@ def identifying(spec: Mapping[str, Any]) -> dict[str, Any]:
 def evidence_digest(evidence: Mapping[str, Any]) -> str:
     """Ties features to the frames they were computed from: what was asked of the sampling, and what came out."""
     kept = [evidence["key"], evidence["rows"], evidence["recheck"], evidence["decoder"]]
-    if "content" in evidence:
-        kept.append(evidence["content"])
+    kept += [evidence[name] for name in ("content", "frames_checksum") if name in evidence]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

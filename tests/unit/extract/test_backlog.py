@@ -40,7 +40,7 @@ def waits(frames: Path, most: int) -> bool:
 
 
 def test_it_waits_until_frames_are_used_up(slots: Path, frames: Path) -> None:
-    with devices.hold(slots, ["0"]):
+    with devices.hold(lambda: slots, ["0"]):
         decoder = threading.Thread(target=backlog.wait_for_room, args=(frames, 2), daemon=True)
         decoder.start()
         time.sleep(0.5)
@@ -51,12 +51,12 @@ def test_it_waits_until_frames_are_used_up(slots: Path, frames: Path) -> None:
 
 
 def test_shards_without_frames_and_half_written_files_do_not_count(slots: Path, frames: Path) -> None:
-    with devices.hold(slots, ["0"]):
+    with devices.hold(lambda: slots, ["0"]):
         assert not waits(frames, 3)
 
 
 def test_an_idle_device_is_not_waited_for(slots: Path, frames: Path) -> None:
-    with devices.hold(slots, ["0"]):
+    with devices.hold(lambda: slots, ["0"]):
         pass
     assert not waits(frames, 1)
 
@@ -67,5 +67,5 @@ def test_by_hand_nothing_is_waited_for(frames: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_no_frames_yet(slots: Path, tmp_path: Path) -> None:
-    with devices.hold(slots, ["0"]):
+    with devices.hold(lambda: slots, ["0"]):
         assert not waits(tmp_path / "none", 1)

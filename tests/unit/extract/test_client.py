@@ -209,7 +209,7 @@ def test_a_folder_that_goes_while_it_is_looked_at_is_made_again(
     monkeypatch.setattr(os, "mkdir", make_late)
     make(run.folder, 0o700)
     assert client.runtime_folder(run.owner).is_dir()
-    with devices.hold(run.folder, ["a"]) as name:
+    with devices.hold(lambda: client.runtime_folder(run.owner), ["a"]) as name:
         assert name == "a"
     shutil.rmtree(run.folder)
 
@@ -335,7 +335,7 @@ def test_it_ends_with_its_owner_though_a_job_holds_the_device(
     run: Run, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(DEVICES, "fake0,fake1")
-    with devices.hold(run.folder, ["fake0"]):
+    with devices.hold(lambda: client.runtime_folder(run.owner), ["fake0"]):
         for device in ("fake0", "fake1"):
             run.ask(device=device)
         run.end()
@@ -399,7 +399,7 @@ def test_each_device_has_one_embedder_and_one_job_at_a_time(
     monkeypatch.setenv(DEVICES, "fake0,fake1,fake2")
 
     def job(_: int) -> int:
-        with devices.hold(run.folder, devices.wanted("auto")) as device:
+        with devices.hold(lambda: client.runtime_folder(run.owner), devices.wanted("auto")) as device:
             return run.ask("sleep", device=device, seconds=0.15)["pid"]
 
     with ThreadPoolExecutor(9) as pool:

@@ -368,8 +368,12 @@ def test_each_device_is_held_by_one(tmp_path: Path) -> None:
     most: list[int] = []
     guard = threading.Lock()
 
+    def folder() -> Path:
+        (tmp_path / "run").mkdir(exist_ok=True)
+        return tmp_path / "run"
+
     def job() -> None:
-        with devices.hold(tmp_path / "run", ["a", "b"]) as name:
+        with devices.hold(folder, ["a", "b"]) as name:
             with guard:
                 held[name] += 1
                 most.append(max(held.values()))
@@ -388,5 +392,13 @@ def test_each_device_is_held_by_one(tmp_path: Path) -> None:
 
 def test_a_device_has_a_second_place_where_all_have_their_first(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        held = [stack.enter_context(devices.hold(tmp_path, ["a", "b"], 2)) for _ in range(4)]
+        held = [stack.enter_context(devices.hold(lambda: tmp_path, ["a", "b"], 2)) for _ in range(4)]
     assert held == ["a", "b", "a", "b"]
+
+
+def test_a_runtime_folder_that_vanished_is_asked_for_again(tmp_path: Path) -> None:
+    """As at the end of a login session: what waits for a device goes on elsewhere."""
+    places = iter([tmp_path / "gone" / "run", tmp_path])
+    with devices.hold(lambda: next(places), ["a"]) as name:
+        assert name == "a"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.slot"]

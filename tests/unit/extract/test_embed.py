@@ -14,7 +14,7 @@ import torch
 from framefeat import stored
 from framefeat.backbone import network as networks
 from framefeat.backbone.network import Network, load_model
-from framefeat.errors import UserError
+from framefeat.errors import MachineError, UserError
 from framefeat.extract import embed
 from framefeat.extract.embed import embed_videos
 from framefeat.extract.server import TorchBackend
@@ -342,6 +342,37 @@ def test_the_question_whose_fault_it_is_waits_for_its_turn(tmp_path: Path) -> No
     told: list[Any] = []
     embed_videos(shard.request("a"), Held(ValueError("odd"), 7), "0" * 64, told.append, turn)
     assert told[0]["record"]["problems"] == ["its frames could not be embedded (ValueError: odd)"]
+
+
+def test_threads_that_cannot_be_had_are_no_video_s_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = small_shard(tmp_path, {"a": 40})
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name == "embed_1":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(MachineError, match="no more threads"):
+        embed_videos({**shard.request("a"), "threads": 2}, Tiny(), "0" * 64, lambda answer: None)
+    assert not list(tmp_path.rglob("features/*"))
+
+
+def test_what_only_fails_at_this_size_is_no_video_s_fault(tmp_path: Path) -> None:
+    """Other frames, as many, fail as well."""
+    shard = small_shard(tmp_path, {"a": 40})
+
+    class Limited(Tiny):
+        def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+            if len(frames) > 1:
+                raise RuntimeError("no kernel for so many")
+            return super().__call__(frames)
+
+    with pytest.raises(RuntimeError, match="so many"):
+        embed_videos(shard.request("a"), Limited(), "0" * 64, lambda answer: None)
 
 
 @pytest.mark.parametrize(

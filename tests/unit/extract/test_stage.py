@@ -403,7 +403,7 @@ def test_embedder_off_still_holds_its_device(
     monkeypatch.setenv(OWNER, run.owner)
     monkeypatch.setenv(DEVICES, "fake0,fake1")
     shard = Shard(tmp_path / "results")
-    with devices.hold(run.folder, ["fake0"]):
+    with devices.hold(lambda: client.runtime_folder(run.owner), ["fake0"]):
         seen: list[str] = []
         inner = extract_stage._compute_here
 

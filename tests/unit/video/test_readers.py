@@ -115,8 +115,8 @@ def test_lack_of_memory_is_not_decord_s_mistake(monkeypatch, decoder):
     from framefeat.video.decord import import_decord
 
     monkeypatch.setattr(import_decord().VideoReader, "__getitem__", exhausted)
+    reader, _ = choice.choose_reader(read_container(clips.made("cfr_25.mp4").path), decoder)
     with pytest.raises(MachineError, match="not enough memory"):
-        reader, _ = choice.choose_reader(read_container(clips.made("cfr_25.mp4").path), decoder)
         list(reader.frames([50]))
 
 

@@ -365,8 +365,10 @@ def _connect(place: Place) -> "Connection | None":
     from multiprocessing import AuthenticationError
     from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 
+    key = _key_of(place)
+    if key is None:
+        return None
     try:
-        key = bytes.fromhex(place.key.read_text())
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as plain:
             plain.connect(str(place.socket))
             # One that hangs in the driver may hold Python's lock as well, and answers nothing at all.
@@ -381,10 +383,19 @@ def _connect(place: Place) -> "Connection | None":
     except BlockingIOError:
         raise _Silent(place) from None
     except AuthenticationError as error:
+        if _key_of(place) != key:
+            return None  # an embedder ended and another began while this was asked
         raise UserError(
             f"what listens at {place.socket} does not know this run's key; remove {place.folder} and run again."
         ) from error
     except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, BrokenPipeError, EOFError):
+        return None
+
+
+def _key_of(place: Place) -> bytes | None:
+    try:
+        return bytes.fromhex(place.key.read_text())
+    except FileNotFoundError:
         return None
 
 

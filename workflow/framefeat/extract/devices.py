@@ -11,8 +11,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from framefeat.backbone.driver import present_devices
@@ -263,19 +263,18 @@ def _names(path: Path, descriptor: int) -> bool:
 
 
 @contextmanager
-def hold(folder: Path, devices: Sequence[str], clients: int = 1) -> Iterator[str]:
+def hold(folder: Callable[[], Path], devices: Sequence[str], clients: int = 1) -> Iterator[str]:
     """Hold a place at one of ``devices``, waiting for one to be free: yields its name. A device has ``clients`` places;
-    the second is taken where every device has its first."""
+    the second is taken where every device has its first. ``folder`` gives the run's runtime folder, made if need be."""
     places = [(name, f".{number}" if number else "") for number in range(clients) for name in devices]
     while True:
         for name, number in places:
             with ExitStack() as stack:
                 try:
-                    with suppress(FileExistsError):
-                        folder.mkdir(mode=0o700)
-                    slot = stack.enter_context(locked(folder / f"{file_name(name)}{number}.slot", wait=False))
+                    path = folder() / f"{file_name(name)}{number}.slot"
+                    slot = stack.enter_context(locked(path, wait=False))
                 except FileNotFoundError:
-                    continue  # an embedder that ended took the folder with it
+                    continue  # an embedder that ended, or the end of a login, took the folder with it
                 if slot is not None:
                     yield name
                     return

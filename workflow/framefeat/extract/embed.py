@@ -256,15 +256,17 @@ class _Work:
         return computed
 
     def _is_a_video_s(self, error: Exception) -> bool:
-        """torch tells of a device that is lost in the same words as of frames that it cannot take: other frames
-        decide."""
+        """torch tells of a device that is lost in the same words as of frames that it cannot take: as many other
+        frames, embedded the same way, decide."""
         from framefeat.backbone.network import embed
 
-        if isinstance(error, UserError | OSError | MemoryError) or is_lost(error):
+        if isinstance(error, UserError | OSError) or machine_trouble(error) or is_lost(error):
             return False
+        workers = int(self._message["threads"])
+        others = np.zeros((workers * self._batch, *self._network.size, 3), np.uint8)
         try:
             with self._turn():
-                embed(self._network, np.zeros((1, *self._network.size, 3), np.uint8), 1)
+                embed(self._network, others, self._batch, workers)
         except Exception:
             return False
         return True

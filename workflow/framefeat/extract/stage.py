@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -269,10 +270,14 @@ def _compute(message: EmbedRequest, computing: Computing, receive: Callable[[Emb
             message = {**message, "warnings": [warning]}
         found = devices.wanted(computing.device)
     owner = client.owner_here()
-    folder = client.runtime_folder(owner) if owner and found else None
     served = bool(owner) and computing.embedder != "off"
     clients = devices.CLIENTS if served else 1  # without an embedder each would load a model of its own
-    with devices.hold(folder, found, clients) if folder else nullcontext((*found, devices.CPU)[0]) as device:
+    held = (
+        devices.hold(partial(client.runtime_folder, owner), found, clients)
+        if owner and found
+        else nullcontext((*found, devices.CPU)[0])
+    )
+    with held as device:
         if owner and served:
             log = Path(computing.embedder_logs) / f"{devices.file_name(device)}.log"
             client.request(message, owner, device, log, receive)

@@ -160,6 +160,36 @@ def test_the_export_is_redone_alone_and_tells_what_its_summaries_are_worth(proje
     project.config = before
 
 
+def test_the_export_destroys_nothing_that_is_there(project: Project) -> None:
+    """Neither the source of its own shots, by whatever name, nor what it did not write, nor the export before one that
+    fails."""
+    before = dict(project.config)
+    project.run("export_h5")
+    made = project.results / BACKBONE / "toy.h5"
+    content = made.read_bytes()
+    (project.folder / "link.h5").symlink_to(made)
+    for name in (str(made), str(made.relative_to(project.folder)), "link.h5"):
+        for key in ("export_segments_from", "export_labels_from"):
+            project.config = before | {key: name}
+            done = project.run("export_h5", check=False)
+            assert done.status != 0
+            assert f"{key}: {name!r} is the file that export_h5 writes" in done.output
+            assert made.read_bytes() == content
+    project.config = before | {"export_segments_from": "gone.h5"}
+    done = project.run("export_h5", check=False)
+    assert done.status != 0
+    assert "gone.h5" in done.output
+    assert made.read_bytes() == content
+    project.config = before | {"export_l2": True}
+    made.write_bytes(b"precious")
+    done = project.run("export_h5", check=False)
+    assert done.status != 0
+    assert "framefeat did not write it" in done.output
+    assert made.read_bytes() == b"precious"
+    made.unlink()
+    project.config = before
+
+
 def test_one_time_edited_one_row_added_one_removed(project: Project) -> None:
     rows = project.rows()
     rows.loc[rows["video_id"] == "b", "timestamp_sec"] += [0, 0.04, 0, 0]

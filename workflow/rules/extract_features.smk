@@ -34,7 +34,7 @@ rule extract_features:
         "extract_features of {wildcards.shard} with {wildcards.backbone}"
     shell:
         "framefeat extract {params.results:q} --shard {wildcards.shard:q} --backbone {wildcards.backbone:q}"
-        " --wanted {resources.wanted:q} --weights {input.weights:q} --precision {params.precision}"
+        " --wanted {resources.wanted:q} --weights={input.weights:q} --precision {params.precision}"
         " --device {resources.device} --gpus {resources.gpu} --threads {threads} --batch-size {resources.batch_size}"
         " --embedder {resources.embedder} --embedder-logs {params.logs:q}/embedder"
         " --timeout {resources.decoder_timeout} {resources.more} 2> {log:q}"

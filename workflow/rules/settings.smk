@@ -18,6 +18,7 @@ from framefeat.backbone.chosen import chosen_backbones, wanted_of
 from framefeat.errors import UserError
 from framefeat.extract import devices
 from framefeat.run.progress import command_shown
+from framefeat.summaries.export_target import refuse_own_sources
 
 
 def checked(function, *arguments):
@@ -29,9 +30,9 @@ def checked(function, *arguments):
 
 
 def options(**values):
-    """Command line options, quoted; those whose value is None are left out."""
+    """Command line options, quoted; those whose value is None are left out. A value may begin with ``-``."""
     return " ".join(
-        f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
+        shlex.quote(f"--{name.replace('_', '-')}={value}")
         for name, value in values.items()
         if value is not None
     )
@@ -59,6 +60,11 @@ JOBS = layout.jobs_of(SETTINGS.dataset)
 JOBS_OF_ALL = layout.jobs_of()
 # For functions and parameters: where a module's prefix puts them.
 MOVED_RESULTS = layout.ResultsFolder(Path(moved(RESULTS.root)))
+checked(
+    refuse_own_sources,
+    SETTINGS,
+    [MOVED_RESULTS.backbone(folder).h5(SETTINGS.dataset) for folder in BACKBONES],
+)
 MOVED_JOBS = layout.JobFiles(Path(moved(JOBS.logs)), Path(moved(JOBS.benchmarks)))
 WEIGHTS_FILES = {
     folder: chosen.weights_file if chosen.is_local else moved(chosen.weights_file)

@@ -10,8 +10,9 @@ rule write_h5:
         frame_index=RESULT.frame_index,
         manifest=RESULT.manifest,
         sources=export_sources,
+    # update: Snakemake would delete it before the command can see whether it may be replaced.
     output:
-        RESULT.h5(SETTINGS.dataset),
+        update(RESULT.h5(SETTINGS.dataset)),
     log:
         JOBS.log("write_h5", "{backbone}"),
     benchmark:
@@ -48,7 +49,7 @@ rule verify:
         runtime=240,
     params:
         results=subpath(input[0], ancestor=2),
-        weights=lambda wildcards: list(WEIGHTS_FILES.values()),
+        weights=lambda wildcards: list(map(os.path.abspath, WEIGHTS_FILES.values())),
     message:
         f"verify of {SETTINGS.dataset}"
     shell:

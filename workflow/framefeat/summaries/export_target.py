@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import framefeat
 from framefeat.errors import UserError, complain
 from framefeat.files import read_json, write_json
+from framefeat.settings import Settings
 
 WRITER = f"framefeat {framefeat.__version__}"
 #: Says what an exported folder holds; without it the folder is nobody's export.
@@ -28,10 +29,22 @@ def check_file(out: Path, inputs: Iterable[Path], force: bool, ours: Callable[[P
     _check_parent(out)
     if out.is_dir():
         raise UserError(f"{str(out)!r} is a folder; give the name of a file to write.")
+    if out.exists() and not out.is_file():
+        raise UserError(f"{str(out)!r} is a pipe or a device; give the name of a file to write.")
     if out.exists() and not force and not ours(out):
         raise UserError(
             f"{str(out)!r} exists and framefeat did not write it; give another name, or --force to replace it."
         )
+
+
+def refuse_own_sources(settings: Settings, outs: Sequence[Path]) -> None:
+    """Raise ``UserError`` where the target ``export_h5`` would write one of the files ``outs`` over its own source."""
+    for key in ("export_segments_from", "export_labels_from"):
+        named = getattr(settings, key)
+        if named and any(same_file(Path(named), out) for out in outs):
+            raise UserError(
+                f"{key}: {named!r} is the file that export_h5 writes; copy it to another place and name the copy."
+            )
 
 
 def _check_parent(out: Path) -> None:
@@ -57,7 +70,7 @@ def new_folder(
     _check_parent(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"{str(out)!r} is a file; give the name of a folder to write.")
-    if any(_same(out, path.parent) for path in inputs):
+    if any(same_file(out, path.parent) for path in inputs):
         raise UserError(f"{str(out)!r} holds the files that this export is made of; give another folder.")
     earlier = _earlier(out)
     if not earlier and not force and out.is_dir() and any(out.iterdir()):
@@ -75,10 +88,14 @@ def new_folder(
         foreign = [
             repr(str(out / name)) for name in files if name not in earlier and os.path.lexists(out / name)
         ]
-        folders = [repr(str(out / name)) for name in files if (out / name).is_dir()]
-        if folders:
+        odd = [
+            repr(str(out / name)) for name in files if (out / name).exists() and not (out / name).is_file()
+        ]
+        if odd:
             raise complain(
-                "These are folders where files are to be written:", folders, "Give another folder."
+                "Files are to be written here, and these are folders, pipes or devices:",
+                odd,
+                "Give another folder.",
             )
         if foreign and not force:
             raise complain(
@@ -111,13 +128,14 @@ def _earlier(out: Path) -> set[str]:
 def _refuse_inputs(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
     inputs = list(inputs)
     for target in targets:
-        if any(_same(target, path) for path in inputs):
+        if any(same_file(target, path) for path in inputs):
             raise UserError(
                 f"{str(target)!r} is one of the files that this export is made of; give another name."
             )
 
 
-def _same(one: Path, other: Path) -> bool:
+def same_file(one: Path, other: Path) -> bool:
+    """Whether both name one file, also where there is none yet."""
     try:
         return os.path.samefile(one, other)
     except OSError:  # one of them does not exist

@@ -1,4 +1,4 @@
-"""Ctrl-C in a run: the last lines say how far it is, and not that jobs failed."""
+"""A run that is ended from outside: the last lines say how far it is, and not that jobs failed."""
 
 import os
 import re
@@ -7,13 +7,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import pytest
 import yaml
 
 from tests.workflow.project import Project, environment
 
 
-def test_ctrl_c_says_how_far_the_run_is(new_project: Callable[..., Project]) -> None:
-    project = new_project(name="interrupted")
+@pytest.mark.parametrize(
+    ("sent", "ended"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "stopped")], ids=["ctrl-c", "kill"]
+)
+def test_it_says_how_far_the_run_is(
+    new_project: Callable[..., Project], sent: signal.Signals, ended: str
+) -> None:
+    project = new_project(name=ended)
     (project.folder / "run.yaml").write_text(yaml.safe_dump(project.config), encoding="utf-8")
     command = ["--cores", "1", "--resources", "gpu=1", "--configfile", "run.yaml", "--nocolor"]
     said = []
@@ -29,12 +35,13 @@ def test_ctrl_c_says_how_far_the_run_is(new_project: Callable[..., Project]) -> 
             said.append(line)
             finished = finished or "(Rule: extract_features)" in line
             if finished and "of merge_index" not in line and re.match(r"Job \d+: (sample|extract)_f", line):
-                os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the jobs get it, too
+                # As a terminal does: the jobs get it, too.
+                os.killpg(process.pid, sent)
                 finished = False
     output = "".join(said)
     assert process.returncode != 0, output
     assert re.search(
-        r"interrupted, [12] of 3 videos done; the same command goes on:\n  snakemake --cores 1", output
+        ended + r", [12] of 3 videos done; the same command goes on:\n  snakemake --cores 1", output
     )
     for word in ("Error in rule", "RuleException", "Traceback", "failed"):
         assert word not in output, output

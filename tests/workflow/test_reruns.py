@@ -40,7 +40,7 @@ def settled(project: Project) -> Iterator[None]:
 
 
 def run_as_planned(project: Project) -> Run:
-    """A run whose jobs, sorted, are those that ``framefeat plan`` foretold."""
+    """A run whose jobs, sorted, are those that ``framefeat plan`` foretold: also whether there are any."""
     told = project.framefeat("plan", "--json", "--configfile", "run.yaml")
     assert told.returncode == 0, told.stdout
     plan = json.loads(told.stdout)
@@ -48,6 +48,9 @@ def run_as_planned(project: Project) -> Run:
     assert done.of("sample_frames") == sorted(f"sample_frames:{video}" for video in plan["sample"])
     embedded = {video for videos in plan["extract"].values() for video in videos}
     assert set(done.of("extract_features")) == {f"extract_features:{video}" for video in embedded}
+    foretold = ("merges", "taken_over", "removed", "rows_changed", "assemble", "missing")
+    assert bool(done.jobs) == bool(plan["sample"] or embedded or any(plan[name] for name in foretold))
+    assert not plan["merges"] or set(MERGED) < set(done.jobs)
     return Run(done.status, done.output, sorted(done.jobs))
 
 
@@ -100,6 +103,21 @@ def test_index_touched_or_rewritten_or_columns_reordered(project: Project) -> No
     rows, videos = project.rows(), project.video_table()
     project.write_index(rows[rows.columns[::-1]], videos[videos.columns[::-1]])
     # The order of the columns is the order in frame_index.parquet.
+    assert run_as_planned(project).jobs == sorted([*MERGED, *ASSEMBLED])
+
+
+def test_what_is_merged_again_though_no_row_changes_is_foretold(project: Project) -> None:
+    """A file that is touched, a key that decides nothing here, and tables under other names."""
+    before = dict(project.config)
+    os.utime(project.folder / "videos" / "b.mp4")
+    assert "will be merged again" in project.framefeat("plan", "--configfile", "run.yaml").stdout
+    assert run_as_planned(project).jobs == sorted([*MERGED, "report:toy"])
+    project.config = before | {"video_root": str(project.folder)}
+    assert run_as_planned(project).jobs == sorted([*MERGED, "report:toy"])
+    shutil.copy(project.folder / "videos.csv", project.folder / "others.csv")
+    project.config = before | {"video_index": "others.csv"}
+    assert run_as_planned(project).jobs == sorted([*MERGED, *ASSEMBLED])
+    project.config = before
     assert run_as_planned(project).jobs == sorted([*MERGED, *ASSEMBLED])
 
 

@@ -50,10 +50,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _merge(options: argparse.Namespace) -> None:
     from framefeat import settings
-    from framefeat.index import merge
+    from framefeat.files import write_json
+    from framefeat.index import merge, stamp
+    from framefeat.layout import ResultsFolder
 
     config = {key: value for key, value in vars(options).items() if key in settings.KEYS}
-    merge.merge(settings.resolve(config | {"dataset": "by-hand"}), options.out, options.threads)
+    asked = settings.resolve(config | {"dataset": "by-hand"})
+    merged = ResultsFolder(options.out).merged
+    merged.unlink(missing_ok=True)
+    merge.merge(asked, options.out, options.threads)
+    if options.collection:
+        write_json(merged, stamp.asked_of_merge(asked, options.collection))
 
 
 def _sample(options: argparse.Namespace) -> None:
@@ -361,6 +368,7 @@ def _merge_options(part: argparse.ArgumentParser) -> None:
     _of_keys(folder, "sample_fps", "sample_every")
     _of_keys(part, "alignment", "on_bad_frames", "shard_rows")
     part.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="results/DATASET")
+    part.add_argument("--collection", metavar="DIGEST", help="of tables and files, kept for the plan")
     part.add_argument(
         "--threads", type=_count, default=1, metavar="N", help="files read at a time (default: %(default)s)"
     )

@@ -8,6 +8,7 @@
         videos/{shard}.json                         the rest that is known of them
         fingerprints.json                           what is remembered of each video file
         left_out.json                               what of a folder is no row's video
+        merged.json                                 what the last merge was asked, for the plan
         former.json                                 a hint: whose evidence is of the content that a video has now
         evidence/{geometry}/{key}.safetensors       what was decoded of a video, and thumbnails
         frames/{geometry}/{key}.npy                 temporary: sampled frames
@@ -101,6 +102,10 @@ class ResultsFolder:
     @property
     def former(self) -> Path:
         return self.root / "former.json"
+
+    @property
+    def merged(self) -> Path:
+        return self.root / "merged.json"
 
     @property
     def fingerprints(self) -> Path:

@@ -24,17 +24,9 @@ checkpoint merge_index:
         collection=collection,
         drop=SETTINGS.on_bad_frames == "drop",
         # A function, because what it returns is not formatted: a folder's name may hold braces.
-        options=lambda wildcards: options(
-            frame_index=SETTINGS.frame_index,
-            video_index=SETTINGS.video_index,
-            video_root=SETTINGS.video_root,
-            videos=SETTINGS.videos if SETTINGS.from_folder else None,
-            sample_fps=SETTINGS.sample_fps if SETTINGS.from_folder else None,
-            sample_every=SETTINGS.sample_every,
-            alignment=SETTINGS.alignment,
-            shard_rows=SETTINGS.shard_rows,
-        ),
+        options=lambda wildcards: options(**stamp.merge_options(SETTINGS)),
     message:
         f"merge_index of {SETTINGS.dataset}"
     shell:
-        "framefeat merge {params.options} --on-bad-frames {resources.on_bad_frames} --out {params.results:q} --threads {threads} 2> {log:q}"
+        "framefeat merge {params.options} --on-bad-frames {resources.on_bad_frames} --collection {params.collection}"
+        " --out {params.results:q} --threads {threads} 2> {log:q}"

@@ -35,19 +35,21 @@ def print_failures():
     from framefeat.run import outcome
 
     if signals.interrupted():
-        logger.error(interruption())
+        logger.error(how_far("interrupted"))
         return
     logs = [JOBS.logs, JOBS_OF_ALL.log("fetch_weights").parent]
-    for line in outcome.failures(logs, RUN_BEGAN, command_again(sys.argv)):
+    lines = list(outcome.failures(logs, RUN_BEGAN, command_again(sys.argv)))
+    # A job that was killed, as by a batch system that ends the whole run, says nothing.
+    for line in lines or [how_far("stopped")]:
         logger.error(line)
 
 
-def interruption():
+def how_far(ended):
     from framefeat.run import plan
 
     done, videos = plan.videos_done(SETTINGS, RESULTS)
-    how_far = f"{done} of {videos} videos done" if videos else "before a video was decoded"
-    return f"interrupted, {how_far}; the same command goes on:\n  {command_again(sys.argv)}"
+    reached = f"{done} of {videos} videos done" if videos else "before a video was decoded"
+    return f"{ended}, {reached}; the same command goes on:\n  {command_again(sys.argv)}"
 
 
 onsuccess:

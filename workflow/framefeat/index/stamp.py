@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from framefeat.errors import UserError
 from framefeat.files import file_sha256, file_stamp, is_remote
@@ -43,6 +44,30 @@ def stat_digest(settings: Settings, results: Path) -> str:
             told += (one.st_ino,)
         digest.update(_bytes(repr((video_id, path, *told))))
     return digest.hexdigest()
+
+
+def merge_options(settings: Settings) -> dict[str, Any]:
+    """The keys that a merge obeys; None where one says nothing."""
+    folder_only = ("videos", "sample_fps")
+    keys = (
+        "frame_index",
+        "video_index",
+        "video_root",
+        *folder_only,
+        "sample_every",
+        "alignment",
+        "shard_rows",
+    )
+    return {
+        key: getattr(settings, key) if settings.from_folder or key not in folder_only else None
+        for key in keys
+    }
+
+
+def asked_of_merge(settings: Settings, collection: str) -> dict[str, Any]:
+    """What makes Snakemake merge again where it differs. ``collection``: of ``stat_digest``."""
+    options = {key: None if value is None else str(value) for key, value in merge_options(settings).items()}
+    return {"collection": collection, "drop": settings.on_bad_frames == "drop", **options}
 
 
 def contents(paths: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """The last lines of a run: what came out, or what failed and how to go on."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from framefeat.results import verdict
 from framefeat.results.finished import read_manifest
 from framefeat.words import many
 
+#: How the sentence begins with which a command ends in its log, as the command line prints it.
+_LAST_WORDS = re.compile(r"^framefeat [a-z0-9-]+: ", re.M)
 _MOST = 20
 
 
@@ -117,9 +120,8 @@ def failures(logs: Iterable[Path], since: float, command: str) -> Iterator[str]:
             text = path.read_text(encoding="utf-8", errors="replace").strip()
         except OSError:
             continue
-        place = text.rfind("framefeat ")
-        if place >= 0 and (place == 0 or text[place - 1] == "\n") and ": " in text[place:]:
-            found.setdefault(text[place:].partition(": ")[2], []).append(path)
+        if said := list(_LAST_WORDS.finditer(text)):
+            found.setdefault(text[said[-1].end() :], []).append(path)
     if not found:
         return
     yield f"{many(sum(map(len, found.values())), 'job')} failed:"

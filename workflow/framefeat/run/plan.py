@@ -21,12 +21,15 @@ from typing import Any
 import yaml
 
 from framefeat import layout, needs, settings
-from framefeat.backbone.chosen import chosen_backbones, wanted_of
+from framefeat.backbone.chosen import ChosenBackbone, chosen_backbones, wanted_of
 from framefeat.errors import UserError
+from framefeat.files import read_json
 from framefeat.index import merge
+from framefeat.index.stamp import asked_of_merge, stat_digest
 from framefeat.needs import Needs, Wanted
 from framefeat.records import Former, Slice
 from framefeat.results.finished import read_manifest, read_manifest_head
+from framefeat.results.origin import origin
 from framefeat.shard_files import Merged, read_former
 from framefeat.words import many
 
@@ -35,15 +38,18 @@ from framefeat.words import many
 class Changes:
     """What the next run does: video ids -> reasons, for each kind of job.
 
-    ``extract``: by backbone folder. ``taken_over``: the other name of videos whose results lie under one.
-    ``assemble``: backbone folders of whose results a file is missing, or which were made under another rule for bad
-    rows. ``refused``: the problems of videos for which assemble refuses, where on_bad_frames is fail. ``missing``:
+    ``merges``: the index is merged again, whether or not that changes a row. ``extract``: by backbone folder.
+    ``taken_over``: the other name of videos whose results lie under one.
+    ``assemble``: backbone folders of whose results a file is missing, or which say something else of themselves than
+    they would now (the rule for bad rows, where the rows come from). ``refused``: the problems of videos for which
+    assemble refuses, where on_bad_frames is fail. ``missing``:
     results that are not there and are made again. ``lost``: what they were made from and is not there: Snakemake makes
     it again with the next matrix, and not before. ``weights``: published weights that are not there yet: they are
     fetched where a matrix is made.
     """
 
     dataset: str
+    merges: bool
     sample: dict[str, list[str]]
     extract: dict[str, dict[str, list[str]]]
     taken_over: dict[str, str]
@@ -69,7 +75,7 @@ class Changes:
 
     @property
     def nothing(self) -> bool:
-        return not (self.assembles or self.missing)
+        return not (self.merges or self.assembles or self.missing)
 
 
 def configuration(configfiles: Sequence[Path] = (), entries: Sequence[str] = ()) -> dict[str, Any]:
@@ -145,7 +151,9 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
     ]
     removed = sorted(_ids_before(before, results) - {entry["video_id"] for entry in slices.values()})
     assemble = [
-        chosen.folder for chosen in backbones if not _is_assembled(results.backbone(chosen.folder), wanted)
+        chosen.folder
+        for chosen in backbones
+        if not _is_assembled(results.backbone(chosen.folder), wanted, chosen)
     ]
     remade = {
         chosen.folder
@@ -166,6 +174,7 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
     merged = (results.index, results.shards, results.videos, results.left_out)
     return Changes(
         dataset=wanted.dataset,
+        merges=_merges_again(wanted, results),
         sample={video.video_id: video.sample for video in videos if video.sample},
         extract={
             chosen.folder: {
@@ -286,15 +295,26 @@ class _VideoChanges:
         return replace(self, sample=[], extract={}, same_as="", taken=())
 
 
-def _is_assembled(folder: layout.BackboneFolder, wanted: settings.Settings) -> bool:
-    """Whether a matrix, whole with its index and manifest, lies there that was made under the rule for bad rows."""
+def _is_assembled(folder: layout.BackboneFolder, wanted: settings.Settings, chosen: ChosenBackbone) -> bool:
+    """Whether a matrix, whole with its index and manifest, lies there that says of itself what one made now would."""
     head = read_manifest_head(folder.manifest)
     files = _assembled_files(folder, wanted.dataset)
-    return (
-        head is not None
-        and head.get("on_bad_frames") == wanted.on_bad_frames
-        and all(path.is_file() for path in files)
-    )
+    if head is None or not all(path.is_file() for path in files):
+        return False
+    now = {"on_bad_frames": wanted.on_bad_frames, "spec": json.loads(chosen.label_json)}
+    if "source" in head:  # not by hand
+        now |= origin(wanted, chosen.spec)
+    return all(head.get(name) == value for name, value in now.items())
+
+
+def _merges_again(wanted: settings.Settings, results: layout.ResultsFolder) -> bool:
+    """Whether Snakemake finds that tables, files or keys are others than the last merge met. Of one made by hand it is
+    not known."""
+    try:
+        asked = read_json(results.merged)
+    except (OSError, ValueError):
+        return False
+    return bool(asked != asked_of_merge(wanted, stat_digest(wanted, results.root)))
 
 
 def _rows_differ(new: Path, results: layout.ResultsFolder) -> bool:
@@ -327,7 +347,8 @@ def sentences(changes: Changes) -> Iterator[str]:
     if len(changes.sample) < changes.videos:
         yield from (f"{path} is not there" for path in changes.missing)
     if not changes.assembles:
-        yield "The report will be drawn again; no video is decoded or embedded."
+        merged = "The index will be merged again, and the" if changes.merges else "The"
+        yield f"{merged} report will be drawn again; no video is decoded or embedded."
         return
     yield from _listed(changes.sample, changes.videos, "will be decoded")
     for folder, videos in changes.extract.items():

@@ -235,11 +235,12 @@ def main() -> None:
             embedding, name, weights, clips[LONG][0], min(options.rows, LONG * inputs.SAMPLE_FPS)
         )
         print(f"{name}: {1 / found[name].cpu:.1f} rows per CPU second", flush=True)
-        # After each, so that a run that is ended leaves what it measured.
-        text = section(long, short, found, machine())
+    text = section(long, short, found, machine())
+    print(text)
+    # A part, or another size, must not take the place of the whole.
+    if options == parser.parse_args([]):
         before, rest = PAGE.read_text(encoding="utf-8").split(START, 1)
         PAGE.write_text(f"{before}{START}\n\n{text}\n\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")
-    print(text)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from framefeat import stored
 from framefeat.files import write_json
 from framefeat.identity import features_key, request_key, sample_key, times_digest
@@ -43,6 +45,8 @@ def write_merge(results: ResultsFolder, shards: Mapping[str, Sequence[VideoRecor
         slices = {key: slice_of(each) for key, each in members.items()}
         write_json(results.shard(shard), {"schema": 3, "videos": slices})
         write_json(results.videos_of(shard), members)
+    ids = [each["video_id"] for records in shards.values() for each in records]
+    pq.write_table(pa.table({"video_id": ids}), results.index)
 
 
 def backbone(

@@ -223,7 +223,7 @@ def test_as_the_readme_says(tmp_path: Path, clips: Path) -> None:
 
 
 def test_what_the_workflow_catalog_asks_for() -> None:
-    """What it asks for: Snakefile, config/README.md, and how software is deployed."""
+    """For plain inclusion: a Snakefile, the configuration's manual, and how software is deployed."""
     assert SNAKEFILE.is_file()
     assert (ROOT / "config" / "README.md").is_file()
     shown = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text(encoding="utf-8"))["usage"]

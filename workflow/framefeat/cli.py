@@ -574,7 +574,15 @@ def _export_options(part: argparse.ArgumentParser) -> None:
 
 
 def _format(formats: Any, name: str, help: str) -> argparse.ArgumentParser:
-    return formats.add_parser(name, help=help, description=_sentence(help), allow_abbrev=False)
+    out = "mine.h5" if name == "h5" else f"mine-{name}"
+    return formats.add_parser(
+        name,
+        help=help,
+        description=_sentence(help),
+        epilog=f"example:\n  framefeat export {name} results/mine/resnet50 {out}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def _backbones_options(part: argparse.ArgumentParser) -> None:

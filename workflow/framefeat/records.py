@@ -54,8 +54,8 @@ class Shard(TypedDict):
 
 class VideoRecord(Slice):
     """A member of ``videos/{shard}.json``, by key: ``timestamps`` in seconds from the first presented frame, ascending;
-    why a file is damaged. ``stamp``: of the file as the merge read it (see ``files.file_stamp``); none where it did
-    not, or not to its end. ``content``: in a job, sha256 of a fetched file that the index does not identify."""
+    ``error``: why a file is damaged. ``stamp``: of the file as the merge read it (see ``files.file_stamp``); none where
+    it did not, or not to its end. ``content``: in a job, sha256 of a fetched file that the index does not identify."""
 
     path: str
     timestamps: list[float]

@@ -65,6 +65,12 @@ def test_a_list_of_problems_is_not_cut_at_its_heading(tmp_path: Path) -> None:
     assert said[-1] == "  snakemake --cores 4"
 
 
+def test_a_sentence_that_names_another_command_is_whole(tmp_path: Path) -> None:
+    said = "'x.h5' exists and framefeat did not write it: give another name."
+    (tmp_path / "a.log").write_text(f"framefeat export-h5: {said}\n")
+    assert f"  {said}" in list(outcome.failures([tmp_path], 0, "snakemake"))
+
+
 def test_what_two_jobs_say_is_said_once_and_not_at_any_length(tmp_path: Path) -> None:
     """Two backbones are refused for the same damaged videos."""
     listed = "".join(f"  - 'v{number}': damaged\n" for number in range(30))

@@ -122,3 +122,17 @@ def test_the_assembled_results_are_never_stale(results: ResultsFolder) -> None:
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no shards"):
         stale.find(tmp_path)
+
+
+def test_a_merge_that_did_not_end_tells_nothing(results: ResultsFolder) -> None:
+    """Its videos are in some of the shards only, or its index is not there: what looks stale is not."""
+    kept = results.shard("shard+1of2").read_bytes()
+    results.shard("shard+1of2").unlink()
+    with pytest.raises(UserError, match="did not end"):
+        stale.run(results.root, delete=True)
+    results.shard("shard+1of2").write_bytes(kept)
+    assert stale.find(results.root) == []
+    results.index.unlink()
+    with pytest.raises(UserError, match="did not end"):
+        stale.find(results.root)
+    assert of_video(results, "c") <= {path for _, path in results.files_of_videos()}

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from framefeat.errors import UserError
 from framefeat.files import write_json
@@ -27,7 +29,8 @@ def results(tmp_path: Path) -> Path:
     touch(jobs.log("assemble", "net"), jobs.embedder_logs / "cpu.log")
     touch(tmp_path / "logs" / "other" / "sample_frames" / "squash224" / "gone.log")
     folder.shards.mkdir()
-    write_json(folder.shard("a.b"), {"schema": 1, "videos": {"a.b": {}}})
+    write_json(folder.shard("a.b"), {"schema": 1, "videos": {"a.b": {"video_id": "a.b"}}})
+    pq.write_table(pa.table({"video_id": ["a.b"]}), folder.index)
     return root
 
 

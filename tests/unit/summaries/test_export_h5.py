@@ -1,5 +1,7 @@
 """The exported file, its numbers, and what five public summarisers do with each of its keys."""
 
+import dataclasses
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -511,8 +513,44 @@ def test_shots_of_another_file(folder: Path, tmp_path: Path) -> None:
         assert file["video_2"]["change_points"][()].tolist() == [[0, 99], [100, 1000]]
         assert file["video_2"]["n_frame_per_seg"][()].tolist() == [100, 901]
         assert file.attrs["change_points"] == "from foreign.h5"
+    assert "by place, not by name" in export_h5.remarks(out)[-1]
+    other = foreign([700, 1000], [100, 100])
+    with pytest.raises(UserError, match=r"names no videos .*2 groups where this run has 3 videos"):
+        export_h5.run(folder, out, segments_from=other)
+    with h5py.File(other, "a") as file:
+        file.create_group("video_3")
     with pytest.raises(UserError, match=r"(?s)'-esJr' .* end at frame 700 of 900.*'NA' .*no change_points"):
-        export_h5.run(folder, out, segments_from=foreign([700, 1000], [100, 100]))
+        export_h5.run(folder, out, segments_from=other)
+
+
+def test_names_of_another_file(tmp_path: Path) -> None:
+    """With or without a suffix on either side; one name for two videos is nobody's."""
+    other = tmp_path / "other.h5"
+    scores = published_file(other, CLIPS, named=True)
+    with h5py.File(other, "a") as file:
+        for group in file.values():
+            name = group["video_name"][()].decode().removesuffix(".mp4")
+            del group["video_name"]
+            group["video_name"] = name
+    clips = [dataclasses.replace(clip, video_id=f"{clip.video_id}.mp4") for clip in CLIPS]
+    folder = write_results(tmp_path / "r", clips, dim=8)
+    export_h5.run(folder, tmp_path / "out.h5", labels_from=other)
+    with h5py.File(tmp_path / "out.h5") as ours:
+        for group in ours.values():
+            mine = scores[group["video_name"][()].decode().removesuffix(".mp4")]
+            assert np.array_equal(group["gtscore"][()], mine[group["picks"][()] // 15])
+    with h5py.File(other, "a") as file:
+        del file["video_2/video_name"]
+        file["video_2/video_name"] = file["video_1/video_name"][()]
+    with pytest.raises(UserError, match=r"two videos of the name .* \(video_1, video_2\)"):
+        export_h5.run(folder, tmp_path / "out.h5", labels_from=other)
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_pipe_is_no_place_for_an_export(folder: Path, tmp_path: Path, force: bool) -> None:
+    os.mkfifo(tmp_path / "out.h5")
+    with pytest.raises(UserError, match="is a pipe or a device"):
+        export_h5.run(folder, tmp_path / "out.h5", force=force)
 
 
 # ---- what the consumers do: each function follows one public reader key by key -----------------------------------

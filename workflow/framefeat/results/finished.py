@@ -41,15 +41,16 @@ def rows_of(entry: Span) -> np.ndarray:
     return np.arange(int(entry["first_row"]), int(entry["last_row"]) + 1)
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Raises ``UserError`` where it is not whole."""
+def read_manifest(path: Path, *needed: str) -> Manifest:
+    """Raises ``UserError`` where it is not whole, or a member that is ``needed`` is not there."""
     try:
         manifest: Manifest = read_json(path)
-        if {"total_frames", "feature_dim"} <= manifest.keys():
-            return manifest
+        missing = sorted({"total_frames", "feature_dim", *needed} - manifest.keys())
     except (ValueError, AttributeError) as error:
         raise not_whole(path, "manifest", error) from error
-    raise UserError(f"{path}: total_frames or feature_dim is missing; this is not a manifest of a run.")
+    if missing:
+        raise UserError(f"{path}: {', '.join(missing)} is missing; this is not a manifest of a run.")
+    return manifest
 
 
 def read_manifest_head(path: Path) -> ManifestHead | None:
@@ -104,15 +105,25 @@ class FinishedRun:
     def map_matrix(self) -> np.ndarray:
         """The matrix, float32 [N, D], memory-mapped and read-only."""
         try:
-            matrix: np.ndarray = np.load(self.matrix_path, mmap_mode="r")
-            return matrix
+            matrix = np.load(self.matrix_path, mmap_mode="r")
         except (ValueError, EOFError) as error:
             raise not_whole(self.matrix_path, ".npy file", error) from error
+        if not isinstance(matrix, np.ndarray) or matrix.ndim != 2:
+            raise UserError(
+                f"{self.matrix_path}: a .npy file of [rows, features] was expected, found another array."
+            )
+        return matrix
 
     def read_index(self, columns: list[str] | None = None) -> "pa.Table":
         import pyarrow.parquet as pq
 
         try:
+            if missing := [
+                name for name in columns or () if name not in pq.read_schema(self.index_path).names
+            ]:
+                raise UserError(
+                    f"{self.index_path}: column {', '.join(missing)} is missing; this is not a frame index of a run."
+                )
             return pq.read_table(self.index_path, columns=columns)
         except ValueError as error:  # pyarrow's own errors among them
             raise not_whole(self.index_path, "Parquet file", error) from error

@@ -20,7 +20,7 @@ from framefeat.layout import FRAME_INDEX, BackboneFolder
 from framefeat.names import video_key
 from framefeat.records import Counts, Manifest, VideoEntry, VideoRecord
 from framefeat.results.decode_again import DecodedAgain, Decoding, container_of
-from framefeat.results.finished import FinishedRun, result_folders, rows_of
+from framefeat.results.finished import FinishedRun, read_manifest, result_folders, rows_of
 from framefeat.results.verdict import LEVELS, VERIFIED, of_all, of_manifest
 from framefeat.shard_files import Merged
 from framefeat.terminal import print_table, print_wrapped, printable
@@ -82,11 +82,17 @@ class StoredRows:
         return self.status != "bad"
 
 
+_NEEDED = ("videos", "counts", "spec", "precision", "weights_sha256", "matrix_sha256", "frame_index_sha256")
+_COLUMNS = ("video_id", "timestamp_sec", "native_idx", "pts_sec", "status")
+
+
 def verify_folder(folder: Path, *, rows_per_video: int, weights: Sequence[Path]) -> Verdict:
     """Check one backbone's results; ``rows_per_video`` rows of each video are decoded and embedded again (0: all)."""
     verdict = Verdict(folder)
     try:
         run = FinishedRun.of(folder)
+        read_manifest(run.manifest_path, *_NEEDED)
+        run.read_index(list(_COLUMNS))
         matrix, index = run.map_matrix(), run.read_index()
     except UserError as error:
         verdict.failures.append(str(error))

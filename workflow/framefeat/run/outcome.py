@@ -12,6 +12,7 @@ from framefeat.layout import ResultsFolder
 from framefeat.records import Manifest, VideoEntry
 from framefeat.results import verdict
 from framefeat.results.finished import read_manifest
+from framefeat.terminal import printable
 from framefeat.words import many
 
 #: How the sentence begins with which a command ends in its log, as the command line prints it.
@@ -91,7 +92,7 @@ def _against(manifest: Manifest) -> Iterator[str]:
     doubtful = [video for video in videos if video.get("doubts")]
     if doubtful:
         far = (manifest.get("doubtful") or {}).get("max_abs_offset_sec")
-        distance = "" if far is None else f" (rows up to {far:.3f} s from their frames)"
+        distance = "" if not far else f" (rows up to {far:.3f} s from their frames)"
         yield f"{many(len(doubtful), 'video')} doubtful{distance}:"
         yield from _listed(
             doubtful, lambda video: f"{video['video_id']}: {'; '.join(video['doubts'])}", "videos"
@@ -104,7 +105,7 @@ def _bad_rows(video: VideoEntry) -> str:
 
 def _listed(things: Sequence[Any], words: Callable[[Any], str], noun: str) -> Iterator[str]:
     for thing in things[:_MOST]:
-        yield f"  {words(thing)}".rstrip(" :;")
+        yield "  " + printable(words(thing)).rstrip(" :;")
     if len(things) > _MOST:
         yield f"  ... and {len(things) - _MOST} more {noun}; framefeat show lists them all"
 

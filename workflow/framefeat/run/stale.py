@@ -28,7 +28,15 @@ def find(results: Path) -> list[Stale]:
         raise UserError(
             f"{str(results)!r} holds no shards: it is no results/{{dataset}} folder, or no run was made yet."
         )
-    known = {"video": set(Merged(folder).slices), "shard": set(folder.shard_names())}
+    slices = Merged(folder).slices
+    if not folder.index.is_file() or _videos_of(folder.index) != {
+        each["video_id"] for each in slices.values()
+    }:
+        raise UserError(
+            f"{str(folder.index)!r} is not there or not of the videos in {str(folder.shards)!r}: a merge did not end, or is at "
+            "work. What is stale is not known before the next one; run Snakemake with --forcerun merge_index."
+        )
+    known = {"video": set(slices), "shard": set(folder.shard_names())}
     jobs = jobs_beside(folder)
     found = [("video", folder.files_of_videos()), ("shard", folder.files_of_shards())]
     if jobs is not None:
@@ -39,6 +47,14 @@ def find(results: Path) -> list[Stale]:
         for name, path in files
         if name not in known[kind]
     ]
+
+
+def _videos_of(index: Path) -> set[str]:
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    column = pq.read_table(index, columns=["video_id"]).column("video_id")
+    return set(map(str, pc.unique(column).to_pylist()))
 
 
 def run(results: Path, delete: bool) -> None:

@@ -26,6 +26,7 @@ from framefeat.sample.child import Child, ChildLost, Line, run_in_child
 from framefeat.sample.source import Source
 from framefeat.settings import DEFAULTS
 from framefeat.signals import polite_end
+from framefeat.terminal import printable
 
 _PROGRESS_SECONDS = 10.0
 
@@ -88,9 +89,7 @@ def sample_video(
 def tell_finding(video_id: str, bad: int, rows: int, problems: Sequence[str]) -> None:
     """One line on standard error (the job's log), and on standard output if that is another (the run's terminal)."""
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    text = f"{video_id}: {bad} of {rows} rows are bad: {problems[0]}{more}".encode(
-        "utf-8", "backslashreplace"
-    ).decode()
+    text = printable(f"{video_id}: {bad} of {rows} rows are bad: {problems[0]}{more}")
     print(text, file=sys.stderr, flush=True)
     tell_at_once(text)
 

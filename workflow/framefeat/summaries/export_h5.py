@@ -8,7 +8,7 @@ from, or in order of first appearance in the frame index. Within a group the row
 import json
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +96,7 @@ def run(
         if labels_from is not None:
             labels = stack.enter_context(OtherFile(labels_from, "labels-from"))
         options = _Options(l2, vmax, drop_bad, source, shots, labels)
+        _check_places(features, options)
         others = [other.path for other in (shots, labels) if other is not None]
         check_file(out, [*features.files, *(source.files if source else ()), *others], force, _is_ours)
         plans, problems = _plan(features, options)
@@ -126,6 +127,19 @@ def _check_combination(
         raise UserError(
             f"{features.folder} is a control ({features.manifest['control']['kind']}): shots found in its features would change the evaluation "
             "too. Export the original first and give that file as --segments-from (key export_segments_from)."
+        )
+
+
+def _check_places(features: Features, options: _Options) -> None:
+    """A file without names knows its videos by place alone: of another number of videos the places are others."""
+    for name, other in (("segments-from", options.shots_from), ("labels-from", options.labels_from)):
+        videos = len(features.video_ids)
+        if other is None or other.named or options.annotations is not None or other.groups == videos:
+            continue
+        raise UserError(
+            f"{name}: {str(other.path)!r} names no videos (no video_name), and has {many(other.groups, 'group')} where this "
+            f"run has {many(videos, 'video')}: no one can tell which is which. Write the names into it, or export all its "
+            "videos in its order."
         )
 
 
@@ -295,6 +309,9 @@ def _describe(file: Any, features: Features, options: _Options) -> None:
             f"from {options.labels_from.path.name}, each score holding until its next pick"
         )
         file.attrs["summaries"] = f"from {options.labels_from.path.name}"
+    for other in (options.shots_from, options.labels_from):
+        if other is not None and not other.named:
+            file.attrs["matched"] = f"by place, not by name: {other.path.name} has no video_name"
     if "control" in manifest:
         file.attrs["control"] = json.dumps(manifest["control"], sort_keys=True)
 
@@ -385,7 +402,16 @@ def _write_labels(
 
 def remarks(path: str | os.PathLike[str]) -> list[str]:
     """What an exported file says of its summaries that a person must know before comparing anything."""
-    return _remarks(choices(Path(path)))
+    return [*_remarks(choices(Path(path))), *_match(Path(path))]
+
+
+def _match(path: Path) -> Iterator[str]:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        how = file.attrs.get("matched")
+    if how:
+        yield f"videos are matched {how}; is its order the frame index's?"
 
 
 def _remarks(videos: Sequence[tuple[str, str, int]]) -> list[str]:
@@ -442,6 +468,8 @@ def _print(out: Path, features: Features, table: list[dict[str, Any]]) -> None:
             file=sys.stderr,
         )
     for remark in _remarks([(row["video"], row["choice"], row["empty_summaries"]) for row in table]):
+        print(remark, file=sys.stderr)
+    for remark in _match(out):
         print(remark, file=sys.stderr)
     if left_out:
         print(

@@ -15,8 +15,8 @@ _LABELS = ("gtscore", "picks", "user_summary")
 
 
 class OtherFile:
-    """A file of this layout. Videos are found by ``video_name`` (with or without a suffix), or by their group where it
-    has no names.
+    """A file of this layout. Videos are found by ``video_name`` (a suffix of either side aside), or by their group
+    where it has no names.
 
     ``option``: what the user calls it by, for sentences. The methods ``problem_*`` return a sentence, or None; only
     then the methods that read may be called.
@@ -36,6 +36,11 @@ class OtherFile:
         for group in self._file:
             found = _member(self._file, group)
             name = _name(found) if isinstance(found, h5py.Group) else None
+            if name in self._by_name:
+                raise UserError(
+                    f"{option}: {str(path)!r} has two videos of the name {name!r} ({self._by_name[name]}, {group}); "
+                    "rename or remove one."
+                )
             if name is not None:
                 self._by_name[name] = group
         stems = [os.path.splitext(name) for name in self._by_name]
@@ -56,12 +61,21 @@ class OtherFile:
 
     def group_of(self, video_id: str) -> str | None:
         """The group that has this name."""
-        return self._by_name.get(video_id)
+        stem, suffix = os.path.splitext(video_id)
+        plain = stem if suffix.lower() in _VIDEO_SUFFIXES else video_id
+        return self._by_name.get(video_id) or self._by_name.get(plain)
+
+    @property
+    def groups(self) -> int:
+        """How many there are."""
+        import h5py
+
+        return sum(isinstance(_member(self._file, name), h5py.Group) for name in self._file)
 
     def _group(self, video_id: str, group: str) -> Any:
         import h5py
 
-        found = _member(self._file, self._by_name.get(video_id, "") if self._by_name else group)
+        found = _member(self._file, (self.group_of(video_id) or "") if self.named else group)
         return found if isinstance(found, h5py.Group) else None
 
     def problem_of_shots(self, video_id: str, group: str, n_frames: int) -> str | None:

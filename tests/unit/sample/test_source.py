@@ -123,7 +123,9 @@ def _ends_early(source: Any, stream: Any, tick: Any, trial: bool = True) -> Any:
     return found
 
 
-@pytest.mark.parametrize("trouble", [{"open_source": _cannot_open}, {"read_packets": _ends_early}], ids=str)
+@pytest.mark.parametrize(
+    "trouble", [{"open_source": _cannot_open}, {"read_packets": _ends_early}], ids=["opening", "reading"]
+)
 def test_a_share_that_was_gone_for_a_moment_is_no_finding(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: dict[str, Any]
 ) -> None:

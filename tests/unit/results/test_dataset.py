@@ -298,6 +298,8 @@ def test_targets_of_other_libraries(folder: Path, targets: pd.DataFrame) -> None
     with pytest.raises(UserError, match="1 rows have no finite number, the first of them row 21 \\('007'\\)"):
         features.sequences(targets=lacking)
     assert len(features.sequences(targets=lacking, split=["NA"])) == 1
+    with pytest.raises(UserError, match="targets: DoubleArray is no table"):
+        features.sequences(targets=pa.array([0.5]))
     with pytest.raises(UserError, match="targets: dict is no table"):
         features.sequences(targets={"video_id": []})
 

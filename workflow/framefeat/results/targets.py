@@ -233,14 +233,17 @@ def _as_pandas(targets: Any) -> "pd.DataFrame":
             raise UserError(f"targets: the array holds text that is not UTF-8 ({error}).") from None
     if hasattr(targets, "collect"):
         targets = targets.collect()  # polars' lazy tables
-    if not hasattr(targets, "to_pandas"):
+    import pyarrow as pa
+
+    if isinstance(targets, pa.Table):
+        return to_pandas(targets)
+    table = targets.to_pandas() if hasattr(targets, "to_pandas") else None
+    if not isinstance(table, pd.DataFrame):  # a single column, as a rule
         raise UserError(
             f"targets: {type(targets).__name__} is no table; give a Parquet, CSV or TSV file, a table of pandas, polars or pyarrow with "
             "video_id and frame_idx, or a numpy array with one number for each row of the matrix."
         )
-    import pyarrow as pa
-
-    return to_pandas(targets) if isinstance(targets, pa.Table) else targets.to_pandas()
+    return table
 
 
 def _read_file(path: Path) -> "pd.DataFrame":

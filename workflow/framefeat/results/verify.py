@@ -143,7 +143,10 @@ def _check_files(run: FinishedRun, index: pa.Table, status: np.ndarray) -> Itera
 def _compare_with_source(folder: Path, index: pa.Table) -> Iterator[str]:
     source_path = BackboneFolder(folder).results.index
     if not source_path.is_file():
-        yield f"{source_path}: the merged index is not there, so the order of the rows cannot be compared with it"
+        yield (
+            f"{source_path}: the merged index is not there, so the order of the rows cannot be compared with it; run Snakemake with "
+            "--forcerun merge_index"
+        )
         return
     source = pq.read_table(source_path)
     for name in ("video_id", "timestamp_sec"):

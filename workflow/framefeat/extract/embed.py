@@ -207,7 +207,10 @@ class _Work:
             return list(self._features(opened))
         except Exception as error:
             if not self._is_a_video_s(error):
-                raise machine_trouble(error) or error from None
+                trouble = machine_trouble(error)
+                if trouble is None or trouble is error:
+                    raise
+                raise trouble from error
             if len(opened) > 1:  # each alone: the others are not to blame
                 return [outcome for one in opened for outcome in self.compute([one])]
             return [

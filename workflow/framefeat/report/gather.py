@@ -15,7 +15,7 @@ from framefeat.names import video_key
 from framefeat.records import Manifest, VideoEntry
 from framefeat.report import numbers
 from framefeat.results import verdict
-from framefeat.results.finished import FinishedRun, read_manifest, rows_of
+from framefeat.results.finished import FinishedRun, rows_of
 from framefeat.vectors import row_lengths, unit_rows
 from framefeat.words import many
 
@@ -136,8 +136,7 @@ class Backbone:
 
 def read_backbone(folder: Path) -> Backbone:
     """Manifest, index and mapped matrix of one backbone; the matrix itself is not read yet."""
-    run = FinishedRun.of(folder)
-    read_manifest(run.manifest_path, "videos")
+    run = FinishedRun.of(folder, needed=["videos"])
     matrix = run.map_matrix()
     table = run.read_index(["timestamp_sec", "native_idx", "offset_sec", "status"])
     run.check(matrix, table.num_rows)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,9 +81,15 @@ class FinishedRun:
 
     @classmethod
     def of(
-        cls, folder: Path, matrix: Path | None = None, index: Path | None = None, manifest: Path | None = None
+        cls,
+        folder: Path,
+        matrix: Path | None = None,
+        index: Path | None = None,
+        manifest: Path | None = None,
+        *,
+        needed: Sequence[str] = (),
     ) -> "FinishedRun":
-        """The files in ``folder``, or those that are named.
+        """The files in ``folder``, or those that are named. ``needed``: members of the manifest.
 
         Raises ``UserError`` where one is missing, or the manifest is not whole.
         """
@@ -94,7 +101,7 @@ class FinishedRun:
                     f"{folder}: there is no {file.name}; give the folder results/DATASET/BACKBONE of a finished run "
                     "(or finish the run)."
                 )
-        content = read_manifest(manifest)
+        content = read_manifest(manifest, *needed)
         return cls(matrix or _matrix_in(files, content), index, manifest, content)
 
     @property

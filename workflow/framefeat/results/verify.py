@@ -20,7 +20,7 @@ from framefeat.layout import FRAME_INDEX, BackboneFolder
 from framefeat.names import video_key
 from framefeat.records import Counts, Manifest, VideoEntry, VideoRecord
 from framefeat.results.decode_again import DecodedAgain, Decoding, container_of
-from framefeat.results.finished import FinishedRun, read_manifest, result_folders, rows_of
+from framefeat.results.finished import FinishedRun, result_folders, rows_of
 from framefeat.results.verdict import LEVELS, VERIFIED, of_all, of_manifest
 from framefeat.shard_files import Merged
 from framefeat.terminal import print_table, print_wrapped, printable
@@ -82,6 +82,7 @@ class StoredRows:
         return self.status != "bad"
 
 
+#: What is checked, of the manifest and of the frame index.
 _NEEDED = ("videos", "counts", "spec", "precision", "weights_sha256", "matrix_sha256", "frame_index_sha256")
 _COLUMNS = ("video_id", "timestamp_sec", "native_idx", "pts_sec", "status")
 
@@ -90,9 +91,7 @@ def verify_folder(folder: Path, *, rows_per_video: int, weights: Sequence[Path])
     """Check one backbone's results; ``rows_per_video`` rows of each video are decoded and embedded again (0: all)."""
     verdict = Verdict(folder)
     try:
-        run = FinishedRun.of(folder)
-        read_manifest(run.manifest_path, *_NEEDED)
-        run.read_index(list(_COLUMNS))
+        run = FinishedRun.of(folder, needed=_NEEDED)
         matrix, index = run.map_matrix(), run.read_index()
     except UserError as error:
         verdict.failures.append(str(error))
@@ -124,6 +123,8 @@ def _misshapen(run: FinishedRun, matrix: np.ndarray, index: pa.Table) -> str:
     """Why matrix and index cannot be compared row by row; empty where they can be."""
     if matrix.dtype != np.dtype("<f4") or matrix.shape != run.shape or not matrix.flags.c_contiguous:
         return f"{run.matrix_path.name} is {matrix.dtype} {matrix.shape}; the manifest says float32 {run.shape} in C order"
+    if missing := [name for name in _COLUMNS if name not in index.column_names]:
+        return f"{FRAME_INDEX} lacks the column {', '.join(missing)}; it is not the frame index of a run"
     if index.num_rows != len(matrix):
         return f"{FRAME_INDEX} has {index.num_rows} rows, the matrix {len(matrix)}"
     return ""

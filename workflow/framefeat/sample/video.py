@@ -215,7 +215,7 @@ def _is_sound(found: Evidence | str) -> TypeGuard[Evidence]:
     return (
         not isinstance(found, str)
         and all(PAST_END in text for text in found["problems"])
-        and found["recheck"]["agrees"] is not False
+        and found["recheck"]["agrees"]
     )
 
 

@@ -15,8 +15,8 @@ _LABELS = ("gtscore", "picks", "user_summary")
 
 
 class OtherFile:
-    """A file of this layout. Videos are found by ``video_name`` (a suffix of either side aside), or by their group
-    where it has no names.
+    """A file of this layout. Videos are found by ``video_name`` (with or without a suffix, here and there), or by
+    their group where it has no names.
 
     ``option``: what the user calls it by, for sentences. The methods ``problem_*`` return a sentence, or None; only
     then the methods that read may be called.

@@ -69,7 +69,7 @@ test: env-dev
 lint: env-dev
 	ruff check $(SOURCES)
 	ruff format --check $(SOURCES)
-	snakefmt --check Snakefile workflow/rules
+	snakefmt --check Snakefile workflow/Snakefile workflow/rules
 	mypy workflow/framefeat workflow/snakemake_logger_plugin_framefeat
 	snakemake --lint
 	codespell workflow tests examples bench profiles Snakefile Makefile $(PROSE)
@@ -77,7 +77,7 @@ lint: env-dev
 format: env-dev
 	ruff check --fix $(SOURCES)
 	ruff format $(SOURCES)
-	snakefmt Snakefile workflow/rules
+	snakefmt Snakefile workflow/Snakefile workflow/rules
 
 bench: env-bench
 	python -m bench

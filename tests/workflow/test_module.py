@@ -222,15 +222,123 @@ def test_as_the_readme_says(tmp_path: Path, clips: Path) -> None:
     assert {"merge_index:mine", "report:mine"} <= set(elsewhere.jobs)
 
 
+#: What `snakedeploy deploy-workflow` writes into workflow/Snakefile, with the address for {snakefile}.
+DEPLOYED = """
+from snakemake.utils import min_version
+
+
+min_version("6.10.0")
+
+
+configfile: "config/config.yaml"
+
+
+module framefeat:
+    snakefile:
+        {snakefile}
+    config:
+        config
+
+
+use rule * from framefeat
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """The workflow as it is here, committed and tagged in a repository of its own."""
+    folder = tmp_path / "repository"
+    for name in ("Snakefile", "workflow/Snakefile", "workflow/rules", "workflow/report", "envs"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    for command in ("init -q", "add .", "commit -q -m all", "tag v1"):
+        name_of_the_author = ["-c", "user.name=a", "-c", "user.email=a@localhost"]
+        subprocess.run(["git", *name_of_the_author, *command.split()], cwd=folder, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["git", "github"])
+def test_by_address_as_snakedeploy_writes_it(
+    tmp_path: Path, clips: Path, repository: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = {
+        "git": f'"git+file://{repository}/workflow/Snakefile@v1"',
+        "github": 'github("someone/framefeat", path="workflow/Snakefile", tag="v1")',
+    }[kind]
+    # git finds the repository of that address here, and Snakemake keeps its copy here.
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.file://{repository}.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://github.com/someone/framefeat")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "clips").symlink_to(clips)
+    (tmp_path / "workflow").mkdir()
+    (tmp_path / "workflow/Snakefile").write_text(DEPLOYED.format(snakefile=address), encoding="utf-8")
+    own = {"config/config.yaml": {"dataset": "own", "videos": "clips"}}
+    everything = snakemake(tmp_path, "-n", config=own)
+    assert everything.status == 0, everything.output
+    assert {"merge_index:own", "report:own"} <= set(everything.jobs)
+    assert re.search(r"^all +1$", everything.output, re.M), "the default target is that of the module"
+    done = snakemake(tmp_path, "results/own/index.parquet")
+    assert done.status == 0, done.output
+    assert len(pd.read_parquet(tmp_path / "results/own/index.parquet")) > 0
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "told"),
+    [
+        ('VERSION = "', 'VERSION = "9.', "The rules are those of framefeat 9."),
+        (
+            "import framefeat\n",
+            "import framefeat.of_another_environment\n",
+            "has no framefeat. Run Snakemake in",
+        ),
+    ],
+)
+def test_rules_without_their_commands(
+    tmp_path: Path, clips: Path, repository: Path, was: str, now: str, told: str
+) -> None:
+    rules = repository / "workflow/rules/workflow.smk"
+    text = rules.read_text(encoding="utf-8")
+    assert text.count(was) == 1
+    rules.write_text(text.replace(was, now), encoding="utf-8")
+    done = snakemake(tmp_path, "-s", str(repository / "Snakefile"), "-n", "--config", f"videos={clips}")
+    assert done.status != 0
+    assert told in done.output
+    assert "'make env' builds in a clone of framefeat" in done.output
+    assert "Traceback" not in done.output
+
+
+def test_both_snakefiles_are_one_workflow(tmp_path: Path, clips: Path) -> None:
+    """`snakemake` takes the first of them, snakedeploy and the workflow catalog the second."""
+    both = [
+        snakemake(tmp_path, "-s", str(ROOT / name), "-n", "--config", f"videos={clips}")
+        for name in ("Snakefile", "workflow/Snakefile")
+    ]
+    assert [done.status for done in both] == [0, 0], both[1].output
+    assert both[0].jobs == both[1].jobs
+    rules = [(ROOT / name).read_text("utf-8") for name in ("Snakefile", "workflow/Snakefile")]
+    assert len({text[text.index("rule all:") :] for text in rules}) == 1
+
+
 def test_what_the_workflow_catalog_asks_for() -> None:
-    """For plain inclusion: a Snakefile, the configuration's manual, and how software is deployed."""
-    assert SNAKEFILE.is_file()
+    """For standardized usage: its Snakefile, the configuration's manual, and how software is deployed."""
+    assert (ROOT / "workflow" / "Snakefile").is_file()
     assert (ROOT / "config" / "README.md").is_file()
     shown = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text(encoding="utf-8"))["usage"]
     assert set(shown["software-stack-deployment"]) == {"conda", "apptainer", "apptainer+conda"}
     readme = (ROOT / "README.md").read_text(encoding="utf-8").lower()
     assert "snakemake" in readme
     assert "workflow" in readme
+
+
+def test_one_version_everywhere() -> None:
+    version = framefeat.__version__
+    rules = (ROOT / "workflow/rules/workflow.smk").read_text(encoding="utf-8")
+    assert f'\nVERSION = "{version}"\n' in rules
+    assert f'\nversion = "{version}"\n' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f'tag="v{version}"' in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_citation_is_of_this_version() -> None:

@@ -88,7 +88,7 @@ def test_the_versions_allowed_are_those_looked_at() -> None:
 
     asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     (bounds,) = [line for line in asked if line.startswith("snakemake>")]
-    lowest = re.findall(r'min_version\("(.+)"\)', (ROOT / "Snakefile").read_text())
+    lowest = re.findall(r'min_version\("(.+)"\)', (ROOT / "workflow/rules/workflow.smk").read_text())
     assert bounds == f"snakemake>={lowest[0]},<10"
 
 

@@ -6,7 +6,7 @@ Importing it is cheap; numpy, torch and the decoders are imported by the modules
 
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:

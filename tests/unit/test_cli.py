@@ -139,6 +139,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"framefeat {framefeat.__version__}\n"
 
 
+def test_the_name_alone_tells_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([])
+    assert ended.value.code == 2
+    assert "list the videos that the next run recomputes" in capsys.readouterr().err
+
+
 def test_the_old_spelling_still_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["export-h5"], ["export_h5"], ["export", "h5"]):
         assert cli.main([*arguments, str(tmp_path / "none"), "out.h5"]) == 1

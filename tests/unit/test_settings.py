@@ -67,6 +67,8 @@ def test_every_key_has_a_description_and_stands_in_the_manual() -> None:
 def test_unknown_keys_are_named_with_the_nearest_known_one() -> None:
     with pytest.raises(UserError, match=r"(?s)'backbnes': did you mean 'backbones'.*'zzz'"):
         resolve({"dataset": "a", "backbnes": "x", "zzz": 1})
+    with pytest.raises(UserError, match="'l2': did you mean 'export_l2'"):
+        resolve({"l2": True})
 
 
 @pytest.mark.parametrize(

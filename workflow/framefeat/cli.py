@@ -780,6 +780,8 @@ def _overview(arguments: Sequence[str]) -> NoReturn:
     )
     parser.add_argument("--version", action="version", version=f"framefeat {framefeat.__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=list(_COMMANDS), help=argparse.SUPPRESS)
+    if not arguments:
+        parser.exit(2, parser.format_help())
     parser.parse_args(arguments)
     parser.error("the subcommand's name comes first")
 

@@ -263,7 +263,9 @@ def _unknown(config: Mapping[str, Any]) -> Iterator[str]:
 
     for key in config:
         if key not in KEYS:
-            near = difflib.get_close_matches(str(key), KEYS, n=1)
+            near = difflib.get_close_matches(str(key), KEYS, n=1) or [
+                name for name in KEYS if len(str(key)) > 1 and str(key) in name
+            ]
             yield f"{key!r}" + (f": did you mean {near[0]!r}?" if near else "")
 
 

@@ -27,9 +27,11 @@ def index_files(wildcards):
 
 def export_sources(wildcards):
     """Files that are gone are not named here, so that the export runs and complains of them."""
+    from framefeat.summaries.annotations import files_of_summe
+
     named = [SETTINGS.annotations, SETTINGS.export_segments_from, SETTINGS.export_labels_from]
     paths = [Path(name) for name in named if name]
-    files = [[path] if path.is_file() else sorted(path.glob("*.mat")) for path in paths]
+    files = [files_of_summe(path) if path.is_dir() else [path] for path in paths if path.exists()]
     return [not_moved(str(file)) for some in files for file in some]
 
 

@@ -123,6 +123,12 @@ def test_of_many_problems_the_first_and_the_command_that_lists_all(tmp_path: Pat
     assert text.count(": broken") == 5, "beside the number of bad rows"
     assert f"... and 5 more: framefeat show {results / 'colour_grid'} -- '-cut off'" in text
     assert shown(results, "-cut off").count(": broken") == 10
+    results = write_run(
+        tmp_path / "six", [drawn("a", [12], seed=1, bad=list(range(2, 8)), problems=problems[:6])]
+    )
+    text = shown(results)
+    assert text.count(": broken") == 6
+    assert "more:" not in text
 
 
 def test_a_folder_without_a_matrix_says_why(tmp_path: Path) -> None:

@@ -260,6 +260,9 @@ def test_parts_that_lie_apart(folder: Path, tmp_path: Path) -> None:
     assert len(framefeat.load(folder, manifest=parts["manifest"])) == 64
     with pytest.raises(UserError, match=r"matrix, index and manifest \(manifest is missing\)"):
         framefeat.load(matrix=parts["matrix"], index=parts["index"])
+    for wrong in ({"path": 3}, {"path": folder, "matrix": features.matrix}):
+        with pytest.raises(UserError, match="is to be the path of a file or folder"):
+            framefeat.load(**wrong)
     with pytest.raises(UserError, match="index: the file 'none' does not exist"):
         framefeat.load(folder, index="none")
     parts["manifest"].write_text("[1]")

@@ -16,6 +16,7 @@ from framefeat.summaries import controls, export_h5
 from framefeat.summaries.annotations import (
     MatAnnotations,
     TsvAnnotations,
+    files_of_summe,
     fit_length,
     open_annotations,
     unit_scores,
@@ -422,6 +423,10 @@ def write_summe(folder: Path, clips: list[Clip], **changes: Any) -> dict[str, np
 def test_summe(tmp_path: Path) -> None:
     clips = [Clip("Base jumping", 600, fps=25.0), Clip("Air_Force_One", 500)]
     chosen = write_summe(tmp_path / "GT", [*clips, Clip("Cooking", 300)])
+    (tmp_path / "GT" / "Cooking.mat").rename(tmp_path / "GT" / "Cooking.MAT")
+    (tmp_path / "GT" / "._Cooking.mat").write_bytes(b"what macOS leaves")
+    names = [file.name for file in files_of_summe(tmp_path / "GT")]
+    assert names == ["Air_Force_One.mat", "Base jumping.mat", "Cooking.MAT"]
     folder = write_results(tmp_path / "r", clips, dim=8)
     export_h5.run(folder, tmp_path / "out.h5", annotations=tmp_path / "GT")
     with h5py.File(tmp_path / "out.h5") as file:

@@ -86,7 +86,7 @@ def _print_backbone(backbone: Backbone, out: TextIO) -> None:
 def _gravest(backbone: Backbone, video: ReportVideo) -> list[str]:
     """What speaks against a video; of a file with a thousand bad frames the first of them, and where all are."""
     texts = [text.rstrip(".") for _, text in video.reasons]
-    if len(texts) <= _MOST_REASONS:
+    if len(texts) <= _MOST_REASONS + 1:  # one more takes no more room than to say so
         return texts
     # After -- an id that begins with - is no option.
     command = shlex.join(["framefeat", "show", str(backbone.folder), "--", video.video_id])

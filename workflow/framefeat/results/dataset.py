@@ -146,6 +146,11 @@ def load(
             f"load: give the folder results/DATASET/BACKBONE of a finished run, or all of matrix, index and manifest ({', '.join(lacking)} "
             "is missing)."
         )
+    for name, part in {"path": path, **parts}.items():
+        if not isinstance(part, str | os.PathLike | None):
+            raise UserError(
+                f"load: {name} is to be the path of a file or folder, not of type {type(part).__name__}."
+            )
     for name, part in parts.items():
         if part is not None and not Path(part).is_file():
             raise UserError(f"load: {name}: the file {str(part)!r} does not exist.")

@@ -1,12 +1,12 @@
 """Videos as sequences for torch: of what reads a finished run, the one module that imports torch."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
-from torch.utils.data._utils import collate as torch_collate
+from torch.utils.data import Dataset, default_collate
 
 from framefeat.errors import UserError
 
@@ -43,13 +43,15 @@ def _collate(items: Sequence[Item], *, collate_fn_map: Any = None) -> dict[str, 
             f"The sequences of this batch have different lengths ({', '.join(map(str, lengths))} rows), which torch's default collate cannot "
             "stack: give collate_fn=framefeat.pad_collate to the DataLoader, or batch_size=1."
         )
-    return {
-        name: torch_collate.collate([item[name] for item in items], collate_fn_map=collate_fn_map)
-        for name in items[0]
-    }
+    return {name: default_collate([item[name] for item in items]) for name in items[0]}
 
 
-torch_collate.default_collate_fn_map[Item] = _collate
+# torch documents this table and has not made it public (tried with 2.15). Where it is gone, what a person sees is
+# torch's own error.
+with contextlib.suppress(ImportError):
+    from torch.utils.data._utils.collate import default_collate_fn_map
+
+    default_collate_fn_map[Item] = _collate
 
 
 class SequenceDataset(Dataset[dict[str, Any]]):

@@ -223,6 +223,15 @@ class TsvAnnotations(_Scores):
         self._stream.close()
 
 
+def files_of_summe(folder: Path) -> list[Path]:
+    """The ``.mat`` files of SumMe's folder ``GT``, in byte order of their names."""
+    return [
+        file
+        for file in sorted(folder.iterdir(), key=lambda file: os.fsencode(file.name))
+        if file.suffix.lower() == ".mat" and not file.name.startswith(".")
+    ]
+
+
 class SumMeAnnotations:
     """SumMe's folder ``GT``: ``{video}.mat`` with ``user_score`` [nFrames, users] (above 0: the user chose the frame)
     and ``gt_score`` [nFrames, 1]. Videos are in byte order of their names."""
@@ -234,10 +243,7 @@ class SumMeAnnotations:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._files = {
-            file.stem: file for file in sorted(path.iterdir(), key=lambda file: os.fsencode(file.name))
-            if file.suffix.lower() == ".mat" and not file.name.startswith(".")
-        }  # fmt: skip
+        self._files = {file.stem: file for file in files_of_summe(path)}
         if not self._files:
             raise UserError(
                 f"annotations: the folder {str(path)!r} holds no .mat file; give SumMe's folder GT."

@@ -233,9 +233,7 @@ def test_without_its_weights_a_run_decodes_nothing(
     project = new_project(name="no-weights")
     project.config["backbones"] = ["mobilenet_v3_small", BACKBONE]
     project.config["weights"] = {BACKBONE: project.config["weights"]}
-    home = {"HOME": str(tmp_path), "TORCH_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
-    # Nothing answers there, whether this machine has a network or not.
-    home |= {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "no_proxy": ""}
+    home = without_a_network(tmp_path)
     done = project.run("--keep-going", check=False, env=home)
     assert done.status != 0
     assert done.of("sample_frames", "extract_features", "assemble") == []
@@ -253,6 +251,57 @@ def test_without_its_weights_a_run_decodes_nothing(
     planned = project.run("--dry-run", env=home)
     assert planned.of("merge_index", "fetch_weights") == []
     assert planned.of("sample_frames") == [f"sample_frames:{video}" for video in "abc"]
+
+
+def without_a_network(home: Path) -> dict[str, str]:
+    """Nothing answers and nothing is cached, whatever this machine has."""
+    places = dict.fromkeys(("HOME", "TORCH_HOME", "XDG_CACHE_HOME", "HF_HOME"), str(home))
+    nobody = "http://127.0.0.1:9"
+    return places | {"https_proxy": nobody, "HTTPS_PROXY": nobody, "no_proxy": "", "HF_HUB_OFFLINE": "1"}
+
+
+def test_weights_that_are_gone_hide_no_change(new_project: Callable[..., Project], tmp_path: Path) -> None:
+    """Snakemake looks at nothing of a matrix whose parts it does not know yet: a matrix of other weights, or of another
+    decoder, would pass for this one. What needs no weights goes on without them."""
+    import timm
+    from safetensors.torch import save_file
+
+    name = "mobilenetv3_small_050"
+    home = without_a_network(tmp_path)
+    project = new_project(("a",), name="weights-gone")
+    local = dict(project.config)
+    project.run()
+
+    project.config = local | {"weights": "IMAGENET1K_V1"}
+    refused = project.run(check=False, env=home)
+    assert refused.status != 0
+    assert refused.jobs == ["fetch_weights:mobilenet_v3_large-8738ca79.pth"]
+    assert "The weights of mobilenet_v3_large are not on this machine" in refused.output
+
+    project.config = local | {"backbones": f"timm:{name}", "weights": "IMAGENET1K_V1"}
+    by_hand = project.folder / "resources" / "weights" / f"{name}.lamb_in1k.safetensors"
+    by_hand.parent.mkdir(parents=True, exist_ok=True)
+    save_file(timm.create_model(name, num_classes=0).state_dict(), by_hand)
+    assert len(project.run(env=home).of("extract_features")) == 1
+    by_hand.rename(tmp_path / "kept")
+    assert project.run(env=home).jobs == []
+    before = dict(project.config)
+    project.config = before | {"on_bad_frames": "mask"}
+    assert set(project.run(env=home).jobs) == {f"assemble:timm_{name}", "report:toy"}
+    project.config = before | {"decoder": "pyav"}
+    refused = project.run(check=False, env=home)
+    assert refused.status != 0
+    assert refused.of("sample_frames", "extract_features", "assemble") == []
+    project.config = before
+    write_clip(project.videos / "a.mp4", seed=9)
+    refused = project.run(check=False, env=home)
+    assert refused.status != 0
+    assert refused.of("sample_frames", "extract_features", "assemble") == []
+    by_hand.parent.mkdir(
+        parents=True, exist_ok=True
+    )  # Snakemake deletes a folder that a failed job leaves empty
+    (tmp_path / "kept").rename(by_hand)
+    assert project.run(env=home).of("extract_features") == ["extract_features:a"]
 
 
 def test_a_rate_that_is_not_the_file_s_is_told_everywhere(new_project: Callable[..., Project]) -> None:

@@ -45,21 +45,32 @@ def collection(wildcards):
     return stamp.stat_digest(SETTINGS, MOVED_RESULTS.root)
 
 
-def shards():
-    """The shards of the videos that have rows, once merge_index has run and the weights are there: without them no video
-    is decoded."""
-    for file, chosen in FETCHED.items():
-        # Only where it is missing: each checkpoint costs a look at the jobs of all shards.
-        if not os.path.isfile(moved(chosen.weights_file)):
-            checkpoints.fetch_weights.get(file=file)
-    merged = checkpoints.merge_index.get().output
-    return layout.ResultsFolder(Path(merged.shards).parent).shard_names()
+def weights_to_come():
+    """Published weights that are not there and that a run of what was merged last needs: without them no video is
+    decoded."""
+    lacking = {
+        folder: chosen.weights_file
+        for folder, chosen in BACKBONES.items()
+        if not chosen.is_local and not os.path.isfile(moved(chosen.weights_file))
+    }
+    if not lacking:
+        return []
+    from framefeat.run import plan
+
+    due = checked(plan.backbones_due, SETTINGS, MOVED_RESULTS)
+    return [path for folder, path in lacking.items() if folder in due]
 
 
 def parts_of_backbone(wildcards):
-    """What tells that everything is there that assemble reads."""
+    """What tells that everything is there that assemble reads. Where weights are to come, no more than they: a change of
+    inputs, so that Snakemake makes them; and then it asks again, because a checkpoint makes them. An unfinished
+    checkpoint (checkpoints.fetch_weights.get) would not do: where a matrix is there already, Snakemake then looks at
+    nothing else, neither at parameters, and has nothing to do."""
+    if lacking := weights_to_come():
+        return lacking
+    merged = checkpoints.merge_index.get().output
+    names = layout.ResultsFolder(Path(merged.shards).parent).shard_names()
     geometry, result = BACKBONES[wildcards.backbone].geometry, RESULTS.backbone(wildcards.backbone)
-    names = shards()
     return [RESULTS.sampled(geometry, shard) for shard in names] + [
         result.extracted(shard) for shard in names
     ]

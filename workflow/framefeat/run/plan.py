@@ -44,8 +44,8 @@ class Changes:
     they would now (the rule for bad rows, where the rows come from). ``refused``: the problems of videos for which
     assemble refuses, where on_bad_frames is fail. ``missing``:
     results that are not there and are made again. ``lost``: what they were made from and is not there: Snakemake makes
-    it again with the next matrix, and not before. ``weights``: published weights that are not there yet: they are
-    fetched where a matrix is made.
+    it again with the next matrix, and not before. ``weights``: published weights that are not there and with which
+    videos are embedded: they are fetched first.
     """
 
     dataset: str
@@ -205,7 +205,9 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
         weights=[
             chosen.weights_file
             for chosen in backbones
-            if not chosen.is_local and not Path(chosen.weights_file).is_file()
+            if not chosen.is_local
+            and not Path(chosen.weights_file).is_file()
+            and any(chosen.folder in video.extract for video in videos)
         ],
     )
 
@@ -237,6 +239,30 @@ def videos_done(wanted: settings.Settings, results: layout.ResultsFolder) -> tup
     slices = Merged(results).slices
     todo = sum(bool(needs.of_video(results, asked, key, entry).embed) for key, entry in slices.items())
     return len(slices) - todo, len(slices)
+
+
+def backbones_due(wanted: settings.Settings, results: layout.ResultsFolder) -> set[str]:
+    """The folders of the backbones with which a run embeds one of the videos that were merged last; before the first
+    merge, all."""
+    backbones = chosen_backbones(wanted)
+    asked, former = wanted_of(wanted, backbones), read_former(results)
+    found = [
+        _VideoChanges.of(entry, asked, needs.of_video(results, asked, key, entry, former.get(key)))
+        for key, entry in Merged(results).slices.items()
+    ]
+    remade = {
+        chosen.folder
+        for chosen in backbones
+        if not all(
+            path.is_file() for path in _assembled_files(results.backbone(chosen.folder), wanted.dataset)
+        )
+        or not _holds_all(results.backbone(chosen.folder), found)
+    }
+    if not found:
+        return remade
+    return {
+        folder for video in found for folder in video.folders if folder in remade or folder not in video.lost
+    }
 
 
 def _merge_aside(
@@ -286,10 +312,15 @@ class _VideoChanges:
             taken,
         )
 
+    @property
+    def folders(self) -> set[str]:
+        """The backbones whose features it lacks."""
+        return {*self.extract, *self.taken}
+
     def is_due(self, remade: Collection[str]) -> bool:
         """Whether this is to be done in a run that makes the matrices ``remade``: files alone that are not there are
         no reason for Snakemake."""
-        return any(folder in remade or folder not in self.lost for folder in (*self.extract, *self.taken))
+        return any(folder in remade or folder not in self.lost for folder in self.folders)
 
     def as_it_lies(self) -> "_VideoChanges":
         return replace(self, sample=[], extract={}, same_as="", taken=())

@@ -1,15 +1,18 @@
 """The command line as a person meets it: help, mistakes, and that a subcommand's own parser is all that is built."""
 
 import argparse
+import os
 import re
 import shlex
+import signal
+import time
 from pathlib import Path
 from unittest import mock
 
 import framefeat
 import pytest
 from framefeat import cli, settings
-from framefeat.files import write_json
+from framefeat.files import atomic_path, write_json
 from framefeat.identity import request_key
 from framefeat.needs import Wanted, WantedBackbone
 
@@ -137,6 +140,23 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"framefeat {framefeat.__version__}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_polite_end_leaves_nothing_half_made(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(options: object) -> None:
+        with atomic_path(tmp_path / "out") as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+
+    monkeypatch.setitem(cli._COMMANDS, "stale", cli._COMMANDS["stale"]._replace(run=half))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["stale", "results/x"])
+    assert ended.value.code == 128 + number
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_name_alone_tells_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

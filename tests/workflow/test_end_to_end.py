@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from framefeat.results.verify import verify_folder
 
 from bench.baselines import notebook
 from tests.workflow.conftest import write_clip
@@ -155,6 +156,43 @@ def test_verify_holds_and_catches_swapped_rows(real: Project, tmp_path: Path, we
     done = real.framefeat("verify", str(copy), "--weights", str(weights), "--rows", "0")
     assert done.returncode == 1
     assert "cosine" in done.stdout
+
+
+def test_verify_finds_what_was_edited_in_the_manifest(real: Project, tmp_path: Path) -> None:
+    """Also where matrix and index are whole: the rest is told again from what is stored of each video."""
+    copy = tmp_path / "toy"
+    shutil.copytree(real.results, copy)
+    path = copy / BACKBONE / "feature_manifest.json"
+    whole = json.loads(path.read_text())
+    first = whole["videos"][0]
+    edits: dict[str, dict[str, Any]] = {
+        "alignment_verified is false": {"alignment_verified": False},
+        "verdict is": {"verdict": "not verified"},
+        "precision is": {"precision": "bf16"},
+        "decoder is": {"decoder": "pyav"},
+        "alignment is": {"alignment": "pts"},
+        "backbone is": {"backbone": "ResNet"},
+        "dataset is": {"dataset": "zz"},
+        "notes is": {"notes": ["all is well"]},
+        "spec describes no backbone": {"spec": {}},
+        "total_frames is 'x'": {"total_frames": "x"},
+        "rows that it gave before": {"videos": [*whole["videos"], first]},
+        "the manifest says decoder is null": {"videos": [first | {"decoder": None}, *whole["videos"][1:]]},
+        "the manifest says counts is": {
+            "videos": [first | {"counts": {"ok": 0, "clamped": 0, "bad": 20}}, *whole["videos"][1:]]
+        },
+        "container is 5": {"videos": [first | {"container": 5}, *whole["videos"][1:]]},
+    }
+    for said, edit in edits.items():
+        path.write_text(json.dumps(whole | edit))
+        verdict = verify_folder(path.parent, rows_per_video=1, weights=[])
+        failures = [*verdict.failures, *(text for video in verdict.videos for text in video.failures)]
+        assert len([text for text in failures if said in text]) == 1, (said, failures)
+    path.write_text(json.dumps(whole))
+    assert verify_folder(path.parent, rows_per_video=1, weights=[]).ok
+    os.utime(next((copy / BACKBONE / "features").glob("*.safetensors")))  # as if computed again since
+    (later,) = verify_folder(path.parent, rows_per_video=1, weights=[]).warnings
+    assert later.startswith("of 1 video what the manifest says could not be compared")
 
 
 def test_verify_without_the_weights_checks_the_rest(real: Project, tmp_path: Path) -> None:

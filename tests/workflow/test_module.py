@@ -180,6 +180,39 @@ def test_two_modules_that_need_the_same_weights(tmp_path: Path, clips: Path) -> 
     assert set(fetched) == {("tables_fetch_weights", "1")}
 
 
+@pytest.mark.parametrize("others", ["*", "merge_index, sample_frames, extract_features"])
+def test_a_rule_taken_by_itself(tmp_path: Path, clips: Path, weights: Path, others: str) -> None:
+    """Snakemake reads the module once more for it, and shows it no other rule."""
+    (tmp_path / "Snakefile").write_text(
+        f"""
+configfile: "outer.yaml"
+
+
+module frames:
+    snakefile:
+        {str(SNAKEFILE)!r}
+    config:
+        config
+    prefix:
+        "sub"
+
+
+use rule {others} from frames as frames_*
+
+
+use rule assemble from frames as frames_assemble with:
+    resources:
+        mem_mb=1234,
+""",
+        encoding="utf-8",
+    )
+    config = {"dataset": "x", "videos": str(clips / "a.mp4"), "weights": str(weights), "device": "cpu"}
+    matrix = f"sub/results/x/{BACKBONE}/x_features.npy"
+    done = snakemake(tmp_path, matrix, config={"outer.yaml": config})
+    assert done.status == 0, done.output
+    assert (tmp_path / matrix).is_file()
+
+
 def test_a_module_without_the_command_on_path(tmp_path: Path, clips: Path) -> None:
     config = outer_project(tmp_path, clips, "IMAGENET1K_V1")
     done = snakemake(tmp_path, "-n", config={"outer.yaml": config}, path="/usr/bin:/bin")

@@ -88,10 +88,27 @@ def test_files_that_are_gone_are_foretold(project: Project) -> None:
         jobs[path.name] = done.jobs
     assert jobs == {
         "report.html": ["report:toy"],
-        "index.parquet": [],
+        "index.parquet": sorted([*MERGED, "report:toy"]),
         "b.safetensors": [],
-        "frame_index.parquet": sorted([*MERGED, *recomputed("b"), *ASSEMBLED]),
+        "frame_index.parquet": sorted([*recomputed("b"), *ASSEMBLED]),
     }
+
+
+def test_a_lost_shard_costs_no_matrix(project: Project) -> None:
+    """Snakemake takes the shards that are left for all there are, and deletes the matrix of all to make one of them."""
+    before = matrix(project).tobytes()
+    (project.results / "shards" / "b.json").unlink()
+    assert run_as_planned(project).jobs == sorted([*MERGED, "report:toy"])
+    assert matrix(project).tobytes() == before
+    # Nor does it hide what else there is to do.
+    for lost in ("index.parquet", "left_out.json"):
+        (project.results / lost).unlink()
+    config = dict(project.config)
+    project.config = config | {"decoder": "pyav"}
+    done = run_as_planned(project)
+    assert done.jobs == sorted([*MERGED, *recomputed("a", "b", "c"), *ASSEMBLED])
+    project.config = config
+    project.run()
 
 
 def test_index_touched_or_rewritten_or_columns_reordered(project: Project) -> None:

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from snakemake.checkpoints import Checkpoint
 from snakemake.cli import parse_args
 from snakemake.io import contains_wildcard, flag
 from snakemake.modules import WorkflowModifier
@@ -80,6 +81,7 @@ def test_what_else_is_reached_for_is_there() -> None:
     assert modifier.replace_prefix("a") == "sub/a"
     assert modifier.modify(flag("a", PATH_MODIFIER_FLAG)) == "a"
     assert Rule.is_producer
+    assert Checkpoint(None, None).get
     assert WorkflowModifier.modify_rulename
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import framefeat
-from framefeat import environment
+from framefeat import environment, signals
 from framefeat.errors import UserError, machine_trouble
 from framefeat.needs import Wanted
 
@@ -26,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     gc.set_threshold(100_000, 20, 100)
     command, options = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        return int(_COMMANDS[command].run(options) or 0)
+        with signals.polite_end():
+            return int(_COMMANDS[command].run(options) or 0)
     except UserError as error:
         print(f"framefeat {command}: {error}", file=sys.stderr)
         return 1

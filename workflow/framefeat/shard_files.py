@@ -13,7 +13,7 @@ from framefeat.files import read_json
 from framefeat.layout import STORED, ResultsFolder
 from framefeat.records import Former, Shard, Slice, VideoRecord, slice_of
 
-_MERGE_AGAIN = "run Snakemake with --forcerun merge_index."
+MERGE_AGAIN = "run Snakemake with --forcerun merge_index."
 _WORK = re.compile(r"^worked on (\d+) of (\d+) videos, (\d+) rows$", re.MULTILINE)
 
 
@@ -37,7 +37,7 @@ def read_records(results: ResultsFolder, shard: str) -> dict[str, VideoRecord]:
     if differing:
         raise UserError(
             f"{str(path)!r} and {str(results.shard(shard))!r} differ in {', '.join(differing[:5])}: they are not of one "
-            f"merge; {_MERGE_AGAIN}"
+            f"merge; {MERGE_AGAIN}"
         )
     return records
 
@@ -58,7 +58,7 @@ def read_former(results: ResultsFolder) -> Former:
 def _read(path: Path) -> Any:
     """The members of a JSON file."""
     if not path.is_file():
-        raise UserError(f"{str(path)!r} is gone; {_MERGE_AGAIN}")
+        raise UserError(f"{str(path)!r} is gone; {MERGE_AGAIN}")
     try:
         found = read_json(path)
     except ValueError:
@@ -69,16 +69,28 @@ def _read(path: Path) -> Any:
 
 
 def _broken(path: Path) -> UserError:
-    return UserError(f"{str(path)!r} is not what a merge writes; {_MERGE_AGAIN}")
+    return UserError(f"{str(path)!r} is not what a merge writes; {MERGE_AGAIN}")
 
 
 def drop_empty_promises(results: ResultsFolder) -> None:
-    """Remove what says that a shard is done where a file of one of its videos is gone: Snakemake looks at nothing
-    else."""
+    """Remove what says that a shard is done where a file of one of its videos is gone, and the index where a shard is:
+    Snakemake looks at nothing else. It would take the shards that are left for all of them, and a matrix of all for an
+    old one."""
+    if lacks_shards(results):
+        results.index.unlink(missing_ok=True)
     for folder in sorted(results.root.glob("sampled/*/")):
         _drop(folder, results.evidence(folder.name, "any").parent)
     for folder in sorted(results.root.glob("*/extracted/")):
         _drop(folder, results.backbone(folder.parent.name).features("any").parent)
+
+
+def lacks_shards(results: ResultsFolder) -> bool:
+    """Whether a file of a shard is gone that the last merge wrote."""
+    both = [
+        {path.name for path in folder.glob("*.json") if path.name[0] != "."}
+        for folder in (results.shards, results.videos)
+    ]
+    return both[0] != both[1]
 
 
 def _drop(promises: Path, files: Path) -> None:
@@ -138,7 +150,7 @@ class Merged:
         """A video's record. Raises ``UserError`` where it has none."""
         shard = self.shard_of.get(key)
         if shard is None:
-            raise UserError(f"{str(self._results.videos)!r} knows no video {key!r}; {_MERGE_AGAIN}")
+            raise UserError(f"{str(self._results.videos)!r} knows no video {key!r}; {MERGE_AGAIN}")
         if self._records[0] != shard:  # neighbours in the index are often neighbours in a shard
             self._records = shard, read_records(self._results, shard)
         return self._records[1][key]

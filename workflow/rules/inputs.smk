@@ -62,14 +62,18 @@ def weights_to_come():
 
 
 def parts_of_backbone(wildcards):
-    """What tells that everything is there that assemble reads. Where weights are to come, no more than they: a change of
-    inputs, so that Snakemake makes them; and then it asks again, because a checkpoint makes them. An unfinished
-    checkpoint (checkpoints.fetch_weights.get) would not do: where a matrix is there already, Snakemake then looks at
-    nothing else, neither at parameters, and has nothing to do."""
-    if lacking := weights_to_come():
+    """What tells that everything is there that assemble reads.
+
+    Where weights or files of the merge are to come, no more than they: a change of inputs, so that Snakemake makes them;
+    and then it asks again, because checkpoints make them. An unfinished checkpoint (checkpoints.fetch_weights.get) would
+    not do: where a matrix is there already, Snakemake then looks at nothing else of it, neither at its parameters, and
+    has nothing to do."""
+    merged = (RESULTS.index, RESULTS.shards, RESULTS.videos, RESULTS.left_out)
+    lacking = [path for path in merged if not os.path.exists(moved(path))] or weights_to_come()
+    if lacking:
         return lacking
-    merged = checkpoints.merge_index.get().output
-    names = layout.ResultsFolder(Path(merged.shards).parent).shard_names()
+    checkpoint_of("merge_index", RESULTS.index).get()
+    names = MOVED_RESULTS.shard_names()
     geometry, result = BACKBONES[wildcards.backbone].geometry, RESULTS.backbone(wildcards.backbone)
     return [RESULTS.sampled(geometry, shard) for shard in names] + [
         result.extracted(shard) for shard in names

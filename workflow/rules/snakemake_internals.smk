@@ -6,6 +6,7 @@
 import os
 import sys
 
+from snakemake.checkpoints import Checkpoint
 from snakemake.exceptions import WorkflowError
 from snakemake.io import contains_wildcard, flag
 from snakemake.path_modifier import PATH_MODIFIER_FLAG
@@ -33,6 +34,17 @@ def not_moved(path):
 def is_made_by_another_module(path):
     """Two modules of this workflow may need the same file, which only one rule can make."""
     return any(rule.is_checkpoint and rule.is_producer(path) for rule in workflow.rules)
+
+
+def checkpoint_of(name, path):
+    """The checkpoint of that name, which makes ``path``. To a rule that another workflow takes by itself (`use rule
+    assemble from framefeat with: ...`), Snakemake does not show the others by name."""
+    if hasattr(checkpoints, name):
+        return getattr(checkpoints, name)
+    for rule in workflow.rules:
+        if rule.is_checkpoint and rule.is_producer(moved(path)):
+            return Checkpoint(rule, workflow.checkpoints)
+    raise WorkflowError(f"No rule makes {moved(path)!r}: take {name} from this module as well.")
 
 
 def name_here(rule):

@@ -47,7 +47,7 @@ def head(
     summary = assemble.Summary(videos=["{}"], weights_sha256={"0"})
     summary.states[VERIFIED] += 1
     nothing = np.zeros(0)
-    written = assemble._manifest(
+    written = assemble.manifest_head(
         asked, assemble.Columns(nothing, nothing, np.asarray(rows)), summary, "0", "1"
     )
     path = tmp_path / "feature_manifest.json"

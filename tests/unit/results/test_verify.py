@@ -108,10 +108,16 @@ def test_weights_are_found_where_the_run_had_them(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("HOME", str(tmp_path))
     manifest = {"weights_sha256": hashlib.sha256(b"weights").hexdigest()}
     results = project / "results" / "mine"
-    network = verify.StoredNetwork(manifest, verify._weight_files([], results, manifest))  # type: ignore[arg-type]
+    network = verify.StoredNetwork(manifest, [], results)  # type: ignore[arg-type]
     assert network.is_there()
     elsewhere.write_bytes(b"others")
-    network = verify.StoredNetwork(manifest, verify._weight_files([], results, manifest))  # type: ignore[arg-type]
+    network = verify.StoredNetwork(manifest, [], results)  # type: ignore[arg-type]
     assert not network.is_there()
     assert not network.is_there()
     assert network.missing.startswith("features not checked: the weights with sha256")
+    assert network.missing.endswith("name their file with --weights")
+    network = verify.StoredNetwork(manifest, [elsewhere, tmp_path / "none"], results)  # type: ignore[arg-type]
+    assert not network.is_there()
+    assert network.missing.endswith(
+        f"'{elsewhere}' has sha256 {hashlib.sha256(b'others').hexdigest()[:16]}..."
+    )

@@ -44,7 +44,16 @@ def test_videos_that_leave_are_known_after_a_merge_that_failed(tmp_path: Path) -
     manifest = results.backbone("resnet18").manifest
     manifest.parent.mkdir(parents=True)
     manifest.write_text(
-        json.dumps({"total_frames": 2, "feature_dim": 1, "videos": [{"video_id": "a b"}, {"video_id": "c"}]})
+        json.dumps(
+            {
+                "total_frames": 2,
+                "feature_dim": 1,
+                "videos": [
+                    {"video_id": name, "first_row": row, "last_row": row}
+                    for row, name in enumerate(("a b", "c"))
+                ],
+            }
+        )
     )
     shutil.rmtree(results.shards)
     assert run_plan._ids_before(run_plan.Merged(results).slices, results) == {"a b", "c"}

@@ -139,10 +139,12 @@ def _doubts(backbone: Backbone) -> list[str]:
     doubtful = [video for video in backbone.videos if video.doubts]
     if not doubtful:
         return []
-    farthest = _farthest(doubtful)
-    distance = "" if farthest is None else f", rows up to {farthest:.3f} s from their frames"
+    distance = verdict.distance(_farthest(doubtful))
     reasons = dict.fromkeys(f"{video.video_id}: {doubt}" for video in doubtful for doubt in video.doubts)
-    return [f"{many(len(doubtful), 'video')} doubtful{distance}: {_names(doubtful)}.", *list(reasons)[:3]]
+    return [
+        f"{many(len(doubtful), 'video')} doubtful{distance and ', '}{distance}: {_names(doubtful)}.",
+        *list(reasons)[:3],
+    ]
 
 
 def _names(videos: Sequence[ReportVideo]) -> str:

@@ -24,6 +24,7 @@ from framefeat.files import atomic_path, file_sha256
 from framefeat.identity import RequestKey, differences, features_key, identifying, request_key, sample_key
 from framefeat.index.merge import COLUMNS, KEY, SLICE_ROW
 from framefeat.layout import BackboneFolder, ResultsFolder
+from framefeat.parquet import read_parquet
 from framefeat.records import (
     Counts,
     Evidence,
@@ -35,7 +36,7 @@ from framefeat.records import (
     VideoEntry,
 )
 from framefeat.results import verdict
-from framefeat.shard_files import Merged
+from framefeat.shard_files import MERGE_AGAIN, Merged
 from framefeat.words import many
 
 MANIFEST_SCHEMA = 1
@@ -183,7 +184,7 @@ def assemble(
 
 
 def _write(asked: Asked) -> None:
-    index = pq.read_table(asked.results.index)
+    index = read_parquet(asked.results.index, advice=MERGE_AGAIN)
     matrix_path = asked.folder.matrix(asked.dataset)
     with atomic_path(matrix_path) as temporary:
         with open(temporary, "wb", buffering=0) as stream:
@@ -191,7 +192,7 @@ def _write(asked: Asked) -> None:
         _refuse(asked, summary)
         matrix_sha256 = file_sha256(temporary)
     _write_frame_index(asked.folder.frame_index, index, columns)
-    head = _manifest(asked, columns, summary, matrix_sha256, file_sha256(asked.folder.frame_index))
+    head = manifest_head(asked, columns, summary, matrix_sha256, file_sha256(asked.folder.frame_index))
     _write_manifest(asked.folder.manifest, head, summary.videos)
     print(f"{matrix_path}: float32 ({index.num_rows}, {asked.dim})", file=sys.stderr)
 
@@ -205,11 +206,9 @@ def _gather(asked: Asked, index: pa.Table, matrix: "Matrix") -> tuple[Columns, S
     summary = Summary()
     unfit: list[str] = []
     slices = Merged(asked.results).slices
-    for key, rows, places in _rows_by_video(index):
+    for key, rows, places in rows_by_video(index):
         if key not in slices:
-            raise UserError(
-                f"{str(asked.results.shards)!r} knows no video {key!r}; run Snakemake with --forcerun merge_index."
-            )
+            raise UserError(f"{str(asked.results.shards)!r} knows no video {key!r}; {MERGE_AGAIN}")
         try:
             part = _part(asked, key, slices[key])
         except _Unfit as reason:
@@ -217,9 +216,9 @@ def _gather(asked: Asked, index: pa.Table, matrix: "Matrix") -> tuple[Columns, S
         if unfit:
             continue
         matrix.write(rows, part.features, places)
-        mine = _seen(part).take(places)
+        mine = seen(part).take(places)
         columns.put(rows, mine)
-        summary.add(key, _video_entry(rows, places, part, mine), part, rows[mine.status == "bad"])
+        summary.add(key, video_entry(rows, places, part, mine), part, rows[mine.status == "bad"])
     if unfit:
         raise complain(
             "Stored parts do not fit what the index and the configuration ask for:",
@@ -229,7 +228,7 @@ def _gather(asked: Asked, index: pa.Table, matrix: "Matrix") -> tuple[Columns, S
     return columns, summary
 
 
-def _rows_by_video(index: pa.Table) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def rows_by_video(index: pa.Table) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Each video's key, its rows (int64, ascending), and the row of its slice that each of them means."""
     encoded = index.column(KEY).combine_chunks().dictionary_encode()
     slice_rows = index.column(SLICE_ROW).to_numpy()
@@ -263,9 +262,10 @@ def _refuse(asked: Asked, summary: Summary) -> None:
         )
 
 
-def _manifest(
+def manifest_head(
     asked: Asked, columns: Columns, summary: Summary, matrix_sha256: str, frame_index_sha256: str
 ) -> ManifestHead:
+    """All that the manifest says but for its videos."""
     spec, counts = asked.spec, columns.counts
     computed_by = [json.loads(network) for network in sorted(summary.networks)]
     return {
@@ -311,9 +311,10 @@ def _notes(counts: Counts, summary: Summary, computed_by: Sequence[Mapping[str, 
             f"{many(unproven, 'video')} not verified (rows are bad, or a second decode or embedding did not agree)"
         )
     if summary.doubtful:
-        far = summary.farthest
-        distance = "" if far is None else f", rows up to {far:.3f} s from their frames"
-        notes.append(f"{many(len(summary.doubtful), 'video')} doubtful{distance}: 'doubts' says why")
+        distance = verdict.distance(summary.farthest)
+        notes.append(
+            f"{many(len(summary.doubtful), 'video')} doubtful{distance and ', '}{distance}: 'doubts' says why"
+        )
     return notes + sorted({warning for network in computed_by for warning in network["warnings"]})
 
 
@@ -379,7 +380,7 @@ def _features(asked: Asked, key: str, evidence: Evidence) -> tuple[FeatureRecord
     return record, features
 
 
-def _seen(part: Part) -> Columns:
+def seen(part: Part) -> Columns:
     """The rows of the slice, those that could not be embedded among the bad ones."""
     rows = part.evidence["rows"]
     native = np.asarray(rows["native_idx"], dtype=np.int64)
@@ -435,8 +436,9 @@ class Matrix:
             view, offset = view[written:], offset + written
 
 
-def _video_entry(rows: np.ndarray, places: np.ndarray, part: Part, mine: Columns) -> VideoEntry:
-    """``mine``: the columns of ``rows``."""
+def video_entry(rows: np.ndarray, places: np.ndarray, part: Part, mine: Columns) -> VideoEntry:
+    """What the manifest says of a video. ``rows``: of the matrix; ``places``: of its slice; ``mine``: the columns of
+    ``rows``."""
     evidence, record = part.evidence, part.record
     counts = mine.counts
     times = np.asarray(evidence["rows"]["timestamp_sec"], dtype=float)[places]

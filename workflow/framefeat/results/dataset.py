@@ -12,8 +12,8 @@ import numpy as np
 from framefeat.errors import UserError
 from framefeat.layout import MANIFEST, ResultsFolder
 from framefeat.records import Manifest
-from framefeat.results.finished import FinishedRun, not_whole
-from framefeat.results.pandas_tables import to_pandas
+from framefeat.results.finished import ASSEMBLE_AGAIN, FinishedRun
+from framefeat.results.pandas_tables import read_pandas
 from framefeat.words import many
 
 if TYPE_CHECKING:
@@ -182,13 +182,8 @@ def _load_parts(matrix_path: Path, index_path: Path, manifest_path: Path) -> Fea
 
 
 def _open(run: FinishedRun) -> Features:
-    import pyarrow.parquet as pq
-
     matrix = run.map_matrix()
-    try:
-        index = to_pandas(pq.read_table(run.index_path))
-    except ValueError as error:  # pyarrow's own errors among them
-        raise not_whole(run.index_path, "Parquet file", error) from error
+    index = read_pandas(run.index_path, advice=ASSEMBLE_AGAIN)
     missing = [name for name in _NEEDED if name not in index.columns]
     if missing:
         raise UserError(

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from framefeat.errors import UserError
+from framefeat.errors import UserError, first_line
 from framefeat.files import read_json
 from framefeat.layout import FRAME_INDEX, MANIFEST, BackboneFolder, ResultsFolder
+from framefeat.parquet import read_parquet
 from framefeat.records import Manifest, ManifestHead, Span
+from framefeat.results.shape import misfit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,8 +49,10 @@ def read_manifest(path: Path, *needed: str) -> Manifest:
     try:
         manifest: Manifest = read_json(path)
         missing = sorted({"total_frames", "feature_dim", *needed} - manifest.keys())
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise not_whole(path, "manifest", error) from error
+    if wrong := misfit(manifest):
+        raise UserError(f"{str(path)!r} is not a manifest as it was written: {wrong}; {ASSEMBLE_AGAIN}")
     if missing:
         raise UserError(f"{path}: {', '.join(missing)} is missing; this is not a manifest of a run.")
     return manifest
@@ -65,8 +69,11 @@ def read_manifest_head(path: Path) -> ManifestHead | None:
         return None
 
 
+ASSEMBLE_AGAIN = "run Snakemake with --forcerun assemble."
+
+
 def not_whole(path: Path, kind: str, error: Exception) -> UserError:
-    return UserError(f"{path}: this is not a whole {kind} ({error}); assemble it again.")
+    return UserError(f"{str(path)!r} is not a whole {kind} ({first_line(error)}); {ASSEMBLE_AGAIN}")
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,13 @@ class FinishedRun:
         """The matrix, float32 [N, D], memory-mapped and read-only."""
         try:
             matrix = np.load(self.matrix_path, mmap_mode="r")
-        except (ValueError, EOFError) as error:
+        except MemoryError:
+            raise
+        except (
+            Exception
+        ) as error:  # numpy reads a header as Python, and a file that begins like one as a ZIP archive
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             raise not_whole(self.matrix_path, ".npy file", error) from error
         if not isinstance(matrix, np.ndarray) or matrix.ndim != 2:
             raise UserError(
@@ -122,18 +135,7 @@ class FinishedRun:
         return matrix
 
     def read_index(self, columns: list[str] | None = None) -> "pa.Table":
-        import pyarrow.parquet as pq
-
-        try:
-            if missing := [
-                name for name in columns or () if name not in pq.read_schema(self.index_path).names
-            ]:
-                raise UserError(
-                    f"{self.index_path}: column {', '.join(missing)} is missing; this is not a frame index of a run."
-                )
-            return pq.read_table(self.index_path, columns=columns)
-        except ValueError as error:  # pyarrow's own errors among them
-            raise not_whole(self.index_path, "Parquet file", error) from error
+        return read_parquet(self.index_path, columns, advice=ASSEMBLE_AGAIN)
 
     def check(self, matrix: np.ndarray, index_rows: int) -> None:
         """Raise ``UserError`` where the files are not of one run."""

@@ -1,10 +1,24 @@
 """Arrow's tables as pandas has them."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from framefeat.errors import UserError
+from framefeat.parquet import not_whole, read_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+
+def read_pandas(path: Path, *, advice: str) -> "pd.DataFrame":
+    """A Parquet file. Raises ``UserError`` with ``advice`` where it is damaged."""
+    try:
+        return to_pandas(read_parquet(path, advice=advice))
+    except (UserError, MemoryError, OSError):
+        raise
+    except Exception as error:  # what it says of itself to pandas is damaged
+        raise not_whole(path, error, advice) from error
 
 
 def to_pandas(table: "pa.Table") -> "pd.DataFrame":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from framefeat.errors import UserError, complain
-from framefeat.results.pandas_tables import to_pandas
+from framefeat.results.pandas_tables import read_pandas, to_pandas
 from framefeat.words import many
 
 if TYPE_CHECKING:
@@ -248,17 +248,18 @@ def _as_pandas(targets: Any) -> "pd.DataFrame":
 
 def _read_file(path: Path) -> "pd.DataFrame":
     import pandas as pd
-    import pyarrow.parquet as pq
 
     if not path.is_file():
         raise UserError(f"targets: the file {str(path)!r} does not exist.")
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
-            return to_pandas(pq.read_table(path))
+            return read_pandas(path, advice="write it again, or give the table itself.")
         if path.suffix.lower() in (".csv", ".tsv"):
             separator = "\t" if path.suffix.lower() == ".tsv" else ","
             return pd.read_csv(path, sep=separator, dtype={"video_id": str}, keep_default_na=False)
-    except ValueError as error:  # also what pyarrow and the CSV parser raise
+    except UserError as error:
+        raise UserError(f"targets: {error}") from error
+    except ValueError as error:  # also what the CSV parser raises
         raise UserError(f"targets: {str(path)!r} is not a whole {path.suffix} file ({error}).") from error
     raise UserError(
         f"targets: {str(path)!r} is neither .parquet nor .csv nor .tsv; convert it to one of these."

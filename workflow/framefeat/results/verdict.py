@@ -140,3 +140,10 @@ def _reach(rows: Rows, offsets: np.ndarray, video: Facts, frame: float) -> np.nd
     reach[on_last & (offsets < 0)] = last
     reach[_are(rows, "clamped")] = 2 * last
     return reach
+
+
+def distance(farthest: float | None) -> str:
+    """In words, how far from its frame the farthest of doubtful rows is, in seconds; empty where it is no reason to
+    doubt."""
+    shown = f"{farthest or 0.0:.3f}"
+    return "" if float(shown) == 0 else f"rows up to {shown} s from their frames"

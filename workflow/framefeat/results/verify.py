@@ -3,26 +3,29 @@
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from framefeat import tolerances
 from framefeat.backbone.chosen import CACHE, WEIGHTS
 from framefeat.errors import UserError
 from framefeat.files import file_sha256, remembered_paths
+from framefeat.index.merge import KEY, SLICE_ROW
 from framefeat.layout import FRAME_INDEX, BackboneFolder
 from framefeat.names import video_key
+from framefeat.parquet import read_parquet
 from framefeat.records import Counts, Manifest, VideoEntry, VideoRecord
 from framefeat.results.decode_again import DecodedAgain, Decoding, container_of
 from framefeat.results.finished import FinishedRun, result_folders, rows_of
+from framefeat.results.shape import misfit_of_video
+from framefeat.results.told_again import ToldAgain
 from framefeat.results.verdict import LEVELS, VERIFIED, of_all, of_manifest
-from framefeat.shard_files import Merged
+from framefeat.shard_files import MERGE_AGAIN, Merged
 from framefeat.terminal import print_table, print_wrapped, printable
 from framefeat.vectors import cosine
 from framefeat.words import many
@@ -83,7 +86,12 @@ class StoredRows:
 
 
 #: What is checked, of the manifest and of the frame index.
-_NEEDED = ("videos", "counts", "spec", "precision", "weights_sha256", "matrix_sha256", "frame_index_sha256")
+_NEEDED = (
+    "videos", "counts", "spec", "precision", "weights_sha256", "matrix_sha256", "frame_index_sha256", "dataset",
+    "alignment", "decoder", "on_bad_frames", "versions", "preprocessing",
+)  # fmt: skip
+_NOT_COMPUTED = "its rows of the matrix are not the features that were computed (features_sha256)"
+_NEEDED_OF_VIDEOS = ("rows", "fingerprint", "fps", "container", "decoder", "counts", "features_sha256")
 _COLUMNS = ("video_id", "timestamp_sec", "native_idx", "pts_sec", "status")
 
 
@@ -96,16 +104,25 @@ def verify_folder(folder: Path, *, rows_per_video: int, weights: Sequence[Path])
     except UserError as error:
         verdict.failures.append(str(error))
         return verdict
-    if problem := _misshapen(run, matrix, index):
+    if problem := _misshapen(run, matrix, index) or _no_backbone(run.manifest):
         verdict.failures.append(problem)
         return verdict
     status = np.asarray(index.column("status").to_pylist(), dtype=object)
-    verdict.failures += _check_files(run, index, status)
     covered = np.zeros(len(matrix), dtype=bool)
     again = Again(folder, run.manifest, weights, rows_per_video)
+    usable: list[VideoEntry] = []
     try:
         for entry in run.manifest["videos"]:
+            if problem := _unusable(entry):
+                verdict.failures.append(problem)
+                covered[rows_of(entry)] = True
+                continue
+            usable.append(entry)
             stored = _stored_rows(entry, index, status, matrix)
+            if covered[stored.rows].any():
+                verdict.failures.append(
+                    f"{entry['video_id']}: the manifest gives it rows that it gave before"
+                )
             covered[stored.rows] = True
             verdict.videos.append(_verify_video(stored, again))
     finally:
@@ -113,10 +130,24 @@ def verify_folder(folder: Path, *, rows_per_video: int, weights: Sequence[Path])
     verdict.unchecked = again.unchecked
     if weights and again.unchecked:  # who names the weights asks for the check
         verdict.failures.append(again.unchecked)
+    verdict.failures += _check_files(
+        run, index, status, but_matrix=any(_NOT_COMPUTED in video.failures for video in verdict.videos)
+    )
+    told_again = _told_again(run, usable)
+    if told_again:
+        verdict.failures += told_again.failures
+        verdict.warnings += told_again.warnings
     if not covered.all():
         verdict.failures.append(f"{int((~covered).sum())} rows belong to no video of the manifest")
     verdict.warnings += _oddities(run.manifest, matrix, status)
     return verdict
+
+
+def _unusable(entry: VideoEntry) -> str:
+    """Why nothing of a video can be checked; empty where it can be."""
+    missing = [name for name in _NEEDED_OF_VIDEOS if name not in entry]
+    wrong = f"{', '.join(missing)} is missing" if missing else misfit_of_video(entry)
+    return wrong and f"{entry['video_id']}: its entry in the manifest is not as it was written: {wrong}"
 
 
 def _misshapen(run: FinishedRun, matrix: np.ndarray, index: pa.Table) -> str:
@@ -130,12 +161,40 @@ def _misshapen(run: FinishedRun, matrix: np.ndarray, index: pa.Table) -> str:
     return ""
 
 
-def _check_files(run: FinishedRun, index: pa.Table, status: np.ndarray) -> Iterator[str]:
-    """What is wrong with the files as wholes."""
-    if file_sha256(run.matrix_path) != run.manifest["matrix_sha256"]:
+def _told_again(run: FinishedRun, entries: Sequence[VideoEntry]) -> ToldAgain | None:
+    """None where the merged index is not there or not whole, which is said elsewhere."""
+    folder = run.matrix_path.parent
+    try:
+        return ToldAgain(
+            folder,
+            run.manifest,
+            entries,
+            read_parquet(BackboneFolder(folder).results.index, [KEY, SLICE_ROW], advice=""),
+        )
+    except (UserError, FileNotFoundError):
+        return None
+
+
+def _no_backbone(manifest: Manifest) -> str:
+    """Why nothing can be embedded as the manifest says; empty where it can be."""
+    from framefeat.backbone.spec import BackboneSpec
+    from framefeat.video.geometry import Geometry
+
+    try:
+        Geometry.from_name(BackboneSpec.from_json(manifest["spec"]).geometry)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return f"the manifest's spec describes no backbone ({error!r})"
+    return ""
+
+
+def _check_files(run: FinishedRun, index: pa.Table, status: np.ndarray, *, but_matrix: bool) -> Iterator[str]:
+    """What is wrong with the files as wholes. ``but_matrix``: some of its rows are known to be wrong."""
+    if not but_matrix and file_sha256(run.matrix_path) != run.manifest["matrix_sha256"]:
         yield f"{run.matrix_path.name}: its sha256 is not the manifest's matrix_sha256"
     if file_sha256(run.index_path) != run.manifest["frame_index_sha256"]:
         yield f"{FRAME_INDEX}: its sha256 is not the manifest's frame_index_sha256"
+    if run.matrix_path != BackboneFolder(run.matrix_path.parent).matrix(run.manifest["dataset"]):
+        yield f"the manifest says dataset is {run.manifest['dataset']!r}, the matrix is {run.matrix_path.name}"
     yield from _compare_with_source(run.matrix_path.parent, index)
     if run.manifest["counts"] != {name: int((status == name).sum()) for name in ("ok", "clamped", "bad")}:
         yield f"the manifest's counts are not those of {FRAME_INDEX}"
@@ -145,11 +204,14 @@ def _compare_with_source(folder: Path, index: pa.Table) -> Iterator[str]:
     source_path = BackboneFolder(folder).results.index
     if not source_path.is_file():
         yield (
-            f"{source_path}: the merged index is not there, so the order of the rows cannot be compared with it; run Snakemake with "
-            "--forcerun merge_index"
+            f"{source_path}: the merged index is not there, so the order of the rows cannot be compared with it; {MERGE_AGAIN}"
         )
         return
-    source = pq.read_table(source_path)
+    try:
+        source = read_parquet(source_path, ["video_id", "timestamp_sec"], advice=MERGE_AGAIN)
+    except UserError as error:
+        yield str(error)
+        return
     for name in ("video_id", "timestamp_sec"):
         if source.num_rows != index.num_rows or not source.column(name).combine_chunks().equals(
             index.column(name).combine_chunks()
@@ -160,8 +222,10 @@ def _compare_with_source(folder: Path, index: pa.Table) -> Iterator[str]:
 
 def _oddities(manifest: Manifest, matrix: np.ndarray, status: np.ndarray) -> Iterator[str]:
     """What looks odd in the whole and need not be wrong."""
-    if doubtful := (manifest.get("doubtful") or {}).get("videos"):
-        yield f"{many(doubtful, 'video')} doubtful: the rule does not fit the file ('doubts' in the manifest says why)"
+    doubtful = [video for video in manifest["videos"] if video.get("doubts")]
+    if doubtful:
+        first = "" if len(doubtful) == 1 else ", the first: "
+        yield f"{many(len(doubtful), 'video')} doubtful{first or ': '}{doubtful[0]['video_id']}: {'; '.join(doubtful[0]['doubts'])}"
     good = np.flatnonzero(status != "bad")
     if len(good) > 1:
         some = good[np.linspace(0, len(good) - 1, min(_SPREAD_ROWS, len(good))).astype(int)]
@@ -212,7 +276,7 @@ def _verify_video(stored: StoredRows, again: "Again") -> CheckedVideo:
 def _check_features(stored: StoredRows) -> Iterator[str]:
     """What is wrong with the rows as they lie there."""
     if hashlib.sha256(stored.features.tobytes()).hexdigest() != stored.entry["features_sha256"]:
-        yield "its rows of the matrix are not the features that were computed (features_sha256)"
+        yield _NOT_COMPUTED
     if not np.isfinite(stored.features[stored.good]).all():
         yield "rows that are not marked 'bad' hold values that are not finite"
     if not np.isnan(stored.features[~stored.good]).all():
@@ -267,7 +331,7 @@ class Again:
         self._results = BackboneFolder(folder).results
         self._merged = Merged(self._results)
         self._manifest = manifest
-        self._network = StoredNetwork(manifest, _weight_files(weights, self._results.root, manifest))
+        self._network = StoredNetwork(manifest, weights, self._results.root)
         self._rows_per_video = rows_per_video
         self._decoding: Decoding | None = None
 
@@ -344,8 +408,10 @@ def _unchanged_file(record: VideoRecord, fingerprint: str) -> str:
 class StoredNetwork:
     """The network that made the matrix, found by the sha256 of its weights and loaded when first needed."""
 
-    def __init__(self, manifest: Manifest, candidates: Iterable[Path]) -> None:
-        self._manifest, self._candidates = manifest, candidates
+    def __init__(self, manifest: Manifest, named: Sequence[Path], results: Path) -> None:
+        """``named``: files that a person says it is in; ``results``: ``results/{dataset}``."""
+        self._manifest, self._named = manifest, named
+        self._candidates = _weight_files(named, results, manifest)
         self._loaded: Any = None
         self._path: Path | None = None
         #: Why there is no network: said once, however many videos ask.
@@ -358,9 +424,15 @@ class StoredNetwork:
             fitting = (path for path in self._candidates if path.is_file() and file_sha256(path) == wanted)
             self._path = next(fitting, None)
             if self._path is None:
+                others = [
+                    f"{str(path)!r} has sha256 {file_sha256(path)[:16]}..."
+                    for path in self._named
+                    if path.is_file()
+                ]
                 self.missing = (
                     f"features not checked: the weights with sha256 {wanted[:16]}... are neither where they were nor in "
-                    f"{WEIGHTS} nor in torch's cache; name their file with --weights"
+                    f"{WEIGHTS} nor in torch's cache; "
+                    + (f"{'; '.join(others)}" if others else "name their file with --weights")
                 )
         return self._path is not None
 
@@ -443,8 +515,9 @@ def _print(verdict: Verdict) -> None:
         print_wrapped(f"failed: {text}", sys.stdout)
     for text in verdict.warnings:
         print_wrapped(f"warning: {text}", sys.stdout)
-    if verdict.unchecked and verdict.ok:
+    if verdict.unchecked and verdict.unchecked not in verdict.failures:
         print_wrapped(verdict.unchecked, sys.stdout)
+    if verdict.unchecked and verdict.ok:
         print("frames and files hold")
     else:
         state = of_all([video.state for video in verdict.videos])

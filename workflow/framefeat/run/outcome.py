@@ -91,9 +91,8 @@ def _against(manifest: Manifest) -> Iterator[str]:
         )
     doubtful = [video for video in videos if video.get("doubts")]
     if doubtful:
-        far = (manifest.get("doubtful") or {}).get("max_abs_offset_sec")
-        distance = "" if not far else f" (rows up to {far:.3f} s from their frames)"
-        yield f"{many(len(doubtful), 'video')} doubtful{distance}:"
+        distance = verdict.distance((manifest.get("doubtful") or {}).get("max_abs_offset_sec"))
+        yield f"{many(len(doubtful), 'video')} doubtful{f' ({distance})' if distance else ''}:"
         yield from _listed(
             doubtful, lambda video: f"{video['video_id']}: {'; '.join(video['doubts'])}", "videos"
         )

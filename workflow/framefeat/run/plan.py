@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -27,11 +27,15 @@ from framefeat.files import read_json
 from framefeat.index import merge
 from framefeat.index.stamp import asked_of_merge, stat_digest
 from framefeat.needs import Needs, Wanted
+from framefeat.parquet import read_parquet
 from framefeat.records import Former, Slice
 from framefeat.results.finished import read_manifest, read_manifest_head
 from framefeat.results.origin import origin
-from framefeat.shard_files import Merged, read_former
+from framefeat.shard_files import MERGE_AGAIN, Merged, lacks_shards, read_former
 from framefeat.words import many
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,6 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
         for chosen in backbones
         for path in _assembled_files(results.backbone(chosen.folder), wanted.dataset)
     ]
-    merged = (results.index, results.shards, results.videos, results.left_out)
     return Changes(
         dataset=wanted.dataset,
         merges=_merges_again(wanted, results),
@@ -194,9 +197,10 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
             for video in videos
             if wanted.on_bad_frames == "fail" and video.problems and not video.sample
         },
-        missing=[str(path) for path in (*finals, results.report) if not path.is_file()],
-        lost=[str(path) for path in merged if not path.exists()]
-        + [
+        missing=[
+            str(path) for path in (*_merged_files(results), *finals, results.report) if not path.exists()
+        ],
+        lost=[
             words
             for video in found
             if not video.is_due(remade)
@@ -229,6 +233,10 @@ def _holds_all(folder: layout.BackboneFolder, videos: Sequence["_VideoChanges"])
     return not lost or lost <= {entry["video_id"] for entry in read_manifest(folder.manifest)["videos"]}
 
 
+def _merged_files(results: layout.ResultsFolder) -> tuple[Path, ...]:
+    return results.index, results.shards, results.videos, results.left_out
+
+
 def _assembled_files(folder: layout.BackboneFolder, dataset: str) -> tuple[Path, ...]:
     return folder.matrix(dataset), folder.frame_index, folder.manifest
 
@@ -242,8 +250,7 @@ def videos_done(wanted: settings.Settings, results: layout.ResultsFolder) -> tup
 
 
 def backbones_due(wanted: settings.Settings, results: layout.ResultsFolder) -> set[str]:
-    """The folders of the backbones with which a run embeds one of the videos that were merged last; before the first
-    merge, all."""
+    """The folders of the backbones with which a run embeds one of the videos that were merged last."""
     backbones = chosen_backbones(wanted)
     asked, former = wanted_of(wanted, backbones), read_former(results)
     found = [
@@ -258,8 +265,6 @@ def backbones_due(wanted: settings.Settings, results: layout.ResultsFolder) -> s
         )
         or not _holds_all(results.backbone(chosen.folder), found)
     }
-    if not found:
-        return remade
     return {
         folder for video in found for folder in video.folders if folder in remade or folder not in video.lost
     }
@@ -341,6 +346,8 @@ def _is_assembled(folder: layout.BackboneFolder, wanted: settings.Settings, chos
 def _merges_again(wanted: settings.Settings, results: layout.ResultsFolder) -> bool:
     """Whether Snakemake finds that tables, files or keys are others than the last merge met. Of one made by hand it is
     not known."""
+    if lacks_shards(results) or not all(path.exists() for path in _merged_files(results)):
+        return True
     try:
         asked = read_json(results.merged)
     except (OSError, ValueError):
@@ -350,18 +357,19 @@ def _merges_again(wanted: settings.Settings, results: layout.ResultsFolder) -> b
 
 def _rows_differ(new: Path, results: layout.ResultsFolder) -> bool:
     """Whether the rows are others than those that were merged last; where that index is lost, than the matrices'."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(new)
+    table = read_parquet(new, advice=MERGE_AGAIN)
     if results.index.is_file():
-        return not table.equals(pq.read_table(results.index))
+        return not table.equals(read_parquet(results.index, advice=MERGE_AGAIN))
     columns = json.loads(table.schema.metadata[merge.COLUMNS])
     olds = [folder.frame_index for folder in results.assembled() if folder.frame_index.is_file()]
-    return not olds or not all(
-        set(columns) <= set(pq.read_schema(old).names)
-        and pq.read_table(old, columns=columns).equals(table.select(columns))
-        for old in olds
-    )
+    return not olds or not all(_holds(old, table.select(columns)) for old in olds)
+
+
+def _holds(index: Path, rows: "pa.Table") -> bool:
+    try:
+        return bool(read_parquet(index, rows.column_names, advice="").equals(rows))
+    except UserError:
+        return False
 
 
 def sentences(changes: Changes) -> Iterator[str]:

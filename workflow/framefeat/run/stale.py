@@ -6,7 +6,8 @@ from pathlib import Path
 
 from framefeat.errors import UserError
 from framefeat.layout import ResultsFolder, jobs_beside
-from framefeat.shard_files import Merged
+from framefeat.parquet import read_parquet
+from framefeat.shard_files import MERGE_AGAIN, Merged
 from framefeat.words import many
 
 
@@ -51,9 +52,8 @@ def find(results: Path) -> list[Stale]:
 
 def _videos_of(index: Path) -> set[str]:
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    column = pq.read_table(index, columns=["video_id"]).column("video_id")
+    column = read_parquet(index, ["video_id"], advice=MERGE_AGAIN).column("video_id")
     return set(map(str, pc.unique(column).to_pylist()))
 
 

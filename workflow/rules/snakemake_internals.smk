@@ -37,14 +37,14 @@ def is_made_by_another_module(path):
 
 
 def checkpoint_of(name, path):
-    """The checkpoint of that name, which makes ``path``. To a rule that another workflow takes by itself (`use rule
-    assemble from framefeat with: ...`), Snakemake does not show the others by name."""
+    """The one of that name, which makes ``path``. Where another workflow takes some of the rules by themselves, to change
+    them, Snakemake does not show these the others by name."""
     if hasattr(checkpoints, name):
         return getattr(checkpoints, name)
-    for rule in workflow.rules:
-        if rule.is_checkpoint and rule.is_producer(moved(path)):
-            return Checkpoint(rule, workflow.checkpoints)
-    raise WorkflowError(f"No rule makes {moved(path)!r}: take {name} from this module as well.")
+    makers = [one for one in workflow.rules if one.is_checkpoint and one.is_producer(moved(path))]
+    if not makers:
+        raise WorkflowError(f"Nothing makes {moved(path)!r}: take {name} from this module as well.")
+    return Checkpoint(makers[0], workflow.checkpoints)
 
 
 def name_here(rule):

@@ -426,6 +426,40 @@ def test_the_plan_takes_the_options_that_snakemake_takes(tmp_path: Path, clips: 
     check_plan(work, ["--configfile", "../over.yaml"], "over", 1)
 
 
+def test_the_plan_of_a_module(tmp_path: Path, clips: Path) -> None:
+    own = {"other": 1, "framefeat": {"dataset": "mine", "videos": str(clips)}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
+
+    def plan(*section: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "framefeat.cli", "plan", "--configfile", "config.yaml", *section], cwd=tmp_path,
+            env=environment(), text=True, capture_output=True, timeout=100, check=False,
+        )  # fmt: skip
+
+    assert plan("--section", "framefeat").stdout.startswith("mine:\n4 of 4 videos will be decoded:\n")
+    assert "has no such part; name one of ['framefeat', 'other']" in plan("--section", "dataset").stderr
+    assert "unknown keys" in plan().stderr
+
+
+@pytest.mark.parametrize("option", ["--config", "--configfile"])
+def test_an_option_given_twice_is_refused(tmp_path: Path, clips: Path, option: str) -> None:
+    """Snakemake takes the last: a run of the data set that nobody named."""
+    values = {"--config": (f"videos={clips}", "dataset=two"), "--configfile": ("a.yaml", "b.yaml")}[option]
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text(f"videos: {clips}\n", encoding="utf-8")
+    twice = [option, values[0], option, values[1]]
+    done = snakemake(tmp_path, "-s", str(SNAKEFILE), "-n", *twice)
+    assert done.status != 0
+    assert f"{option} is given twice, and Snakemake takes the last alone" in done.output
+    told = subprocess.run(
+        [sys.executable, "-m", "framefeat.cli", "plan", *twice], cwd=tmp_path, env=environment(), text=True,
+        capture_output=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert told.returncode == 2
+    assert f"{option} is given twice" in told.stderr
+    assert snakemake(tmp_path, "-s", str(SNAKEFILE), "-n", option, *values).status == 0
+
+
 def check_plan(folder: Path, arguments: list[str], dataset: str, videos: int) -> None:
     snakefile = ["-s", str(SNAKEFILE), "-n"]
     done = snakemake(folder, *snakefile, *arguments)

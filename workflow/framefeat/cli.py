@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import framefeat
 from framefeat import environment, signals
-from framefeat.errors import UserError, machine_trouble
+from framefeat.errors import UserError, machine_trouble, path_trouble
 from framefeat.needs import Wanted
 
 
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
-        told = machine_trouble(error)
+        told = machine_trouble(error) or path_trouble(error)
         if told is None:
             # The last line of a job's log is what the run's last lines quote.
             traceback.print_exc()
@@ -186,6 +186,7 @@ def _plan(options: argparse.Namespace) -> None:
         directory=options.directory,
         as_json=options.json,
         wanted_alone=options.wanted,
+        section=options.section,
     )
 
 
@@ -487,14 +488,36 @@ def _show_options(part: argparse.ArgumentParser) -> None:
     part.add_argument("video", nargs="?", metavar="VIDEO", help="one video's rows")
 
 
+class _Once(argparse.Action):
+    """Of an option that is given twice Snakemake takes the last alone."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest):
+            parser.error(f"{option_string} is given twice: name all its values after one {option_string}")
+        setattr(namespace, self.dest, values)
+
+
 def _plan_options(part: argparse.ArgumentParser) -> None:
     as_snakemake = part.add_argument_group("as for Snakemake")
     as_snakemake.add_argument(
-        "--config", "-C", nargs="*", default=[], metavar="KEY=VALUE", help="laid over the configuration files"
+        "--config",
+        "-C",
+        nargs="*",
+        default=[],
+        action=_Once,
+        metavar="KEY=VALUE",
+        help="laid over the configuration files",
     )
     as_snakemake.add_argument(
         "--configfile",
         "--configfiles",
+        action=_Once,
         type=Path,
         nargs="+",
         default=[],
@@ -503,6 +526,9 @@ def _plan_options(part: argparse.ArgumentParser) -> None:
     )
     as_snakemake.add_argument(
         "--directory", "-d", type=Path, metavar="FOLDER", help="where the results lie (default: here)"
+    )
+    part.add_argument(
+        "--section", metavar="NAME", help="the configuration is this part of it, as that of a module is"
     )
     part.add_argument("--json", action="store_true", help="print JSON instead of sentences")
     part.add_argument(

@@ -1,6 +1,7 @@
 """What a person can mend is a ``UserError``: the command line prints it without a traceback."""
 
 import errno
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -58,6 +59,15 @@ def machine_trouble(error: BaseException) -> MachineError | None:
     if isinstance(error, OSError) and error.errno in _EXHAUSTED:
         where = f": {error.filename!r}" if error.filename else ""
         return MachineError(f"{error.strerror}{where}; this is the machine's trouble: mend it and run again.")
+    return None
+
+
+def path_trouble(error: BaseException) -> UserError | None:
+    """What the system says of a path as a sentence; None where ``error`` is something else. Paths are a person's."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
+        shown = repr(name if len(name) <= 200 else f"{name[:100]}...{name[-40:]}")
+        return UserError(f"{shown}: {error.strerror}; name another path, or mend this one, and run again.")
     return None
 
 

@@ -17,7 +17,7 @@ from framefeat import settings as configuration
 from framefeat.backbone.chosen import chosen_backbones, wanted_of
 from framefeat.errors import UserError
 from framefeat.extract import devices
-from framefeat.run.progress import command_shown
+from framefeat.run.progress import command_shown, given_twice
 from framefeat.summaries.export_target import refuse_own_sources
 
 
@@ -38,6 +38,10 @@ def options(**values):
     )
 
 
+if workflow.is_main_process and not IS_MODULE and (twice := given_twice(sys.argv[1:])):
+    raise WorkflowError(
+        f"{twice} is given twice, and Snakemake takes the last alone: name all its values after one {twice}."
+    )
 SETTINGS = checked(configuration.resolve, config)
 # Where an input is gone, Snakemake takes the results that were once made from it for source files: nothing to be done.
 # Around a module there may be rules that make the input.

@@ -10,7 +10,7 @@ import framefeat
 import numpy as np
 import pytest
 from framefeat.errors import UserError
-from framefeat.files import read_json
+from framefeat.files import read_json, write_json
 from framefeat.names import video_key
 from framefeat.summaries import export_files, export_target
 from framefeat.vectors import unit_rows
@@ -137,8 +137,19 @@ def test_a_folder_of_others_is_left_alone(folder: Path, tmp_path: Path) -> None:
 def test_its_own_export_is_replaced_and_nothing_else(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export_files.run("npy", folder, out)
+    before = set(contents(out))
+    with pytest.raises(
+        UserError, match=r"holds another export \(format is 'npy'\), whose files would be removed"
+    ):
+        export_files.run("npz", folder, out)
+    assert set(contents(out)) == before
+    export_files.run("npz", folder, out, force=True)
     (out / "notes.txt").write_text("mine")
-    (out / "a%2Fb.c.npz").write_text("mine")
+    (out / "-esJr.npz").unlink()
+    record = read_json(out / "export.json")
+    write_json(
+        out / "export.json", record | {"files": [name for name in record["files"] if "%2F" not in name]}
+    )
     with pytest.raises(UserError, match=r"(?s)framefeat did not write them.*a%2Fb\.c\.npz"):
         export_files.run("npz", folder, out)
     (out / "a%2Fb.c.npz").unlink()
@@ -146,6 +157,29 @@ def test_its_own_export_is_replaced_and_nothing_else(folder: Path, tmp_path: Pat
     names = {"-esJr.npz", "Base jumping.npz", "a%2Fb.c.npz", "export.json", "notes.txt"}
     assert set(contents(out)) == names
     assert [path.name for path in tmp_path.glob(".tmp-*")] == []
+
+
+def test_what_another_export_puts_there_meanwhile_stays(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    record = {"dataset": "a", "backbone": "b", "format": "npz"}
+
+    def late() -> None:
+        with export_target.new_folder(out, [], False, record) as (scratch, _):
+            (scratch / "x.npz").write_text("late")
+            export_files.run("npy", folder, out)
+
+    with pytest.raises(UserError, match="holds another export"):
+        late()
+    assert "x.npz" not in contents(out)
+    assert read_json(out / "export.json")["complete"]
+
+
+def test_a_link_to_nothing(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="is a link to nothing"):
+        export_files.run("npy", folder, tmp_path / "out")
+    with pytest.raises(UserError, match="is a link to nothing"):
+        export_target.check_file(tmp_path / "out", [], True, lambda _: True)
 
 
 def test_an_export_that_was_broken_off_can_be_made_again(folder: Path, tmp_path: Path) -> None:

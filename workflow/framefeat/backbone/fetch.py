@@ -35,7 +35,8 @@ def fetch(name: str, weights: WeightsRef | str | None, dest: str | os.PathLike[s
 def _by_hand(name: str, where: str, reason: object) -> UserError:
     return UserError(
         f"The weights of {name} are not on this machine and cannot be downloaded ({reason}): put {where}, or point the "
-        f"key weights at a local file (--config weights=PATH; one of several backbones: weights: {{{name!r}: PATH}})."
+        "key weights at a local file: weights=PATH beside other keys after --config"
+        f"; for one of several backbones, in a configuration file: weights: {{{name!r}: PATH}}."
     )
 
 

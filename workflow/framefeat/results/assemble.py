@@ -250,8 +250,9 @@ def _refuse(asked: Asked, summary: Summary) -> None:
             f"the {'matrix' if from_folder else 'frame index'}, from 0):",
             [_with_file(found, merged, key) for key, found in summary.bad.items()],
             f"Replace these files{'' if from_folder else ' (or correct their rows in the index)'} and run again: nothing else "
-            "is computed anew. Or run with --config on_bad_frames=mask: these rows are NaN then, marked 'bad'."
-            + " Or with drop: files that give no video at all are left out, other bad rows masked."
+            "is computed anew. Or run with on_bad_frames=mask as well (beside other keys after --config): these rows are NaN then, "
+            "marked 'bad'."
+            + " Or with on_bad_frames=drop: files that give no video at all are left out, other bad rows masked."
             * from_folder,
             most=len(summary.bad),
         )

@@ -407,7 +407,7 @@ def sentences(changes: Changes) -> Iterator[str]:
         yield f"on_bad_frames is fail, and {many(len(changes.refused), 'video')} {have} bad rows: no matrix will be assembled."
         for video_id, problems in sorted(changes.refused.items()):
             yield f"  {video_id}: {problems[0]}"
-        yield "  replace these files, or run with --config on_bad_frames=mask (or drop: files without a video are left out)"
+        yield "  replace these files, or run with on_bad_frames=mask as well (or drop: files without a video are left out)"
     else:
         yield "The matrix and its manifest will be assembled."
 
@@ -426,8 +426,10 @@ def run(
     directory: Path | None = None,
     as_json: bool = False,
     wanted_alone: bool = False,
+    section: str | None = None,
 ) -> None:
-    """``directory``: where Snakemake works; files that are named here are meant from where the command is called."""
+    """``directory``: where Snakemake works; files that are named here are meant from where the command is called.
+    ``section``: the part of the configuration that is meant."""
     configfiles = [path.absolute() for path in configfiles]
     if directory is not None:
         try:
@@ -435,6 +437,12 @@ def run(
         except OSError as error:
             raise UserError(f"--directory {str(directory)!r}: {error.strerror}.") from None
     config = configuration(configfiles, entries)
+    if section is not None:
+        if not isinstance(config.get(section), dict):
+            raise UserError(
+                f"--section {section!r}: the configuration has no such part; name one of {sorted(config)}."
+            )
+        config = config[section]
     if wanted_alone:
         resolved = settings.resolve(config)
         print(wanted_of(resolved, chosen_backbones(resolved)).to_json())

@@ -188,6 +188,16 @@ def command_again(arguments: Sequence[str]) -> str:
     return shlex.join(["snakemake", *arguments[1:]])
 
 
+def given_twice(arguments: Sequence[str]) -> str | None:
+    """The option of Snakemake, among those with keys for the configuration, that stands in ``arguments`` twice: of its
+    values Snakemake takes the last, and does not say so."""
+    for names in (("--config", "-C"), ("--configfile", "--configfiles")):
+        given = [word for word in arguments if word.partition("=")[0] in names]
+        if len(given) > 1:
+            return given[1].partition("=")[0]
+    return None
+
+
 def command_shown(arguments: Sequence[str]) -> str:
     """The same command, for a page that is handed on: without the values of options that may hold a secret."""
     shown: list[str] = []

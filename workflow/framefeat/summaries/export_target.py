@@ -1,10 +1,11 @@
 """Where an export may be written: never over what it is made of, over other files only if framefeat wrote them."""
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def check_file(out: Path, inputs: Iterable[Path], force: bool, ours: Callable[[P
     """Raise ``UserError`` where ``out`` must not be written. ``ours`` says whether framefeat wrote an existing file."""
     _refuse_inputs([out], inputs)
     _check_parent(out)
+    _refuse_dangling(out)
     if out.is_dir():
         raise UserError(f"{str(out)!r} is a folder; give the name of a file to write.")
     if out.exists() and not out.is_file():
@@ -62,21 +64,20 @@ def new_folder(
     """Yield an empty folder to write files into, and ``record`` to add to; when the block ends, the files are moved
     into ``out``.
 
-    ``out`` may be new, empty, or an export that framefeat wrote; files of the earlier export are replaced or removed.
+    ``out`` may be new, empty, or an export that framefeat wrote of the same features in the same layout; files of the
+    earlier export are replaced or removed.
     Each file appears whole. ``out/export.json`` (``record``, and all files by name) says ``complete: false`` until the
     last is there.
     """
     inputs = list(inputs)
     _check_parent(out)
+    _refuse_dangling(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"{str(out)!r} is a file; give the name of a folder to write.")
     if any(same_file(out, path.parent) for path in inputs):
         raise UserError(f"{str(out)!r} holds the files that this export is made of; give another folder.")
-    earlier = _earlier(out)
-    if not earlier and not force and out.is_dir() and any(out.iterdir()):
-        raise UserError(
-            f"{str(out)!r} is not empty and holds no export of framefeat; give another folder, or --force to write into it."
-        )
+    if not force:
+        _refuse_others(out, record)
     parent = out.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=parent))
@@ -85,44 +86,96 @@ def new_folder(
         yield scratch, note
         files = sorted(path.name for path in scratch.iterdir())
         _refuse_inputs([out / name for name in files], inputs)
-        foreign = [
-            repr(str(out / name)) for name in files if name not in earlier and os.path.lexists(out / name)
-        ]
-        odd = [
-            repr(str(out / name)) for name in files if (out / name).exists() and not (out / name).is_file()
-        ]
-        if odd:
-            raise complain(
-                "Files are to be written here, and these are folders, pipes or devices:",
-                odd,
-                "Give another folder.",
-            )
-        if foreign and not force:
-            raise complain(
-                "These files exist and framefeat did not write them:",
-                foreign,
-                "Give another folder, or --force to replace them.",
-            )
         out.mkdir(exist_ok=True)
-        write_json(out / RECORD, {**note, "complete": False, "files": sorted({*earlier, *files})})
-        for name in files:
-            os.replace(scratch / name, out / name)
-        for name in earlier - set(files):
-            (out / name).unlink(missing_ok=True)
-        write_json(out / RECORD, {**note, "complete": True, "files": files}, indent=1)
+        with _alone_in(out):
+            if not force:
+                _refuse_others(out, record)  # what another export has put there meanwhile
+            _move(scratch, out, files, note, force)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _earlier(out: Path) -> set[str]:
-    """The files of an earlier export in ``out``; plain names alone, whatever the record says."""
+def _move(scratch: Path, out: Path, files: Sequence[str], note: Mapping[str, Any], force: bool) -> None:
+    """Put ``files`` in the place of those of an earlier export."""
+    earlier = _files(_record(out))
+    foreign = [repr(str(out / name)) for name in files if name not in earlier and os.path.lexists(out / name)]
+    odd = [repr(str(out / name)) for name in files if (out / name).exists() and not (out / name).is_file()]
+    if odd:
+        raise complain(
+            "Files are to be written here, and these are folders, pipes or devices:",
+            odd,
+            "Give another folder.",
+        )
+    if foreign and not force:
+        raise complain(
+            "These files exist and framefeat did not write them:",
+            foreign,
+            "Give another folder, or --force to replace them.",
+        )
+    write_json(out / RECORD, {**note, "complete": False, "files": sorted({*earlier, *files})})
+    for name in files:
+        os.replace(scratch / name, out / name)
+    for name in earlier - set(files):
+        (out / name).unlink(missing_ok=True)
+    write_json(out / RECORD, {**note, "complete": True, "files": files}, indent=1)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Two exports do not mix their files."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _refuse_others(out: Path, record: Mapping[str, Any]) -> None:
+    """Raise ``UserError`` where ``out`` holds something else than an earlier export of the same features in the same
+    layout."""
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    there = _record(out)
+    if not there:
+        raise UserError(
+            f"{str(out)!r} is not empty and holds no export of framefeat; give another folder, or --force to write into it."
+        )
+    others = [
+        f"{name} is {there.get(name)!r}"
+        for name in ("dataset", "backbone", "format")
+        if name in record and there.get(name) != record[name]
+    ]
+    if others:
+        raise UserError(
+            f"{str(out)!r} holds another export ({', '.join(others)}), whose files would be removed; give another folder, or "
+            "--force to replace it."
+        )
+
+
+def _record(out: Path) -> dict[str, Any]:
+    """What an earlier export in ``out`` says of itself; empty where there is none."""
     try:
         record = read_json(out / RECORD)
-        if not is_framefeats(record["writer"]):
-            return set()
-        return {name for name in record["files"] if name == os.path.basename(name) and name != RECORD}
+        return dict(record) if is_framefeats(record["writer"]) else {}
     except (OSError, ValueError, KeyError, TypeError):
-        return set()
+        return {}
+
+
+def _files(record: Mapping[str, Any]) -> set[str]:
+    """Plain names alone, whatever the record says."""
+    names = record.get("files")
+    return {
+        name
+        for name in (names if isinstance(names, list) else [])
+        if isinstance(name, str) and name == os.path.basename(name) and name != RECORD
+    }
+
+
+def _refuse_dangling(out: Path) -> None:
+    if out.is_symlink() and not out.exists():
+        raise UserError(f"{str(out)!r} is a link to nothing; remove it, or give another name.")
 
 
 def _refuse_inputs(targets: Iterable[Path], inputs: Iterable[Path]) -> None:

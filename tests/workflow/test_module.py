@@ -350,6 +350,8 @@ def test_both_snakefiles_are_one_workflow(tmp_path: Path, clips: Path) -> None:
     ]
     assert [done.status for done in both] == [0, 0], both[1].output
     assert both[0].jobs == both[1].jobs
+    for done, folder in zip(both, (ROOT, ROOT / "workflow"), strict=True):
+        assert f"profile {folder}/profiles/default" in done.output, "what triggers a job stands there"
     rules = [(ROOT / name).read_text("utf-8") for name in ("Snakefile", "workflow/Snakefile")]
     assert len({text[text.index("rule all:") :] for text in rules}) == 1
 

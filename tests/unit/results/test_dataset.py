@@ -263,6 +263,9 @@ def test_parts_that_lie_apart(folder: Path, tmp_path: Path) -> None:
     for wrong in ({"path": 3}, {"path": folder, "matrix": features.matrix}):
         with pytest.raises(UserError, match="is to be the path of a file or folder"):
             framefeat.load(**wrong)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"notes\.txt' is no folder of results"):
+        framefeat.load(folder / "notes.txt")
     with pytest.raises(UserError, match="index: the file 'none' does not exist"):
         framefeat.load(folder, index="none")
     parts["manifest"].write_text("[1]")

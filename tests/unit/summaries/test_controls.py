@@ -116,7 +116,7 @@ def test_refusals(source: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="itself a control"):
         controls.make_controls(folders["zero"], tmp_path / "again")
     named = write_results(tmp_path / "x" / "zero", [Clip("a", 100)])
-    with pytest.raises(UserError, match="the source itself"):
+    with pytest.raises(UserError, match="holds the results themselves"):
         controls.make_controls(named, tmp_path / "x", kinds=["zero"])
 
 

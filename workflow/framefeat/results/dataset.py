@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from framefeat.errors import UserError
-from framefeat.layout import MANIFEST, ResultsFolder
+from framefeat.layout import FRAME_INDEX, MANIFEST, ResultsFolder
 from framefeat.records import Manifest
 from framefeat.results.finished import ASSEMBLE_AGAIN, FinishedRun
 from framefeat.results.pandas_tables import read_pandas
@@ -163,6 +163,8 @@ def load(
 
 
 def _folder(path: Path) -> Path:
+    if path.is_file() and path.name not in (MANIFEST, FRAME_INDEX) and path.suffix != ".npy":
+        raise UserError(f"{str(path)!r} is no folder of results, and none of the files of a matrix.")
     folder = path.parent if path.is_file() else path
     if not folder.is_dir():
         raise UserError(

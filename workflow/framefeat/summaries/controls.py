@@ -55,11 +55,14 @@ def make_controls(
         raise UserError(
             f"{features.folder} is itself a control ({features.manifest['control']['kind']}); give the original."
         )
+    if Path(out_dir).resolve() in (features.folder.resolve(), features.folder.resolve().parent):
+        raise UserError(
+            f"controls: {str(out_dir)!r} holds the results themselves, and controls would pass for more of them; write them to "
+            "another folder."
+        )
     folders = {}
     for kind in kinds:
         folder = Path(out_dir) / kind
-        if folder.resolve() == features.folder.resolve():
-            raise UserError(f"controls: {folder} is the source itself; write the controls to another folder.")
         _refuse_others_results(folder)
         _write_twin(features, folder, kind, seed)
         folders[kind] = folder

@@ -435,8 +435,8 @@ def _remarks(videos: Sequence[tuple[str, str, int]]) -> list[str]:
     found = [video for video, left, empty in videos if empty and left != "empty"]
     if found:
         said.append(
-            f"user summaries are empty in {len(found)} more videos ({_some(found)}): the shots that a user scored above the lowest are longer "
-            f"than {BUDGET:.0%} of the video"
+            f"a user's summary is empty in {many(len(found), 'more video')} ({_some(found)}): that user chose no frame, or the shots "
+            f"scored above the lowest are longer than {BUDGET:.0%} of the video"
         )
     return said
 

@@ -218,6 +218,8 @@ def test_a_damaged_video_is_a_finding(new_project: Callable[..., Project]) -> No
     project = new_project(name="damage")
     whole = (project.videos / "b.mp4").read_bytes()
     (project.videos / "b.mp4").write_bytes(b"\0" * 100 + whole[100:])
+    told = project.framefeat("plan", "--configfile", "run.yaml").stdout
+    assert "on_bad_frames is fail, and 1 video has bad rows: no matrix will be assembled.\n  b: " in told
     done = project.run(check=False)
     assert done.status != 0
     assert "Traceback" not in done.output

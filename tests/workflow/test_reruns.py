@@ -94,6 +94,34 @@ def test_files_that_are_gone_are_foretold(project: Project) -> None:
     }
 
 
+def test_files_that_are_cut_are_foretold(project: Project) -> None:
+    """Snakemake sees none of them."""
+    folder = project.results / BACKBONE
+    for path, said in (
+        (
+            project.results / "evidence" / "squash224" / "b.safetensors",
+            "is not whole; delete it, and it is made",
+        ),
+        (
+            folder / "features" / "b.safetensors",
+            "is not whole; delete it, and it is made again with the next",
+        ),
+        (folder / "toy_features.npy", "is not a whole .npy file"),
+        (folder / "frame_index.parquet", "is not a whole Parquet file"),
+        (folder / "feature_manifest.json", "is not a whole manifest"),
+    ):
+        whole, stat = path.read_bytes(), path.stat()
+        path.write_bytes(whole[: len(whole) // 2])
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        told = project.framefeat("plan", "--configfile", "run.yaml").stdout
+        assert told.startswith("toy: Nothing to be done")
+        assert said in told
+        assert ("--forcerun assemble" in told) == (folder == path.parent)
+        assert run_as_planned(project).jobs == []
+        path.write_bytes(whole)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
 def test_a_lost_shard_costs_no_matrix(project: Project) -> None:
     """Snakemake takes the shards that are left for all there are, and deletes the matrix of all to make one of them."""
     before = matrix(project).tobytes()

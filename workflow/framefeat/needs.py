@@ -105,9 +105,9 @@ class Needs:
     there.
 
     ``evidence``: by geometry, what is stored and still holds. ``problems``: of what is stored and stays. ``gone``: by
-    backbone folder, files that are not there where nothing else speaks against its features. ``evidence_from``, by
-    geometry, and ``features_from``, by backbone folder: what is stored of the same content under another name, and
-    is taken over.
+    backbone folder, files that are not there, or not whole, where nothing else speaks against its features.
+    ``evidence_from``, by geometry, and ``features_from``, by backbone folder: what is stored of the same content
+    under another name, and is taken over.
     """
 
     decode: Mapping[str, list[str]]
@@ -140,8 +140,10 @@ def of_video(
     evidence_from: dict[str, Stored] = {}
     changed = False
     problems: list[str] = []
+    whole: dict[str, bool] = {}
     for geometry in wanted.geometries:
         evidence: Evidence | None = stored.record_or_none(results.evidence(geometry, key))
+        whole[geometry] = evidence is not None
         expected = sample_key(entry, alignment=wanted.alignment, geometry=geometry, decoder=wanted.decoder)
         reasons = ["new: no frames were sampled yet"]
         if evidence is not None:
@@ -167,8 +169,11 @@ def of_video(
         if not changed and (
             record is None or reasons == [SAMPLED_AGAIN] or backbone.geometry in evidence_from
         ):
-            needed = (results.evidence(backbone.geometry, key), path)
-            if lost := [str(file) for file in needed if not file.is_file()]:
+            needed = {
+                results.evidence(backbone.geometry, key): whole[backbone.geometry],
+                path: record is not None,
+            }
+            if lost := [str(file) for file, is_whole in needed.items() if not is_whole]:
                 gone[backbone.folder] = lost
         if reasons and evidence and (taken := _features_elsewhere(results, backbone, evidence, former)):
             record, features_from[backbone.folder] = taken

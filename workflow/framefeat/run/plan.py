@@ -29,9 +29,9 @@ from framefeat.index.stamp import asked_of_merge, stat_digest
 from framefeat.needs import Needs, Wanted
 from framefeat.parquet import read_parquet
 from framefeat.records import Former, Slice
-from framefeat.results.finished import read_manifest, read_manifest_head
+from framefeat.results.finished import FinishedRun, read_manifest, read_manifest_head
 from framefeat.results.origin import origin
-from framefeat.shard_files import MERGE_AGAIN, Merged, lacks_shards, read_former
+from framefeat.shard_files import MERGE_AGAIN, Merged, lacks_shards, read_former, read_records
 from framefeat.words import many
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class Changes:
     assemble refuses, where on_bad_frames is fail. ``missing``:
     results that are not there and are made again. ``lost``: what they were made from and is not there: Snakemake makes
     it again with the next matrix, and not before. ``weights``: published weights that are not there and with which
-    videos are embedded: they are fetched first.
+    videos are embedded: they are fetched first. ``damaged``: sentences about results that are there and are not whole,
+    which Snakemake does not see.
     """
 
     dataset: str
@@ -65,6 +66,7 @@ class Changes:
     missing: list[str]
     lost: list[str]
     weights: list[str]
+    damaged: list[str]
 
     @property
     def assembles(self) -> bool:
@@ -144,7 +146,7 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
     settings.check_inputs(wanted)
     backbones = chosen_backbones(wanted)
     results = layout.results_of(wanted.dataset, results_root)
-    slices, former, rows_changed = _merge_aside(wanted, results)
+    slices, unread, former, rows_changed = _merge_aside(wanted, results)
     before = Merged(results).slices
     if slices == before and not rows_changed:
         former = read_former(results)  # nothing is merged: the jobs know what they were told then
@@ -193,9 +195,10 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
         rows_changed=rows_changed,
         assemble=assemble,
         refused={
-            video.video_id: list(video.problems)
+            video.video_id: problems
             for video in videos
-            if wanted.on_bad_frames == "fail" and video.problems and not video.sample
+            if wanted.on_bad_frames == "fail"
+            and (problems := unread.get(video.video_id) or ([] if video.sample else list(video.problems)))
         },
         missing=[
             str(path) for path in (*_merged_files(results), *finals, results.report) if not path.exists()
@@ -212,6 +215,11 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
             if not chosen.is_local
             and not Path(chosen.weights_file).is_file()
             and any(chosen.folder in video.extract for video in videos)
+        ],
+        damaged=[
+            sentence
+            for chosen in backbones
+            for sentence in _damaged(results.backbone(chosen.folder), wanted.dataset)
         ],
     )
 
@@ -272,16 +280,22 @@ def backbones_due(wanted: settings.Settings, results: layout.ResultsFolder) -> s
 
 def _merge_aside(
     wanted: settings.Settings, results: layout.ResultsFolder
-) -> tuple[dict[str, Slice], Former, bool]:
-    """What a merge writes now: the slices, by key, and which videos had other names; and whether its index differs from
-    the one that lies there."""
+) -> tuple[dict[str, Slice], dict[str, list[str]], Former, bool]:
+    """What a merge writes now: the slices, by key; why files cannot be read, by id; and which videos had other names.
+    And whether its index differs from the one that lies there."""
     with tempfile.TemporaryDirectory(prefix="framefeat-plan-") as folder:
         aside = layout.ResultsFolder(Path(folder))
         if results.fingerprints.is_file():
             shutil.copy(results.fingerprints, aside.fingerprints)
         with contextlib.redirect_stderr(io.StringIO()):
             merge.merge(wanted, aside.root, workers=4, stored_in=results)
-        return Merged(aside).slices, read_former(aside), _rows_differ(aside.index, results)
+        unread = {
+            record["video_id"]: [record["error"]]
+            for shard in aside.shard_names()
+            for record in read_records(aside, shard).values()
+            if record["error"]
+        }
+        return Merged(aside).slices, unread, read_former(aside), _rows_differ(aside.index, results)
 
 
 @dataclass(frozen=True)
@@ -331,12 +345,24 @@ class _VideoChanges:
         return replace(self, sample=[], extract={}, same_as="", taken=())
 
 
+def _damaged(folder: layout.BackboneFolder, dataset: str) -> Iterator[str]:
+    """What is wrong with a matrix, its index and manifest, where all are there."""
+    if all(path.is_file() for path in _assembled_files(folder, dataset)):
+        try:
+            run = FinishedRun.of(folder.root)
+            run.check(run.map_matrix(), run.read_index(["video_id"]).num_rows)
+        except UserError as error:
+            yield str(error)
+
+
 def _is_assembled(folder: layout.BackboneFolder, wanted: settings.Settings, chosen: ChosenBackbone) -> bool:
     """Whether a matrix, whole with its index and manifest, lies there that says of itself what one made now would."""
     head = read_manifest_head(folder.manifest)
     files = _assembled_files(folder, wanted.dataset)
-    if head is None or not all(path.is_file() for path in files):
+    if not all(path.is_file() for path in files):
         return False
+    if head is None:  # not whole, and there: nothing that Snakemake sees
+        return True
     now = {"on_bad_frames": wanted.on_bad_frames, "spec": json.loads(chosen.label_json)}
     if "source" in head:  # not by hand
         now |= origin(wanted, chosen.spec)
@@ -379,9 +405,12 @@ def sentences(changes: Changes) -> Iterator[str]:
             f"{changes.dataset}: Nothing to be done: the results of {many(changes.videos, 'video')} are up to date."
         )
         for path in changes.lost:
-            yield f"  {path} is not there; it is made again with the next matrix"
+            how = "not whole; delete it, and it" if Path(path).exists() else "not there; it"
+            yield f"  {path} is {how} is made again with the next matrix"
+        yield from (f"  {sentence}" for sentence in changes.damaged)
         return
     yield f"{changes.dataset}:"
+    yield from changes.damaged
     # Before the first run it would be the whole list.
     if len(changes.sample) < changes.videos:
         yield from (f"{path} is not there" for path in changes.missing)

@@ -69,8 +69,8 @@ def parts_of_backbone(wildcards):
     not do: where a matrix is there already, Snakemake then looks at nothing else of it, neither at its parameters, and
     has nothing to do."""
     merged = (RESULTS.index, RESULTS.shards, RESULTS.videos, RESULTS.left_out)
-    lacking = [path for path in merged if not os.path.exists(moved(path))] or weights_to_come()
-    if lacking:
+    lacking = [path for path in merged if not os.path.exists(moved(path))]
+    if lacking := lacking + weights_to_come():
         return lacking
     checkpoint_of("merge_index", RESULTS.index).get()
     names = MOVED_RESULTS.shard_names()

@@ -258,7 +258,8 @@ def videos_done(wanted: settings.Settings, results: layout.ResultsFolder) -> tup
 
 
 def backbones_due(wanted: settings.Settings, results: layout.ResultsFolder) -> set[str]:
-    """The folders of the backbones with which a run embeds one of the videos that were merged last."""
+    """The folders of the backbones with which a run embeds one of the videos that were merged last; before the first
+    merge, those whose matrix is to be made."""
     backbones = chosen_backbones(wanted)
     asked, former = wanted_of(wanted, backbones), read_former(results)
     found = [
@@ -273,6 +274,8 @@ def backbones_due(wanted: settings.Settings, results: layout.ResultsFolder) -> s
         )
         or not _holds_all(results.backbone(chosen.folder), found)
     }
+    if not found:
+        return remade
     return {
         folder for video in found for folder in video.folders if folder in remade or folder not in video.lost
     }

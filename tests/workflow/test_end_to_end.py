@@ -233,7 +233,7 @@ def test_a_damaged_video_is_a_finding(new_project: Callable[..., Project]) -> No
     assert at_once.count("b.mp4': FFmpeg cannot read this file") == 1
     assert at_the_end.count("b.mp4") == 1
     assert "'b': all 4 rows: " in at_the_end
-    assert "1 of 3 videos have bad rows" in at_the_end
+    assert "1 of 3 videos has bad rows" in at_the_end
     assert "on_bad_frames=mask" in at_the_end
     plan = project.framefeat("plan", "--configfile", "run.yaml").stdout
     assert "0 of 3 videos will be decoded" in plan

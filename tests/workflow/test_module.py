@@ -168,6 +168,12 @@ def test_two_modules_one_with_a_prefix_and_rules_around_them(
     assert again.of("sample_frames", "extract_features", "folder_sample_frames", "tables_sample_frames") == []
     assert (made[0] / "report.html").is_file()
     assert (made[1] / "report.html").is_file()
+    for part, prefix in (("tables", ["--prefix", "sub"]), ("folder", [])):
+        told = subprocess.run(
+            [sys.executable, "-m", "framefeat.cli", "plan", "--configfile", "outer.yaml", "--section", part, *prefix],
+            cwd=tmp_path, env=environment(), text=True, capture_output=True, timeout=100, check=False,
+        )  # fmt: skip
+        assert f"{config[part]['dataset']}: Nothing to be done" in told.stdout, told.stdout + told.stderr
 
 
 def test_two_modules_that_need_the_same_weights(tmp_path: Path, clips: Path) -> None:
@@ -440,7 +446,7 @@ def test_the_plan_of_a_module(tmp_path: Path, clips: Path) -> None:
 
     assert plan("--section", "framefeat").stdout.startswith("mine:\n4 of 4 videos will be decoded:\n")
     assert "has no such part; name one of ['framefeat', 'other']" in plan("--section", "dataset").stderr
-    assert "unknown keys" in plan().stderr
+    assert "'framefeat plan --section framefeat' reads such a part" in plan().stderr
 
 
 @pytest.mark.parametrize("option", ["--config", "--configfile"])

@@ -112,7 +112,7 @@ def test_a_damaged_video_is_a_finding_and_its_neighbours_are_done(project: Proje
     )
     at_the_end = done.output.partition(" failed:\n")[2]
     assert f"'{damaged}': all 2 rows: " in at_the_end
-    assert f"1 of {len(FEW)} videos have bad rows" in at_the_end
+    assert f"1 of {len(FEW)} videos has bad rows" in at_the_end
     plan = project.framefeat("plan", "--configfile", "run.yaml").stdout
     assert f"0 of {len(FEW)} videos will be decoded" in plan
     assert f"no matrix will be assembled.\n  {damaged}: " in plan

@@ -187,6 +187,7 @@ def _plan(options: argparse.Namespace) -> None:
         as_json=options.json,
         wanted_alone=options.wanted,
         section=options.section,
+        prefix=options.prefix,
     )
 
 
@@ -527,8 +528,14 @@ def _plan_options(part: argparse.ArgumentParser) -> None:
     as_snakemake.add_argument(
         "--directory", "-d", type=Path, metavar="FOLDER", help="where the results lie (default: here)"
     )
-    part.add_argument(
-        "--section", metavar="NAME", help="the configuration is this part of it, as that of a module is"
+    of_module = part.add_argument_group("for a module of another workflow")
+    of_module.add_argument("--section", metavar="NAME", help="the part of the configuration that it gets")
+    of_module.add_argument(
+        "--prefix",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="its prefix, below which its results lie",
     )
     part.add_argument("--json", action="store_true", help="print JSON instead of sentences")
     part.add_argument(

@@ -261,8 +261,10 @@ def _without_titles(part: Any) -> Any:
 def _unknown(config: Mapping[str, Any]) -> Iterator[str]:
     import difflib
 
-    for key in config:
-        if key not in KEYS:
+    for key, value in config.items():
+        if key not in KEYS and isinstance(value, Mapping) and set(value) & set(KEYS):
+            yield f"{key!r}: it holds keys of its own; 'framefeat plan --section {key}' reads such a part, that of a module"
+        elif key not in KEYS:
             near = difflib.get_close_matches(str(key), KEYS, n=1) or [
                 name for name in KEYS if len(str(key)) > 1 and str(key) in name
             ]

@@ -84,6 +84,7 @@ def test_no_edit_ends_in_a_traceback(folder: Path, tmp_path: Path) -> None:
     whole = json.loads((folder / "feature_manifest.json").read_text())
     copied = tmp_path / "copy"
     copied.mkdir()
+    (tmp_path / "videos").mkdir()
     for file in folder.iterdir():
         (copied / file.name).symlink_to(file)
     (copied / "feature_manifest.json").unlink()
@@ -94,3 +95,9 @@ def test_no_edit_ends_in_a_traceback(folder: Path, tmp_path: Path) -> None:
         assert not verify.verify_folder(copied, rows_per_video=1, weights=[]).ok, (
             "nothing of it is stored here"
         )
+
+
+def test_a_copy_of_the_folder_alone_is_told_once(folder: Path) -> None:
+    verdict = verify.verify_folder(folder, rows_per_video=1, weights=[])
+    assert [text for video in verdict.videos for text in video.failures] == []
+    assert len([text for text in verdict.failures if "copy results/DATASET whole" in text]) == 1

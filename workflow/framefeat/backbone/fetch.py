@@ -35,7 +35,7 @@ def fetch(name: str, weights: WeightsRef | str | None, dest: str | os.PathLike[s
 def _by_hand(name: str, where: str, reason: object) -> UserError:
     return UserError(
         f"The weights of {name} are not on this machine and cannot be downloaded ({reason}): put {where}, or point the "
-        "key weights at a local file: weights=PATH beside other keys after --config"
+        "key weights at a local file: weights=PATH beside other keys after --config (of a module, in its part of the configuration)"
         f"; for one of several backbones, in a configuration file: weights: {{{name!r}: PATH}}."
     )
 

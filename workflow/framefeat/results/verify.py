@@ -109,6 +109,7 @@ def verify_folder(folder: Path, *, rows_per_video: int, weights: Sequence[Path])
         return verdict
     status = np.asarray(index.column("status").to_pylist(), dtype=object)
     covered = np.zeros(len(matrix), dtype=bool)
+    alone = _lies_alone(folder)
     again = Again(folder, run.manifest, weights, rows_per_video)
     usable: list[VideoEntry] = []
     try:
@@ -124,12 +125,13 @@ def verify_folder(folder: Path, *, rows_per_video: int, weights: Sequence[Path])
                     f"{entry['video_id']}: the manifest gives it rows that it gave before"
                 )
             covered[stored.rows] = True
-            verdict.videos.append(_verify_video(stored, again))
+            verdict.videos.append(_verify_video(stored, None if alone else again))
     finally:
         again.end()
     verdict.unchecked = again.unchecked
     if weights and again.unchecked:  # who names the weights asks for the check
         verdict.failures.append(again.unchecked)
+    verdict.failures += [alone] if alone else []
     verdict.failures += _check_files(
         run, index, status, but_matrix=any(_NOT_COMPUTED in video.failures for video in verdict.videos)
     )
@@ -141,6 +143,18 @@ def verify_folder(folder: Path, *, rows_per_video: int, weights: Sequence[Path])
         verdict.failures.append(f"{int((~covered).sum())} rows belong to no video of the manifest")
     verdict.warnings += _oddities(run.manifest, matrix, status)
     return verdict
+
+
+def _lies_alone(folder: Path) -> str:
+    """Why no frame can be decoded again of a backbone's folder that was copied without what lies beside it; empty where
+    that is there."""
+    results = BackboneFolder(folder).results
+    if results.index.exists() or results.videos.exists():
+        return ""
+    return (
+        f"{results.index.name} and {results.videos.name}/ are not beside this folder, which say where the videos are: no frame "
+        "was decoded again. Of a copy, copy results/DATASET whole"
+    )
 
 
 def _unusable(entry: VideoEntry) -> str:
@@ -195,7 +209,8 @@ def _check_files(run: FinishedRun, index: pa.Table, status: np.ndarray, *, but_m
         yield f"{FRAME_INDEX}: its sha256 is not the manifest's frame_index_sha256"
     if run.matrix_path != BackboneFolder(run.matrix_path.parent).matrix(run.manifest["dataset"]):
         yield f"the manifest says dataset is {run.manifest['dataset']!r}, the matrix is {run.matrix_path.name}"
-    yield from _compare_with_source(run.matrix_path.parent, index)
+    if not _lies_alone(run.matrix_path.parent):
+        yield from _compare_with_source(run.matrix_path.parent, index)
     if run.manifest["counts"] != {name: int((status == name).sum()) for name in ("ok", "clamped", "bad")}:
         yield f"the manifest's counts are not those of {FRAME_INDEX}"
 
@@ -254,7 +269,7 @@ def _stored_rows(entry: VideoEntry, index: pa.Table, status: np.ndarray, matrix:
     )
 
 
-def _verify_video(stored: StoredRows, again: "Again") -> CheckedVideo:
+def _verify_video(stored: StoredRows, again: "Again | None") -> CheckedVideo:
     entry = stored.entry
     video = CheckedVideo(
         entry["video_id"],
@@ -265,7 +280,7 @@ def _verify_video(stored: StoredRows, again: "Again") -> CheckedVideo:
     )
     video.failures += _check_features(stored)
     video.warnings += _equal_neighbours(stored)
-    if stored.good.any():
+    if again and stored.good.any():
         try:
             again.check(stored, video)
         except UserError as error:

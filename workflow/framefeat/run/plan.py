@@ -213,7 +213,7 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
             chosen.weights_file
             for chosen in backbones
             if not chosen.is_local
-            and not Path(chosen.weights_file).is_file()
+            and not (results_root.parent / chosen.weights_file).is_file()
             and any(chosen.folder in video.extract for video in videos)
         ],
         damaged=[
@@ -431,7 +431,7 @@ def sentences(changes: Changes) -> Iterator[str]:
     if changes.removed:
         results = shlex.quote(f"results/{changes.dataset}")
         yield f"leaving the matrix: {', '.join(changes.removed)}"
-        yield f"  the files stay until 'framefeat stale {results} --delete'"
+        yield f"  the files stay until, after that run, 'framefeat stale {results} --delete'"
     for path in changes.weights:
         yield f"{path} is not there: it will be copied from the library's own cache, or downloaded"
     if changes.refused:
@@ -459,9 +459,10 @@ def run(
     as_json: bool = False,
     wanted_alone: bool = False,
     section: str | None = None,
+    prefix: Path = Path(),
 ) -> None:
     """``directory``: where Snakemake works; files that are named here are meant from where the command is called.
-    ``section``: the part of the configuration that is meant."""
+    ``section``: the part of the configuration that is meant; ``prefix``: below which a module's files lie."""
     configfiles = [path.absolute() for path in configfiles]
     if directory is not None:
         try:
@@ -479,7 +480,7 @@ def run(
         resolved = settings.resolve(config)
         print(wanted_of(resolved, chosen_backbones(resolved)).to_json())
         return
-    changes = find(config)
+    changes = find(config, prefix / "results")
     if as_json:
         print(json.dumps(vars(changes), indent=1))
         return

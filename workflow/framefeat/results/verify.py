@@ -141,7 +141,7 @@ def verify_folder(folder: Path, *, rows_per_video: int, weights: Sequence[Path])
         verdict.warnings += told_again.warnings
     if not covered.all():
         verdict.failures.append(f"{int((~covered).sum())} rows belong to no video of the manifest")
-    verdict.warnings += _oddities(run.manifest, matrix, status)
+    verdict.warnings += _oddities(usable, matrix, status)
     return verdict
 
 
@@ -235,9 +235,9 @@ def _compare_with_source(folder: Path, index: pa.Table) -> Iterator[str]:
             return
 
 
-def _oddities(manifest: Manifest, matrix: np.ndarray, status: np.ndarray) -> Iterator[str]:
+def _oddities(entries: Sequence[VideoEntry], matrix: np.ndarray, status: np.ndarray) -> Iterator[str]:
     """What looks odd in the whole and need not be wrong."""
-    doubtful = [video for video in manifest["videos"] if video.get("doubts")]
+    doubtful = [video for video in entries if video.get("doubts")]
     if doubtful:
         first = "" if len(doubtful) == 1 else ", the first: "
         yield f"{many(len(doubtful), 'video')} doubtful{first or ': '}{doubtful[0]['video_id']}: {'; '.join(doubtful[0]['doubts'])}"
@@ -509,7 +509,7 @@ def _print(verdict: Verdict) -> None:
     names = ["video", "rows", "ok", "clamped", "bad", "decoder", "re-decoded", "pixels", "cosine", "verdict"]
     rows = [
         [
-            video.video_id, str(video.rows), *(str(video.counts[name]) for name in ("ok", "clamped", "bad")),
+            video.video_id, str(video.rows), *(str(video.counts.get(name, "-")) for name in ("ok", "clamped", "bad")),
             video.decoder, str(video.redecoded), f"{video.pixel_difference:.2f}",
             "-" if video.cosine is None else f"{video.cosine:.6f}",
             "FAILED" if video.failures else video.state,

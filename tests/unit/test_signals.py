@@ -37,6 +37,27 @@ def test_an_interruption_that_python_ignores_comes_again() -> None:
     assert done.stderr == ""
 
 
+def test_an_interruption_that_ends_a_task_says_the_last_words_alone() -> None:
+    script = (
+        "import asyncio, signal, framefeat.signals as s\n"
+        "s.watch_for_interruption()\n"
+        "s.say_at_the_end(lambda: 'interrupted, 1 of 2')\n"
+        "async def work():\n"
+        "    async with asyncio.TaskGroup() as tasks:\n"
+        "        tasks.create_task(press())\n"
+        "async def press():\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "loop = asyncio.new_event_loop()\n"
+        "loop.run_until_complete(work())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert done.stderr == "interrupted, 1 of 2\n"
+
+
 def test_an_interruption_that_nothing_takes_is_no_traceback() -> None:
     script = "import signal, framefeat.signals as s; s.watch_for_interruption(); signal.raise_signal(signal.SIGINT)"
     done = subprocess.run(

@@ -42,7 +42,7 @@ def test_it_says_how_far_the_run_is(
     assert process.returncode != 0, output
     assert re.search(
         ended + r", [12] of 3 videos done; the same command goes on:\n  snakemake --cores 1", output
-    )
+    ), output
     # Of jobs that were killed with it Snakemake may say that they failed.
     failures = ("Error in rule", "RuleException", "failed") if sent == signal.SIGINT else ()
     for word in (*failures, "Traceback"):

@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 
@@ -43,16 +43,32 @@ def _deliver_a_lost_one_again() -> None:
 
 
 def _print_no_traceback() -> None:
-    """Where nothing takes the ``KeyboardInterrupt`` (Snakemake does once jobs run), no traceback is printed."""
+    """Where nothing takes the ``KeyboardInterrupt`` (Snakemake does while it waits for jobs, and not while it works out
+    which come next), no traceback is printed: neither at the end, nor of the task of asyncio that it ended."""
+    import logging  # by Snakemake's process alone, which has it
+
     before = sys.excepthook
 
     def look(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt):
-            print("interrupted; the same command goes on", file=sys.stderr)
+            print(_last_words(), file=sys.stderr)
         else:
             before(kind, error, trace)
 
     sys.excepthook = look
+    logging.getLogger("asyncio").addFilter(
+        lambda record: not (record.exc_info and isinstance(record.exc_info[1], KeyboardInterrupt))
+    )
+
+
+def _last_words() -> str:
+    return "interrupted; the same command goes on"
+
+
+def say_at_the_end(words: Callable[[], str]) -> None:
+    """What a run says that Ctrl-C ends where nothing else takes it."""
+    global _last_words
+    _last_words = words
 
 
 def interrupted(within: float = 0) -> bool:

@@ -52,6 +52,10 @@ def how_far(ended):
     return f"{ended}, {reached}; the same command goes on:\n  {command_again(sys.argv)}"
 
 
+if workflow.is_main_process and not IS_MODULE:
+    signals.say_at_the_end(lambda: how_far("interrupted"))
+
+
 onsuccess:
     if workflow.is_main_process:
         print_outcome()

@@ -28,17 +28,21 @@ except KeyboardInterrupt:
 """
 
 
-def test_an_interruption_that_python_ignores_comes_again() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _LOST], capture_output=True, text=True, timeout=60,
+def run(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
+
+
+def test_an_interruption_that_python_ignores_comes_again() -> None:
+    done = run(_LOST)
     assert done.stdout == "went on\ninterrupted True\n"
     assert done.stderr == ""
 
 
 def test_an_interruption_that_ends_a_task_says_the_last_words_alone() -> None:
-    script = (
+    done = run(
         "import asyncio, signal, framefeat.signals as s\n"
         "s.watch_for_interruption()\n"
         "s.say_at_the_end(lambda: 'interrupted, 1 of 2')\n"
@@ -50,19 +54,13 @@ def test_an_interruption_that_ends_a_task_says_the_last_words_alone() -> None:
         "loop = asyncio.new_event_loop()\n"
         "loop.run_until_complete(work())\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
     assert done.returncode != 0
     assert done.stderr == "interrupted, 1 of 2\n"
 
 
 def test_an_interruption_that_nothing_takes_is_no_traceback() -> None:
-    script = "import signal, framefeat.signals as s; s.watch_for_interruption(); signal.raise_signal(signal.SIGINT)"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    done = run(
+        "import signal, framefeat.signals as s; s.watch_for_interruption(); signal.raise_signal(signal.SIGINT)"
+    )
     assert done.returncode != 0
     assert done.stderr == "interrupted; the same command goes on\n"

@@ -100,6 +100,11 @@ class ResultsFolder:
         return self.root / LEFT_OUT
 
     @property
+    def of_the_merge(self) -> tuple[Path, ...]:
+        """The outputs of merge_index."""
+        return self.index, self.shards, self.videos, self.left_out
+
+    @property
     def former(self) -> Path:
         return self.root / "former.json"
 

@@ -86,11 +86,8 @@ def drop_empty_promises(results: ResultsFolder) -> None:
 
 def lacks_shards(results: ResultsFolder) -> bool:
     """Whether a file of a shard is gone that the last merge wrote."""
-    both = [
-        {path.name for path in folder.glob("*.json") if path.name[0] != "."}
-        for folder in (results.shards, results.videos)
-    ]
-    return both[0] != both[1]
+    with_records = {path.stem for path in results.videos.glob("*.json") if path.name[0] != "."}
+    return set(results.shard_names()) != with_records
 
 
 def _drop(promises: Path, files: Path) -> None:

@@ -68,8 +68,7 @@ def parts_of_backbone(wildcards):
     and then it asks again, because checkpoints make them. An unfinished checkpoint (checkpoints.fetch_weights.get) would
     not do: where a matrix is there already, Snakemake then looks at nothing else of it, neither at its parameters, and
     has nothing to do."""
-    merged = (RESULTS.index, RESULTS.shards, RESULTS.videos, RESULTS.left_out)
-    lacking = [path for path in merged if not os.path.exists(moved(path))]
+    lacking = [path for path in RESULTS.of_the_merge if not os.path.exists(moved(path))]
     if lacking := lacking + weights_to_come():
         return lacking
     checkpoint_of("merge_index", RESULTS.index).get()

@@ -246,13 +246,12 @@ def _refuse(asked: Asked, summary: Summary) -> None:
         from_folder = asked.origin is not None and "videos" in asked.origin["source"]
         merged = Merged(asked.results)
         raise complain(
-            f"{len(summary.bad)} of {many(len(summary.videos), 'video')} {'has' if len(summary.bad) == 1 else 'have'} bad rows, and on_bad_frames is 'fail' (rows of "
-            f"the {'matrix' if from_folder else 'frame index'}, from 0):",
+            f"{len(summary.bad)} of {many(len(summary.videos), 'video')} {'has' if len(summary.bad) == 1 else 'have'} bad rows, "
+            f"and on_bad_frames is 'fail' (rows of the {'matrix' if from_folder else 'frame index'}, from 0):",
             [_with_file(found, merged, key) for key, found in summary.bad.items()],
             f"Replace these files{'' if from_folder else ' (or correct their rows in the index)'} and run again: nothing else "
             "is computed anew. Or run with on_bad_frames=mask as well (beside other keys after --config; of a module, in its part "
-            "of the configuration): these rows are NaN then, "
-            "marked 'bad'."
+            "of the configuration): these rows are NaN then, marked 'bad'."
             + " Or with on_bad_frames=drop: files that give no video at all are left out, other bad rows masked."
             * from_folder,
             most=len(summary.bad),

@@ -46,7 +46,7 @@ class ToldAgain:
             "geometry": manifest["spec"].get("geometry"),
             "decoder": manifest["decoder"],
             "precision": manifest["precision"],
-            "spec": _identifying(manifest["spec"]),
+            "spec": identifying(manifest["spec"]),
         }
         if "frame_index" in manifest.get("source", {}):  # in a folder a file may have one of its own
             self._asked["alignment"] = manifest["alignment"]
@@ -130,10 +130,6 @@ class ToldAgain:
                 self.failures.append(
                     f"{where}the manifest says {name} is {_short(said[name])}, by what is stored it is {_short(value)}"
                 )
-
-
-def _identifying(spec: Mapping[str, Any]) -> Any:
-    return identifying(spec) if "kind" in spec else dict(spec)
 
 
 def _short(value: Any) -> str:

@@ -239,8 +239,9 @@ def _oddities(entries: Sequence[VideoEntry], matrix: np.ndarray, status: np.ndar
     """What looks odd in the whole and need not be wrong."""
     doubtful = [video for video in entries if video.get("doubts")]
     if doubtful:
-        first = "" if len(doubtful) == 1 else ", the first: "
-        yield f"{many(len(doubtful), 'video')} doubtful{first or ': '}{doubtful[0]['video_id']}: {'; '.join(doubtful[0]['doubts'])}"
+        first = doubtful[0]
+        which = ": " if len(doubtful) == 1 else ", the first: "
+        yield f"{many(len(doubtful), 'video')} doubtful{which}{first['video_id']}: {'; '.join(first['doubts'])}"
     good = np.flatnonzero(status != "bad")
     if len(good) > 1:
         some = good[np.linspace(0, len(good) - 1, min(_SPREAD_ROWS, len(good))).astype(int)]

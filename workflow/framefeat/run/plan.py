@@ -150,11 +150,7 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
     before = Merged(results).slices
     if slices == before and not rows_changed:
         former = read_former(results)  # nothing is merged: the jobs know what they were told then
-    asked = wanted_of(wanted, backbones)
-    found = [
-        _VideoChanges.of(entry, asked, needs.of_video(results, asked, key, entry, former.get(key)))
-        for key, entry in slices.items()
-    ]
+    found = _compare(results, wanted_of(wanted, backbones), slices, former)
     removed = sorted(_ids_before(before, results) - {entry["video_id"] for entry in slices.values()})
     assemble = [
         chosen.folder
@@ -200,9 +196,7 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
             if wanted.on_bad_frames == "fail"
             and (problems := unread.get(video.video_id) or ([] if video.sample else list(video.problems)))
         },
-        missing=[
-            str(path) for path in (*_merged_files(results), *finals, results.report) if not path.exists()
-        ],
+        missing=[str(path) for path in (*results.of_the_merge, *finals, results.report) if not path.exists()],
         lost=[
             words
             for video in found
@@ -224,6 +218,16 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
     )
 
 
+def _compare(
+    results: layout.ResultsFolder, asked: Wanted, slices: Mapping[str, Slice], former: Former
+) -> list["_VideoChanges"]:
+    """Of each video what is to be done."""
+    return [
+        _VideoChanges.of(entry, asked, needs.of_video(results, asked, key, entry, former.get(key)))
+        for key, entry in slices.items()
+    ]
+
+
 def _ids_before(before: Mapping[str, Slice], results: layout.ResultsFolder) -> set[str]:
     """The videos of the last merge; where its results are lost (a merge that failed), those of the matrices."""
     if before:
@@ -239,10 +243,6 @@ def _holds_all(folder: layout.BackboneFolder, videos: Sequence["_VideoChanges"])
     """Whether the matrix has rows of each of the videos of which a file is lost: else they are new."""
     lost = {video.video_id for video in videos if folder.root.name in video.lost}
     return not lost or lost <= {entry["video_id"] for entry in read_manifest(folder.manifest)["videos"]}
-
-
-def _merged_files(results: layout.ResultsFolder) -> tuple[Path, ...]:
-    return results.index, results.shards, results.videos, results.left_out
 
 
 def _assembled_files(folder: layout.BackboneFolder, dataset: str) -> tuple[Path, ...]:
@@ -261,11 +261,7 @@ def backbones_due(wanted: settings.Settings, results: layout.ResultsFolder) -> s
     """The folders of the backbones with which a run embeds one of the videos that were merged last; before the first
     merge, those whose matrix is to be made."""
     backbones = chosen_backbones(wanted)
-    asked, former = wanted_of(wanted, backbones), read_former(results)
-    found = [
-        _VideoChanges.of(entry, asked, needs.of_video(results, asked, key, entry, former.get(key)))
-        for key, entry in Merged(results).slices.items()
-    ]
+    found = _compare(results, wanted_of(wanted, backbones), Merged(results).slices, read_former(results))
     remade = {
         chosen.folder
         for chosen in backbones
@@ -375,7 +371,7 @@ def _is_assembled(folder: layout.BackboneFolder, wanted: settings.Settings, chos
 def _merges_again(wanted: settings.Settings, results: layout.ResultsFolder) -> bool:
     """Whether Snakemake finds that tables, files or keys are others than the last merge met. Of one made by hand it is
     not known."""
-    if lacks_shards(results) or not all(path.exists() for path in _merged_files(results)):
+    if lacks_shards(results) or not all(path.exists() for path in results.of_the_merge):
         return True
     try:
         asked = read_json(results.merged)

@@ -65,9 +65,8 @@ def new_folder(
     into ``out``.
 
     ``out`` may be new, empty, or an export that framefeat wrote of the same features in the same layout; files of the
-    earlier export are replaced or removed.
-    Each file appears whole. ``out/export.json`` (``record``, and all files by name) says ``complete: false`` until the
-    last is there.
+    earlier export are replaced or removed. Each file appears whole. ``out/export.json`` (``record``, and all files by
+    name) says ``complete: false`` until the last is there.
     """
     inputs = list(inputs)
     _check_parent(out)

@@ -434,6 +434,22 @@ def test_the_plan_takes_the_options_that_snakemake_takes(tmp_path: Path, clips: 
     check_plan(work, ["--configfile", "../over.yaml"], "over", 1)
 
 
+def test_what_is_named_at_the_end_lies_where_the_reader_finds_it(
+    tmp_path: Path, clips: Path, weights: Path
+) -> None:
+    for file in ("a.mp4", "again/a.mp4"):  # two videos of one name
+        (tmp_path / "clips" / file).parent.mkdir(parents=True)
+        shutil.copy(clips / "a.mp4", tmp_path / "clips" / file)
+    (tmp_path / "work").mkdir()
+    given = ["--directory", "work", "--config", "videos=../clips", "dataset=none", f"weights={weights}"]
+    done = snakemake(tmp_path, "-s", str(SNAKEFILE), *given)
+    assert done.status != 0
+    log = "work/logs/none/merge_index/merge_index.log"
+    assert "1 job failed:\n" in done.output
+    assert f"\n    log: {log}\n" in done.output
+    assert (tmp_path / log).is_file()
+
+
 def test_the_plan_of_a_module(tmp_path: Path, clips: Path) -> None:
     own = {"other": 1, "framefeat": {"dataset": "mine", "videos": str(clips)}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
@@ -445,6 +461,9 @@ def test_the_plan_of_a_module(tmp_path: Path, clips: Path) -> None:
         )  # fmt: skip
 
     assert plan("--section", "framefeat").stdout.startswith("mine:\n4 of 4 videos will be decoded:\n")
+    weights = "resources/weights/mobilenet_v3_large-8738ca79.pth is not there"
+    assert f"\n{weights}" in plan("--section", "framefeat").stdout
+    assert f"\nsub/{weights}" in plan("--section", "framefeat", "--prefix", "sub").stdout
     assert "has no such part; name one of ['framefeat', 'other']" in plan("--section", "dataset").stderr
     assert "'framefeat plan --section framefeat' reads such a part" in plan().stderr
 

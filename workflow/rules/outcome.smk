@@ -15,18 +15,18 @@ def remarks_of_exports():
         path = result.h5(SETTINGS.dataset)
         if path.is_file() and path.stat().st_mtime >= int(RUN_BEGAN):
             for remark in export_h5.remarks(path):
-                yield f"{path}: {remark}"
+                yield f"{WORKS_AT / path}: {remark}"
 
 
 def print_outcome():
     """What a person wants to know at the end of a run, the rows that are bad first of all."""
     from framefeat.run import outcome
 
-    for line in outcome.lines(RESULTS.root, list(BACKBONES)):
+    for line in outcome.lines(RESULTS.root, list(BACKBONES), WORKS_AT):
         logger.info(line)
     for line in remarks_of_exports():
         logger.info(line)
-    for line in outcome.next_steps(RESULTS):
+    for line in outcome.next_steps(RESULTS, WORKS_AT):
         logger.info(line)
 
 
@@ -38,7 +38,7 @@ def print_failures():
         logger.error(how_far("interrupted"))
         return
     logs = [JOBS.logs, JOBS_OF_ALL.log("fetch_weights").parent]
-    lines = list(outcome.failures(logs, RUN_BEGAN, command_again(sys.argv)))
+    lines = list(outcome.failures(logs, RUN_BEGAN, command_again(sys.argv), WORKS_AT))
     # A job that was killed, as by a batch system that ends the whole run, says nothing.
     for line in lines or [how_far("stopped")]:
         logger.error(line)

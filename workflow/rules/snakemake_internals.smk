@@ -5,6 +5,7 @@
 # pyproject.toml allows no version that was not looked at (snakemake <10).
 import os
 import sys
+from pathlib import Path
 
 from snakemake.checkpoints import Checkpoint
 from snakemake.exceptions import WorkflowError
@@ -18,6 +19,9 @@ from framefeat import environment
 IS_MODULE = not workflow.modifier.is_main_snakefile()
 # How Snakemake moves the paths of this module's rules (prefix, replace_prefix).
 PATH_MODIFIER = workflow.modifier.path_modifier
+
+# Where Snakemake works (--directory), seen from where it was called: a reader can use paths that begin with it.
+WORKS_AT = Path(workflow.overwrite_workdir or "")
 
 
 def moved(path):

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from framefeat import terminal
 from framefeat.errors import UserError
+from framefeat.layout import ResultsFolder
 from framefeat.report import show
 
+from tests.unit import shard_fixture
 from tests.unit.report.report_fixture import colour_features, drawn, leave_out, write_run
 
 
@@ -135,8 +137,30 @@ def test_a_folder_without_a_matrix_says_why(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Give results/DATASET"):
         shown(tmp_path)
     (tmp_path / "shards").mkdir()
-    with pytest.raises(UserError, match="the last run of this data set made no matrix"):
+    with pytest.raises(UserError, match=r"made no matrix\.\n'framefeat plan' with"):
         shown(tmp_path)
+
+
+def test_of_a_run_that_made_no_matrix_the_bad_videos_are_named(tmp_path: Path) -> None:
+    results, asked = ResultsFolder(tmp_path), shard_fixture.wanted()
+    good, bad, repaired, new = (shard_fixture.record(name) for name in ("good", "bad", "repaired", "new"))
+    shard_fixture.write_merge(results, {"shard": [good, bad, repaired, new]})
+    shard_fixture.store_evidence(results, asked, good)
+    shard_fixture.store_evidence(results, asked, bad, problems=["frame 2: no frame", "frame 3: no frame"])
+    former = {**repaired, "fingerprint": "before"}
+    shard_fixture.store_evidence(results, asked, former, problems=["frame 7: no frame"])  # type: ignore[arg-type]
+    with pytest.raises(UserError) as refused:
+        shown(tmp_path)
+    heading, named, advice = str(refused.value).splitlines()
+    assert heading == f"{tmp_path}: the last run of this data set made no matrix. 1 video has bad rows:"
+    assert named == "  - 'bad': frame 2: no frame"
+    assert "on_bad_frames=mask" in advice
+    with pytest.raises(UserError, match=r"'bad' has bad rows:\n.*frame 2: no frame\n.*frame 3: no frame\n"):
+        shown(tmp_path, "bad")
+    with pytest.raises(UserError, match="So far nothing speaks against 'repaired'"):
+        shown(tmp_path, "repaired")
+    with pytest.raises(UserError, match="knows no video 'other'"):
+        shown(tmp_path, "other")
 
 
 def test_matrix_is_not_read_for_the_list(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -264,7 +264,9 @@ def test_a_rule_that_does_not_fit_the_file(parts: Parts) -> None:
     assert manifest["alignment_verified"] is True
     assert manifest["verdict"] == "doubtful"
     assert manifest["doubtful"] == {"videos": 1, "max_abs_offset_sec": pytest.approx(0.4)}
-    assert manifest["notes"] == ["1 video doubtful, rows up to 0.400 s from their frames: 'doubts' says why"]
+    assert manifest["notes"] == [
+        "1 video doubtful, rows up to 0.400 s from their frames: their doubts say why"
+    ]
     doubtful = {entry["video_id"]: entry for entry in manifest["videos"]}["c"]
     assert doubtful["verified"] is True
     assert doubtful["verdict"] == "doubtful"

@@ -165,7 +165,7 @@ def test_targets_that_are_no_numbers(folder: Path, targets: pd.DataFrame) -> Non
     )
     named = targets["frame_idx"].map("f{:05}".format)
     refused(r"frame_idx holds what is no number .*'f000", targets.assign(frame_idx=named))
-    refused("have no finite number", np.ma.masked_less(np.arange(len(features.index)), 3))
+    refused("without a finite number", np.ma.masked_less(np.arange(len(features.index)), 3))
     refused("the fields score of the array have 2 dimensions", np.zeros(3, [("score", float, 2)]))
     refused("text that is not UTF-8", np.array([(b"M\xfc", 1, 1.0)], targets_type()))
     numbered = features.sequences(targets=targets.rename(columns={"importance_score": 0}))
@@ -301,7 +301,9 @@ def test_targets_of_other_libraries(folder: Path, targets: pd.DataFrame) -> None
     with pytest.raises(UserError, match=r"array is float64 \[63\], the matrix has 64 rows"):
         features.sequences(targets=np.arange(63) / 100)
     lacking = np.where(np.arange(64) == 21, np.nan, 0.5)
-    with pytest.raises(UserError, match="1 rows have no finite number, the first of them row 21 \\('007'\\)"):
+    with pytest.raises(
+        UserError, match="1 row without a finite number, the first of them row 21 \\('007'\\)"
+    ):
         features.sequences(targets=lacking)
     assert len(features.sequences(targets=lacking, split=["NA"])) == 1
     with pytest.raises(UserError, match="targets: DoubleArray is no table"):

@@ -120,3 +120,14 @@ def test_a_copy_of_the_folder_alone_is_told_once(folder: Path) -> None:
     verdict = verify.verify_folder(folder, rows_per_video=1, weights=[])
     assert "knows no video" not in str([video.failures for video in verdict.videos])
     assert len([text for text in verdict.failures if "copy results/DATASET whole" in text]) == 1
+
+
+def test_a_verdict_that_was_not_repeated_is_none() -> None:
+    counts = {"ok": 2, "clamped": 0, "bad": 0}
+    video = verify.CheckedVideo("a", 2, counts, "pyav", state="verified")  # type: ignore[arg-type]
+    assert video.outcome == "not checked"
+    video.redecoded = 2
+    assert video.outcome == "verified"
+    video.failures.append("its file is gone")
+    assert video.outcome == "FAILED"
+    assert verify.CheckedVideo("b", 2, counts, "none", state="not verified").outcome == "not verified"  # type: ignore[arg-type]

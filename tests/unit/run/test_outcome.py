@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from framefeat.files import write_json
 from framefeat.layout import ResultsFolder
 from framefeat.run import outcome
@@ -23,6 +24,20 @@ def test_a_good_run_names_the_report_and_the_next_command(tmp_path: Path) -> Non
         f"report: {results.report}",
         f"next: framefeat show {results.root}",
     ]
+
+
+def test_paths_are_named_as_they_are_seen_from_where_snakemake_was_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = ResultsFolder(write_run(Path(), [drawn("good", [4])]))
+    results.report.touch()
+    (line,) = outcome.lines(results.root, ["colour_grid"], Path("my work"))
+    assert line.startswith(f"my work/{results.root}/colour_grid/")
+    assert (
+        list(outcome.next_steps(results, Path("my work")))[-1]
+        == f"next: framefeat show 'my work/{results.root}'"
+    )
 
 
 def test_doubtful_videos_are_told_as_bad_ones_are(tmp_path: Path) -> None:

@@ -104,3 +104,47 @@ def test_command_line_values_are_read_as_snakemake_reads_them(
     for wrong in ("dataset", "=a", "2=a"):
         with pytest.raises(UserError, match="KEY=VALUE"):
             run_plan.configuration([tmp_path / "a.yaml"], [wrong])
+
+
+def test_the_folder_of_the_results_is_named_as_the_reader_sees_it() -> None:
+    changes = run_plan.Changes(
+        dataset="mine", results="sub/results/mine", merges=[], sample={}, extract={}, taken_over={}, removed=["gone"],
+        videos=1, rows_changed=True, assemble=[], refused={}, missing=[], lost=[], weights=[], damaged=[],
+    )  # fmt: skip
+    told = "\n".join(run_plan.sentences(changes, Path("my work")))
+    assert told.splitlines()[-2].endswith("framefeat stale 'my work/sub/results/mine' --delete")
+
+
+@pytest.mark.parametrize(
+    ("asked", "left_out", "told"),
+    [
+        (None, None, []),  # by hand
+        ("[]", None, ["files of the last merge are not whole"]),
+        ('{"collection": "other"}', None, ["a table or a file came, went or changed"]),
+        ('{"collection": "other", "drop": true}', None, ["a table or a file", "on_bad_frames changed"]),
+        ('{"sample_every": "15"}', None, ["sample_every changed"]),
+        (
+            '{"collection": "other"}',
+            {"unread": [{"path": "b.mp4"}]},
+            ["looked at again by each run ('b.mp4')"],
+        ),
+    ],
+)
+def test_why_the_index_is_merged_again(
+    tmp_path: Path, asked: str | None, left_out: object, told: list[str]
+) -> None:
+    """``asked``: what of it was another in the last merge."""
+    wanted = settings.resolve({"dataset": "toy", "videos": str(tmp_path / "clips")})
+    results = ResultsFolder(tmp_path)
+    write_merge(results, {"a": [record("a")]})
+    results.left_out.write_text(json.dumps(left_out or {}))
+    now = run_plan.asked_of_merge(wanted, run_plan.stat_digest(wanted, results.root))
+    if asked is not None:
+        before = json.loads(asked)
+        results.merged.write_text(json.dumps({**now, **before} if isinstance(before, dict) else before))
+    reasons = run_plan._merges_again(wanted, results)
+    assert len(reasons) == len(told)
+    for reason, words in zip(reasons, told, strict=True):
+        assert words in reason
+    results.index.unlink()
+    assert run_plan._merges_again(wanted, results) == ["files of the last merge are not there"]

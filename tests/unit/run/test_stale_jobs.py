@@ -52,7 +52,7 @@ def test_what_is_no_more_and_nothing_else(results: Path, capsys: pytest.CaptureF
     stale.run(results, delete=False)
     told = capsys.readouterr().out.splitlines()
     assert set(map(Path, told[:-1])) == left
-    assert told[-1].startswith("14 files of 1 video no longer in the index and of earlier shards")
+    assert told[-1].startswith("14 files of 1 video no longer in the index and of 1 earlier shard (")
     assert files(around) == before
     stale.run(results, delete=True)
     assert files(around) == before - left

@@ -490,7 +490,7 @@ def test_a_number_after_lost_frames_is_doubtful(tmp_path, alignment):
     path = clips.without_pictures(clips.made("h264_no_b.mp4").path, tmp_path / "lost.mkv", range(40, 43))
     evidence, _ = sample(tmp_path / "out", path, [0.0, 3.0, 3.6], decoder="pyav", alignment=alignment)
     assert evidence["rows"]["native_idx"] == [0, 75, 90]
-    assert any("3 frames are lost" in text for text in evidence["doubts"]) == (alignment == "index")
+    assert any("3 frames lost to damage" in text for text in evidence["doubts"]) == (alignment == "index")
 
 
 def test_neighbours_in_a_process_decide_nothing(tmp_path, monkeypatch):

@@ -289,11 +289,18 @@ def _text(path: str) -> str:
 
 def unread_since(results: Path) -> int | None:
     """When (nanoseconds) the last merge met files that could not be read; None where it met none."""
-    path = ResultsFolder(results).left_out
     try:
-        return path.stat().st_mtime_ns if read_json(path)["unread"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return ResultsFolder(results).left_out.stat().st_mtime_ns if unread_files(results) else None
+    except OSError:
         return None
+
+
+def unread_files(results: Path) -> list[str]:
+    """The files, as text, that the last merge could not read."""
+    try:
+        return [str(file["path"]) for file in read_json(ResultsFolder(results).left_out)["unread"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def sentences(report: Mapping[str, Any], most: int = 20) -> Iterator[str]:

@@ -20,6 +20,7 @@ from framefeat.names import video_key
 from framefeat.records import Shard, VideoRecord, slice_of
 from framefeat.settings import Settings
 from framefeat.video.alignment import frame_numbers
+from framefeat.words import many
 
 #: Columns that the merged index adds: the video's file-safe key, and the row of its slice that this row means.
 KEY, SLICE_ROW = tables.MERGED_COLUMNS
@@ -107,7 +108,9 @@ def merge(settings: Settings, out: Path, workers: int = 1, stored_in: ResultsFol
     write_json(results.left_out, left_out)
     for line in folder.sentences(left_out):
         _say(line)
-    _say(f"{len(ids)} rows of {len(slices)} videos in {len(set(dealt.values()))} shards")
+    _say(
+        f"{many(len(ids), 'row')} of {many(len(slices), 'video')} in {many(len(set(dealt.values())), 'shard')}"
+    )
 
 
 def _of_rows(column: pa.ChunkedArray, positions: np.ndarray) -> pa.ChunkedArray:

@@ -32,7 +32,7 @@ _REASONS = {3: verdict.NOT_VERIFIED, 2: verdict.DOUBTFUL, 1: "look"}
 def run(results: str | Path, video: str | None = None, stream: TextIO | None = None) -> None:
     """Print every backbone's verdict and its videos, those that need a look first; or the rows of one video."""
     out = stream or sys.stdout
-    folders = result_folders(Path(results))
+    folders = result_folders(Path(results), video)
     for number, folder in enumerate(folders):
         backbone = read_backbone(folder)
         if number:

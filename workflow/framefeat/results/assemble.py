@@ -314,7 +314,7 @@ def _notes(counts: Counts, summary: Summary, computed_by: Sequence[Mapping[str, 
     if summary.doubtful:
         distance = verdict.distance(summary.farthest)
         notes.append(
-            f"{many(len(summary.doubtful), 'video')} doubtful{distance and ', '}{distance}: 'doubts' says why"
+            f"{many(len(summary.doubtful), 'video')} doubtful{distance and ', '}{distance}: their doubts say why"
         )
     return notes + sorted({warning for network in computed_by for warning in network["warnings"]})
 

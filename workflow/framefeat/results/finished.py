@@ -15,21 +15,20 @@ from framefeat.layout import FRAME_INDEX, MANIFEST, BackboneFolder, ResultsFolde
 from framefeat.parquet import read_parquet
 from framefeat.records import Manifest, ManifestHead, Span
 from framefeat.results.shape import misfit
+from framefeat.results.unfinished import no_matrix
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def result_folders(path: Path) -> list[Path]:
-    """The backbone folders of ``results/{dataset}``, or ``path`` itself where it is one; by name."""
+def result_folders(path: Path, video_id: str | None = None) -> list[Path]:
+    """The backbone folders of ``results/{dataset}``, or ``path`` itself where it is one; by name. Raises ``UserError``
+    where there is none, which says why, of ``video_id`` where it is given."""
     if BackboneFolder(path).manifest.is_file():
         return [path]
     found = [folder.root for folder in ResultsFolder(path).assembled()]
     if not found and ResultsFolder(path).shards.is_dir():
-        raise UserError(
-            f"{path}: the last run of this data set made no matrix. 'framefeat plan' with the run's configuration says what is "
-            "missing; run Snakemake again for the rest."
-        )
+        raise no_matrix(ResultsFolder(path), video_id)
     if not found:
         raise UserError(
             f"{path}: no {MANIFEST} here or one folder below. Give results/DATASET or results/DATASET/BACKBONE of a finished run."

@@ -181,7 +181,7 @@ def _joined(
         raise complain(
             f"{source}: there is no {column} for these rows of frame_index.parquet:",
             [
-                f"{video!r}: {len(group)} rows, the first with frame_idx {group.iloc[0]:g}"
+                f"{video!r}: {many(len(group), 'row')}, the first with frame_idx {group.iloc[0]:g}"
                 for video, group in by_video
             ],
             "Add these targets, or leave the videos out with a split.",
@@ -203,7 +203,7 @@ def _in_rows_order(targets: np.ndarray, ids: Sequence[str], index: "pd.DataFrame
     lost = np.flatnonzero(use & ~np.isfinite(values))
     if len(lost):
         raise UserError(
-            f"targets: {len(lost)} rows have no finite number, the first of them row {lost[0]} ({index['video_id'].iloc[lost[0]]!r}). "
+            f"targets: {many(len(lost), 'row')} without a finite number, the first of them row {lost[0]} ({index['video_id'].iloc[lost[0]]!r}). "
             "Add these targets, or leave the videos out with a split."
         )
     return values

@@ -24,7 +24,7 @@ from framefeat.results.decode_again import DecodedAgain, Decoding, container_of
 from framefeat.results.finished import FinishedRun, result_folders, rows_of
 from framefeat.results.shape import misfit_of_video
 from framefeat.results.told_again import ToldAgain
-from framefeat.results.verdict import LEVELS, VERIFIED, of_all, of_manifest
+from framefeat.results.verdict import LEVELS, NOT_VERIFIED, VERIFIED, of_all, of_manifest
 from framefeat.shard_files import MERGE_AGAIN, Merged
 from framefeat.terminal import print_table, print_wrapped, printable
 from framefeat.vectors import cosine
@@ -48,6 +48,13 @@ class CheckedVideo:
     cosine: float | None = None
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def outcome(self) -> str:
+        """For the table: the verdict of the run, unless that could not be repeated."""
+        if self.failures:
+            return "FAILED"
+        return self.state if self.redecoded or self.state == NOT_VERIFIED else "not checked"
 
 
 @dataclass
@@ -513,11 +520,11 @@ def _print(verdict: Verdict) -> None:
             video.video_id, str(video.rows), *(str(video.counts.get(name, "-")) for name in ("ok", "clamped", "bad")),
             video.decoder, str(video.redecoded), f"{video.pixel_difference:.2f}",
             "-" if video.cosine is None else f"{video.cosine:.6f}",
-            "FAILED" if video.failures else video.state,
+            video.outcome,
         ]
         for video in verdict.videos
     ]  # fmt: skip
-    levels = [3 if video.failures else LEVELS.get(video.state, 3) for video in verdict.videos]
+    levels = [LEVELS.get(video.outcome, 3) for video in verdict.videos]
     print_table(
         names, rows, sys.stdout, right={1, 2, 3, 4, 6, 7, 8}, levels=levels, coloured_column=9, droppable=[5, 3, 2],
         cut=0,

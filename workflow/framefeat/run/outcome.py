@@ -1,6 +1,7 @@
 """The last lines of a run: what came out, or what failed and how to go on."""
 
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +21,16 @@ _LAST_WORDS = re.compile(r"^framefeat [a-z0-9-]+: ", re.M)
 _MOST = 20
 
 
-def lines(results: Path, backbones: Sequence[str]) -> Iterator[str]:
-    """For each backbone its verdict, then the videos that speak against it (the first 20 of a kind); files left out."""
+def lines(results: Path, backbones: Sequence[str], at: Path = Path()) -> Iterator[str]:
+    """For each backbone its verdict, then the videos that speak against it (the first 20 of a kind); files left out.
+    ``at``: where Snakemake works, seen from where it was called."""
     for folder in backbones:
         files = ResultsFolder(results).backbone(folder)
         if not files.manifest.is_file():
             continue
         manifest = read_manifest(files.manifest)
         yield (
-            f"{files.matrix(manifest['dataset'])}: float32 ({manifest['total_frames']}, "
+            f"{at / files.matrix(manifest['dataset'])}: float32 ({manifest['total_frames']}, "
             f"{manifest['feature_dim']}), {many(len(manifest['videos']), 'video')}, alignment {verdict.of_manifest(manifest)}"
         )
         computed_by = manifest.get("computed_by", [])
@@ -42,11 +44,11 @@ def lines(results: Path, backbones: Sequence[str]) -> Iterator[str]:
         yield f"ignored, being no videos: {left.counted}"
 
 
-def next_steps(results: ResultsFolder) -> Iterator[str]:
-    """Where to look at what came out."""
+def next_steps(results: ResultsFolder, at: Path = Path()) -> Iterator[str]:
+    """Where to look at what came out; ``at`` as for ``lines``."""
     if results.report.is_file() and results.assembled():
-        yield f"report: {results.report}"
-        yield f"next: framefeat show {results.root}"
+        yield f"report: {at / results.report}"
+        yield f"next: framefeat show {shlex.quote(str(at / results.root))}"
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,10 @@ def _listed(things: Sequence[Any], words: Callable[[Any], str], noun: str) -> It
         yield f"  ... and {len(things) - _MOST} more {noun}; framefeat show lists them all"
 
 
-def failures(logs: Iterable[Path], since: float, command: str) -> Iterator[str]:
+def failures(logs: Iterable[Path], since: float, command: str, at: Path = Path()) -> Iterator[str]:
     """For each job that failed since ``since`` (seconds since the epoch): what its log, somewhere in ``logs``, says
-    last and where it lies; then ``command``, which goes on from there. What several jobs say is said once."""
+    last and where it lies; then ``command``, which goes on from there. What several jobs say is said once. ``at`` as
+    for ``lines``."""
     found: dict[str, list[Path]] = {}
     for path in (path for folder in logs if folder.is_dir() for path in sorted(folder.rglob("*.log"))):
         try:
@@ -127,7 +130,7 @@ def failures(logs: Iterable[Path], since: float, command: str) -> Iterator[str]:
     yield f"{many(sum(map(len, found.values())), 'job')} failed:"
     for sentence, paths in list(found.items())[:_MOST]:
         yield from (f"  {line}" for line in _shortened(sentence.splitlines()))
-        yield f"    log: {', '.join(map(str, paths[:_MOST]))}"
+        yield f"    log: {', '.join(str(at / path) for path in paths[:_MOST])}"
     if len(found) > _MOST:
         yield f"  ... and {len(found) - _MOST} more"
     yield "What is done stays done. Mend the cause and go on:"

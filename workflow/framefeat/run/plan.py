@@ -25,6 +25,7 @@ from framefeat.backbone.chosen import ChosenBackbone, chosen_backbones, wanted_o
 from framefeat.errors import UserError
 from framefeat.files import read_json
 from framefeat.index import merge
+from framefeat.index.folder import unread_files
 from framefeat.index.stamp import asked_of_merge, stat_digest
 from framefeat.needs import Needs, Wanted
 from framefeat.parquet import read_parquet
@@ -37,13 +38,16 @@ from framefeat.words import many
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_FILES_NAMED = 5
+
 
 @dataclass(frozen=True)
 class Changes:
     """What the next run does: video ids -> reasons, for each kind of job.
 
-    ``merges``: the index is merged again, whether or not that changes a row. ``extract``: by backbone folder.
-    ``taken_over``: the other name of videos whose results lie under one.
+    ``results``: the data set's folder. ``merges``: why the index is merged again, whether or not that changes a row;
+    empty where it is not. ``extract``: by backbone folder. ``taken_over``: the other name of videos whose results lie
+    under one.
     ``assemble``: backbone folders of whose results a file is missing, or which say something else of themselves than
     they would now (the rule for bad rows, where the rows come from). ``refused``: the problems of videos for which
     assemble refuses, where on_bad_frames is fail. ``missing``:
@@ -54,7 +58,8 @@ class Changes:
     """
 
     dataset: str
-    merges: bool
+    results: str
+    merges: list[str]
     sample: dict[str, list[str]]
     extract: dict[str, dict[str, list[str]]]
     taken_over: dict[str, str]
@@ -175,6 +180,7 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
     ]
     return Changes(
         dataset=wanted.dataset,
+        results=str(results.root),
         merges=_merges_again(wanted, results),
         sample={video.video_id: video.sample for video in videos if video.sample},
         extract={
@@ -204,10 +210,10 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
             for words in dict.fromkeys(itertools.chain(*video.lost.values()))
         ],
         weights=[
-            chosen.weights_file
+            str(file)
             for chosen in backbones
             if not chosen.is_local
-            and not (results_root.parent / chosen.weights_file).is_file()
+            and not (file := results_root.parent / chosen.weights_file).is_file()
             and any(chosen.folder in video.extract for video in videos)
         ],
         damaged=[
@@ -368,16 +374,34 @@ def _is_assembled(folder: layout.BackboneFolder, wanted: settings.Settings, chos
     return all(head.get(name) == value for name, value in now.items())
 
 
-def _merges_again(wanted: settings.Settings, results: layout.ResultsFolder) -> bool:
-    """Whether Snakemake finds that tables, files or keys are others than the last merge met. Of one made by hand it is
-    not known."""
+def _merges_again(wanted: settings.Settings, results: layout.ResultsFolder) -> list[str]:
+    """Why Snakemake finds that tables, files or keys are others than the last merge met; empty where it does not. Of a
+    merge made by hand it is not known."""
     if lacks_shards(results) or not all(path.exists() for path in results.of_the_merge):
-        return True
+        return ["files of the last merge are not there"]
     try:
         asked = read_json(results.merged)
     except (OSError, ValueError):
-        return False
-    return bool(asked != asked_of_merge(wanted, stat_digest(wanted, results.root)))
+        return []
+    if not isinstance(asked, dict):
+        return ["files of the last merge are not whole"]
+    now = asked_of_merge(wanted, stat_digest(wanted, results.root))
+    changed = [name for name in {**asked, **now} if name not in asked or asked[name] != now.get(name)]
+    return [reason for name in changed for reason in _reasons_to_merge(name, results)]
+
+
+def _reasons_to_merge(name: str, results: layout.ResultsFolder) -> Iterator[str]:
+    """``name``: a member of ``asked_of_merge`` that is another."""
+    if name == "drop":
+        yield "on_bad_frames changed"
+    elif name != "collection":
+        yield f"{name} changed"
+    elif unread := unread_files(results.root):
+        more = f" and {len(unread) - _FILES_NAMED} more" if len(unread) > _FILES_NAMED else ""
+        named = ", ".join(map(repr, unread[:_FILES_NAMED])) + more
+        yield f"files that could not be read are looked at again by each run ({named})"
+    else:
+        yield "a table or a file came, went or changed (its size, time, permissions or place on the disk)"
 
 
 def _rows_differ(new: Path, results: layout.ResultsFolder) -> bool:
@@ -397,39 +421,41 @@ def _holds(index: Path, rows: "pa.Table") -> bool:
         return False
 
 
-def sentences(changes: Changes) -> Iterator[str]:
-    """The changes as lines of text, the costly ones first."""
+def sentences(changes: Changes, at: Path = Path()) -> Iterator[str]:
+    """The changes as lines of text, the costly ones first. ``at``: where the results lie, seen from the reader."""
     if changes.nothing:
         yield (
             f"{changes.dataset}: Nothing to be done: the results of {many(changes.videos, 'video')} are up to date."
         )
         for path in changes.lost:
             how = "not whole; delete it, and it" if Path(path).exists() else "not there; it"
-            yield f"  {path} is {how} is made again with the next matrix"
+            yield f"  {at / path} is {how} is made again with the next matrix"
         yield from (f"  {sentence}" for sentence in changes.damaged)
         return
     yield f"{changes.dataset}:"
     yield from changes.damaged
     # Before the first run it would be the whole list.
     if len(changes.sample) < changes.videos:
-        yield from (f"{path} is not there" for path in changes.missing)
+        yield from (f"{at / path} is not there" for path in changes.missing)
     if not changes.assembles:
-        merged = "The index will be merged again, and the" if changes.merges else "The"
-        yield f"{merged} report will be drawn again; no video is decoded or embedded."
+        if changes.merges:
+            yield f"The index will be merged again: {'; '.join(changes.merges)}."
+        yield "The report will be drawn; no video is decoded or embedded."
         return
     yield from _listed(changes.sample, changes.videos, "will be decoded")
     for folder, videos in changes.extract.items():
         yield from _listed(videos, changes.videos, f"will be embedded with {folder}")
     if changes.taken_over:
-        yield f"{len(changes.taken_over)} of {many(changes.videos, 'video')} were here under another name, and are taken over:"
+        have = "has" if len(changes.taken_over) == 1 else "have"
+        yield f"{len(changes.taken_over)} of {many(changes.videos, 'video')} {have} the content of another, whose results are taken over:"
         for video_id, other in sorted(changes.taken_over.items()):
-            yield f"  {video_id}: as {other}, the same content"
+            yield f"  {video_id}: as {other}"
     if changes.removed:
-        results = shlex.quote(f"results/{changes.dataset}")
+        results = shlex.quote(str(at / changes.results))
         yield f"leaving the matrix: {', '.join(changes.removed)}"
-        yield f"  the files stay until, after that run, 'framefeat stale {results} --delete'"
+        yield f"  the files stay until, after that run: framefeat stale {results} --delete"
     for path in changes.weights:
-        yield f"{path} is not there: it will be copied from the library's own cache, or downloaded"
+        yield f"{at / path} is not there: it will be copied from the library's own cache, or downloaded"
     if changes.refused:
         have = "has" if len(changes.refused) == 1 else "have"
         yield f"on_bad_frames is fail, and {many(len(changes.refused), 'video')} {have} bad rows: no matrix will be assembled."
@@ -437,7 +463,7 @@ def sentences(changes: Changes) -> Iterator[str]:
             yield f"  {video_id}: {problems[0]}"
         yield "  replace these files, or run with on_bad_frames=mask as well (or drop: files without a video are left out)"
     else:
-        yield "The matrix and its manifest will be assembled."
+        yield "The matrix and its manifest will be assembled, and the report drawn."
 
 
 def _listed(videos: Mapping[str, Sequence[str]], of: int, what: str) -> Iterator[str]:
@@ -480,5 +506,5 @@ def run(
     if as_json:
         print(json.dumps(vars(changes), indent=1))
         return
-    for line in sentences(changes):
+    for line in sentences(changes, directory or Path()):
         print(line)

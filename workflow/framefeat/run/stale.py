@@ -57,6 +57,17 @@ def _videos_of(index: Path) -> set[str]:
     return set(map(str, pc.unique(column).to_pylist()))
 
 
+def _whose(files: list[Stale]) -> str:
+    """``of 2 videos no longer in the index and of 1 earlier shard``."""
+    videos = {file.name for file in files if file.kind == "video"}
+    shards = {
+        file.name for file in files if file.kind == "shard"
+    } - videos  # one video's is called as the video
+    told = [f"of {many(len(videos), 'video')} no longer in the index"] * bool(videos)
+    told += [f"of {many(len(shards), 'earlier shard')}"] * bool(shards)
+    return " and ".join(told)
+
+
 def run(results: Path, delete: bool) -> None:
     files = find(results)
     for file in files:
@@ -64,9 +75,8 @@ def run(results: Path, delete: bool) -> None:
     if not files:
         print("nothing is stale")
         return
-    videos = len({file.name for file in files if file.kind == "video"})
     size = sum(file.size for file in files) / 1e6
-    told = f"{many(len(files), 'file')} of {many(videos, 'video')} no longer in the index and of earlier shards ({size:.1f} MB)"
+    told = f"{many(len(files), 'file')} {_whose(files)} ({size:.1f} MB)"
     if delete:
         for file in files:
             file.path.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from framefeat.video.passes import decode_cost, least_pass
 from framefeat.video.pyav import SHORT_FRAMES, in_order_reader, is_read_whole
 from framefeat.video.reader import Contradiction, Decoded, Reader, ReaderMistake
 from framefeat.video.second_look import SecondLook, look_again, spread
+from framefeat.words import many
 
 EVIDENCE_SCHEMA = 2
 THUMBNAILS = 24
@@ -201,7 +202,7 @@ class Sampler:
             problems = self._keep(frames, strict, sorted(problems), rows_of)
             if found > len(problems):
                 warnings.append(
-                    f"{found - len(problems)} frames came cleanly only when everything was decoded in order"
+                    f"{many(found - len(problems), 'frame')} came cleanly only when everything was decoded in order"
                 )
         return Taken(reader.name, reason, frames, problems, tuple(warnings), getattr(reader, "lost", 0))
 
@@ -349,8 +350,8 @@ class Sampler:
         if not taken.lost or self.job.alignment != "index":
             return []
         return [
-            f"{taken.lost} {'frame is' if taken.lost == 1 else 'frames are'} lost to damage: those after them keep the numbers of their packets, and a player counts "
-            "on without the lost ones"
+            f"{many(taken.lost, 'frame')} lost to damage: later frames are counted here as if nothing were lost, and a player "
+            "that skips what is lost counts fewer, so which frame a number means cannot be told"
         ]
 
     def _disagreement(self, look: SecondLook, seconds: np.ndarray) -> list[str]:

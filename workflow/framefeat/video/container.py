@@ -29,6 +29,7 @@ from framefeat.video.packets import (
 )
 from framefeat.video.presented import Presented, clock_doubts, presented
 from framefeat.video.timing import Timing, by_rate, by_times
+from framefeat.words import many
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ def _container(
     frames = presented(name, source, stream, reading, packets, tick, contradiction)
     if not len(frames.pts):
         raise UserError(
-            f"{name!r}: {len(packets)} packets of {codec} video, but no frame of them can be shown; "
+            f"{name!r}: {many(len(packets), 'packet')} of {codec} video, but no frame of them can be shown; "
             "fetch the file again."
         )
     timing = _timing(frames, stream, reading)
@@ -269,8 +270,8 @@ def _lost_references(packets: list[int]) -> list[str]:
     if not packets:
         return []
     return [
-        f"pictures that others refer to are missing in it (before packet {packets[0]}, {len(packets)} gaps in all): frames "
-        "from there to the next key frame may show something else"
+        f"pictures that others refer to are missing in it ({many(len(packets), 'gap')}, the first before packet {packets[0]}): "
+        "frames from there to the next key frame may show something else"
     ]
 
 

@@ -128,7 +128,7 @@ def test_features_of_another_kind_need_the_frames_again(
     done: ResultsFolder, changed: dict[str, str], reason: str
 ) -> None:
     need = of(done, wanted(backbone(**changed)))
-    assert need.embed["net"][0] == reason
+    assert need.embed["net"] == [reason]
     assert need.decode == {GEOMETRY: ["its frames are needed again for net"]}
     assert need.evidence.keys() == {GEOMETRY}
     assert need.gone == {}
@@ -138,7 +138,7 @@ def test_features_of_another_kind_need_the_frames_again(
 def test_or_those_that_were_kept(done: ResultsFolder, changed: dict[str, str], reason: str) -> None:
     store_frames(done, "a")
     need = of(done, wanted(backbone(**changed)))
-    assert need.embed["net"][0] == reason
+    assert need.embed["net"] == [reason]
     assert need.decode == {}
     done.recheck(GEOMETRY, "a").unlink()
     assert need != of(done, wanted(backbone(**changed)))

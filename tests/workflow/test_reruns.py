@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,7 +49,7 @@ def run_as_planned(project: Project) -> Run:
     assert done.of("sample_frames") == sorted(f"sample_frames:{video}" for video in plan["sample"])
     embedded = {video for videos in plan["extract"].values() for video in videos}
     assert set(done.of("extract_features")) == {f"extract_features:{video}" for video in embedded}
-    foretold = ("merges", "taken_over", "removed", "rows_changed", "assemble", "missing")
+    foretold = ("merges", "taken_over", "removed", "rows_changed", "assemble", "missing", "redraws")
     assert bool(done.jobs) == bool(plan["sample"] or embedded or any(plan[name] for name in foretold))
     assert not plan["merges"] or set(MERGED) < set(done.jobs)
     return Run(done.status, done.output, sorted(done.jobs))
@@ -92,6 +93,39 @@ def test_files_that_are_gone_are_foretold(project: Project) -> None:
         "b.safetensors": [],
         "frame_index.parquet": sorted([*recomputed("b"), *ASSEMBLED]),
     }
+
+
+def test_a_report_that_was_left_behind_is_foretold(project: Project) -> None:
+    """As by a rule that needs the matrix alone."""
+    target = f"results/toy/{BACKBONE}/toy_features.npy"
+    rows = project.rows()
+    project.write_index(rows.iloc[1:], project.video_table())
+    done = project.run(target)
+    assert "assemble" in str(done.jobs)
+    assert "report:" not in "".join(done.jobs)
+    assert re.search("^report: ", done.output, re.M) is None, "the page is of other rows"
+    assert re.search("^next: framefeat show ", done.output, re.M)
+    told = project.framefeat("plan", "--configfile", "run.yaml").stdout
+    assert told == "toy:\nThe report will be drawn; no video is decoded or embedded.\n"
+    assert run_as_planned(project).jobs == ["report:toy"]
+    project.run(target, "--forcerun", "assemble")
+    assert run_as_planned(project).jobs == [], "the same content"
+    project.write_index(rows, project.video_table())
+    run_as_planned(project)
+
+
+def test_what_follows_a_merge_of_a_large_index_is_foretold(project: Project) -> None:
+    """Snakemake does not look whether its content is the same."""
+    rows = project.rows()
+    letters = np.random.default_rng(0).choice(list("abcdefghijklmnopqrstuvwxyz"), (len(rows), 200_000))
+    project.write_index(rows.assign(label=list(map("".join, letters))), project.video_table())
+    project.run()
+    assert (project.results / "index.parquet").stat().st_size > 1_000_000
+    os.utime(project.videos / "a.mp4")
+    assert run_as_planned(project).jobs == sorted([*MERGED, *ASSEMBLED])
+    os.utime(project.results / BACKBONE / "frame_index.parquet")
+    assert run_as_planned(project).jobs == ["report:toy"]
+    project.write_index(rows, project.video_table())
 
 
 def test_files_that_are_cut_are_foretold(project: Project) -> None:

@@ -127,6 +127,8 @@ def evidence_digest(evidence: Mapping[str, Any]) -> str:
 def differences(stored: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     """One phrase for each entry of ``expected`` that ``stored`` does not have as it is, or for what explains it."""
     changed = {name: value for name, value in expected.items() if stored.get(name) != value}
+    if "precision" in changed and stored.get("algorithm") == extract_algorithm(stored["precision"]):
+        changed.pop("algorithm", None)  # each precision has one of its own
     if "fingerprint" in changed:
         if str(stored.get("fingerprint")).startswith(UNREAD):
             return ["its file could not be read before"]

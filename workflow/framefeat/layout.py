@@ -67,6 +67,10 @@ class BackboneFolder:
     def matrix(self, dataset: str) -> Path:
         return self.root / f"{dataset}{_MATRIX_SUFFIX}"
 
+    def assembled_files(self, dataset: str) -> tuple[Path, ...]:
+        """The outputs of assemble."""
+        return self.matrix(dataset), self.frame_index, self.manifest
+
     def matrices(self) -> list[Path]:
         """The matrices that lie here, whatever data set they name."""
         return sorted(self.root.glob(f"*{_MATRIX_SUFFIX}"))

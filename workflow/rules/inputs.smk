@@ -16,7 +16,7 @@ def matrices():
     return [
         path
         for result in map(RESULTS.backbone, BACKBONES)
-        for path in (result.matrix(SETTINGS.dataset), result.frame_index, result.manifest)
+        for path in result.assembled_files(SETTINGS.dataset)
     ]
 
 

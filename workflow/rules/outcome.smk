@@ -26,7 +26,7 @@ def print_outcome():
         logger.info(line)
     for line in remarks_of_exports():
         logger.info(line)
-    for line in outcome.next_steps(RESULTS, WORKS_AT):
+    for line in outcome.next_steps(RESULTS, SETTINGS.dataset, list(BACKBONES), WORKS_AT):
         logger.info(line)
 
 

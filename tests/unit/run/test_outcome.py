@@ -1,13 +1,15 @@
 """The last lines of a run, and of one that failed."""
 
+import os
 from pathlib import Path
 
 import pytest
 from framefeat.files import write_json
 from framefeat.layout import ResultsFolder
+from framefeat.report.build import build
 from framefeat.run import outcome
 
-from tests.unit.report.report_fixture import drawn, leave_out, write_run
+from tests.unit.report.report_fixture import colour_features, drawn, leave_out, write_run
 
 
 def test_a_good_run_is_one_line(tmp_path: Path) -> None:
@@ -18,12 +20,46 @@ def test_a_good_run_is_one_line(tmp_path: Path) -> None:
 
 def test_a_good_run_names_the_report_and_the_next_command(tmp_path: Path) -> None:
     results = ResultsFolder(write_run(tmp_path, [drawn("good", [4])]))
-    assert list(outcome.next_steps(results)) == []
-    results.report.touch()
-    assert list(outcome.next_steps(results)) == [
+    one = ("demo", ["colour_grid"])
+    assert list(outcome.next_steps(results, "demo", ["not", "these"])) == []
+    assert list(outcome.next_steps(results, *one)) == [f"next: framefeat show {results.root}"]
+    build(results.root, results.report, one[1])
+    assert list(outcome.next_steps(results, *one)) == [
         f"report: {results.report}",
         f"next: framefeat show {results.root}",
     ]
+
+
+def test_a_report_of_other_results_is_not_named(tmp_path: Path) -> None:
+    results = ResultsFolder(
+        write_run(tmp_path, [drawn("good", [4])], {"a": colour_features, "b": colour_features})
+    )
+    build(results.root, results.report)
+
+    def named(*backbones: str) -> bool:
+        return "report: " in "".join(outcome.next_steps(results, "demo", backbones))
+
+    assert named("a", "b")
+    assert not named("a"), "it has more"
+    assert not named("b", "a"), "in another order"
+    manifest = results.backbone("a").manifest
+    _make_newer(manifest, results.report)
+    assert named("a", "b"), "the same content, again"
+    manifest.write_text(manifest.read_text() + "\n")
+    _make_newer(manifest, results.report)
+    assert not named("a", "b")
+    results.report.write_text(
+        results.report.read_text(encoding="utf-8").replace("framefeat-drawn-of", "other")
+    )
+    _make_newer(results.report, manifest)
+    assert named("a", "b"), "a page that does not say goes by its time"
+    _make_newer(manifest, results.report)
+    assert not named("a", "b")
+
+
+def _make_newer(path: Path, than: Path) -> None:
+    time = than.stat().st_mtime_ns + 1_000_000_000
+    os.utime(path, ns=(time, time))
 
 
 def test_paths_are_named_as_they_are_seen_from_where_snakemake_was_called(
@@ -31,11 +67,10 @@ def test_paths_are_named_as_they_are_seen_from_where_snakemake_was_called(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     results = ResultsFolder(write_run(Path(), [drawn("good", [4])]))
-    results.report.touch()
     (line,) = outcome.lines(results.root, ["colour_grid"], Path("my work"))
     assert line.startswith(f"my work/{results.root}/colour_grid/")
     assert (
-        list(outcome.next_steps(results, Path("my work")))[-1]
+        list(outcome.next_steps(results, "demo", ["colour_grid"], Path("my work")))[-1]
         == f"next: framefeat show 'my work/{results.root}'"
     )
 

@@ -108,7 +108,7 @@ def test_command_line_values_are_read_as_snakemake_reads_them(
 
 def test_the_folder_of_the_results_is_named_as_the_reader_sees_it() -> None:
     changes = run_plan.Changes(
-        dataset="mine", results="sub/results/mine", merges=[], sample={}, extract={}, taken_over={}, removed=["gone"],
+        dataset="mine", results="sub/results/mine", merges=[], redraws=False, sample={}, extract={}, taken_over={}, removed=["gone"],
         videos=1, rows_changed=True, assemble=[], refused={}, missing=[], lost=[], weights=[], damaged=[],
     )  # fmt: skip
     told = "\n".join(run_plan.sentences(changes, Path("my work")))

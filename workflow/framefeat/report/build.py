@@ -25,6 +25,7 @@ from framefeat.report.gather import (
 )
 from framefeat.report.section import duration, section
 from framefeat.report.stages import Stage, read_stages
+from framefeat.results import drawn
 from framefeat.results.finished import result_folders
 from framefeat.run import outcome
 
@@ -71,6 +72,7 @@ def build(
     }
     page = render(
         dataset=str(loaded[0].manifest["dataset"]),
+        drawn_of=drawn.drawn_of([backbone.folder for backbone in loaded]),
         sections=sections,
         stages=[_stage_text(stage) for stage in stages],
         throughput=any(stage.rates for stage in stages),

@@ -453,8 +453,8 @@ class StoredNetwork:
                     if path.is_file()
                 ]
                 self.missing = (
-                    f"features not checked: the weights with sha256 {wanted[:16]}... are neither where they were nor in "
-                    f"{WEIGHTS} nor in torch's cache; "
+                    f"features not checked: the weights with sha256 {wanted[:16]}... are neither where a run of this folder, or "
+                    f"of the one around these results, had them, nor in {WEIGHTS} or torch's cache; "
                     + (f"{'; '.join(others)}" if others else "name their file with --weights")
                 )
         return self._path is not None

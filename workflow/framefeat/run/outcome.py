@@ -12,6 +12,7 @@ from framefeat.index.folder import counted
 from framefeat.layout import ResultsFolder
 from framefeat.records import Manifest, VideoEntry
 from framefeat.results import verdict
+from framefeat.results.drawn import draws_again
 from framefeat.results.finished import read_manifest
 from framefeat.terminal import printable
 from framefeat.words import many
@@ -44,10 +45,14 @@ def lines(results: Path, backbones: Sequence[str], at: Path = Path()) -> Iterato
         yield f"ignored, being no videos: {left.counted}"
 
 
-def next_steps(results: ResultsFolder, at: Path = Path()) -> Iterator[str]:
-    """Where to look at what came out; ``at`` as for ``lines``."""
-    if results.report.is_file() and results.assembled():
-        yield f"report: {at / results.report}"
+def next_steps(
+    results: ResultsFolder, dataset: str, backbones: Sequence[str], at: Path = Path()
+) -> Iterator[str]:
+    """Where to look at what came out; ``at`` as for ``lines``. An older report is none of these results."""
+    files = [path for name in backbones for path in results.backbone(name).assembled_files(dataset)]
+    if all(path.is_file() for path in files):
+        if results.report.is_file() and not draws_again(results, dataset, backbones):
+            yield f"report: {at / results.report}"
         yield f"next: framefeat show {shlex.quote(str(at / results.root))}"
 
 

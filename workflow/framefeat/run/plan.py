@@ -30,6 +30,7 @@ from framefeat.index.stamp import asked_of_merge, stat_digest
 from framefeat.needs import Needs, Wanted
 from framefeat.parquet import read_parquet
 from framefeat.records import Former, Slice
+from framefeat.results.drawn import SNAKEMAKE_COMPARES_CONTENT, draws_again
 from framefeat.results.finished import FinishedRun, read_manifest, read_manifest_head
 from framefeat.results.origin import origin
 from framefeat.shard_files import MERGE_AGAIN, Merged, lacks_shards, read_former, read_records
@@ -46,20 +47,20 @@ class Changes:
     """What the next run does: video ids -> reasons, for each kind of job.
 
     ``results``: the data set's folder. ``merges``: why the index is merged again, whether or not that changes a row;
-    empty where it is not. ``extract``: by backbone folder. ``taken_over``: the other name of videos whose results lie
-    under one.
-    ``assemble``: backbone folders of whose results a file is missing, or which say something else of themselves than
-    they would now (the rule for bad rows, where the rows come from). ``refused``: the problems of videos for which
-    assemble refuses, where on_bad_frames is fail. ``missing``:
-    results that are not there and are made again. ``lost``: what they were made from and is not there: Snakemake makes
-    it again with the next matrix, and not before. ``weights``: published weights that are not there and with which
-    videos are embedded: they are fetched first. ``damaged``: sentences about results that are there and are not whole,
-    which Snakemake does not see.
+    empty where it is not. ``redraws``: the report is not of the results that lie there. ``extract``: by backbone
+    folder. ``taken_over``: the other name of videos whose results lie under one. ``assemble``: backbone folders of
+    whose results a file is missing, or which say something else of themselves than they would now (the rule for bad
+    rows, where the rows come from), or whose large index is merged again. ``refused``: the problems of videos for which
+    assemble refuses, where on_bad_frames is fail. ``missing``: results that are not there and are made again. ``lost``:
+    what they were made from and is not there: Snakemake makes it again with the next matrix, and not before.
+    ``weights``: published weights that are not there and with which videos are embedded: they are fetched first.
+    ``damaged``: sentences about results that are there and are not whole, which Snakemake does not see.
     """
 
     dataset: str
     results: str
     merges: list[str]
+    redraws: bool
     sample: dict[str, list[str]]
     extract: dict[str, dict[str, list[str]]]
     taken_over: dict[str, str]
@@ -86,7 +87,7 @@ class Changes:
 
     @property
     def nothing(self) -> bool:
-        return not (self.merges or self.assembles or self.missing)
+        return not (self.merges or self.assembles or self.missing or self.redraws)
 
 
 def configuration(configfiles: Sequence[Path] = (), entries: Sequence[str] = ()) -> dict[str, Any]:
@@ -157,10 +158,13 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
         former = read_former(results)  # nothing is merged: the jobs know what they were told then
     found = _compare(results, wanted_of(wanted, backbones), slices, former)
     removed = sorted(_ids_before(before, results) - {entry["video_id"] for entry in slices.values()})
+    merges = _merges_again(wanted, results)
+    # Snakemake does not compare the content of a large file: a new one is another.
+    by_time = bool(merges) and _is_large(results.index)
     assemble = [
         chosen.folder
         for chosen in backbones
-        if not _is_assembled(results.backbone(chosen.folder), wanted, chosen)
+        if by_time or not _is_assembled(results.backbone(chosen.folder), wanted, chosen)
     ]
     remade = {
         chosen.folder
@@ -176,12 +180,15 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
     finals = [
         path
         for chosen in backbones
-        for path in _assembled_files(results.backbone(chosen.folder), wanted.dataset)
+        for path in results.backbone(chosen.folder).assembled_files(wanted.dataset)
     ]
     return Changes(
         dataset=wanted.dataset,
         results=str(results.root),
-        merges=_merges_again(wanted, results),
+        merges=merges,
+        redraws=results.report.is_file()
+        and all(path.is_file() for path in finals)
+        and draws_again(results, wanted.dataset, [chosen.folder for chosen in backbones]),
         sample={video.video_id: video.sample for video in videos if video.sample},
         extract={
             chosen.folder: {
@@ -251,10 +258,6 @@ def _holds_all(folder: layout.BackboneFolder, videos: Sequence["_VideoChanges"])
     return not lost or lost <= {entry["video_id"] for entry in read_manifest(folder.manifest)["videos"]}
 
 
-def _assembled_files(folder: layout.BackboneFolder, dataset: str) -> tuple[Path, ...]:
-    return folder.matrix(dataset), folder.frame_index, folder.manifest
-
-
 def videos_done(wanted: settings.Settings, results: layout.ResultsFolder) -> tuple[int, int]:
     """How many of the videos that were merged last have their features of every backbone, and how many there are."""
     asked = wanted_of(wanted, chosen_backbones(wanted))
@@ -271,9 +274,7 @@ def backbones_due(wanted: settings.Settings, results: layout.ResultsFolder) -> s
     remade = {
         chosen.folder
         for chosen in backbones
-        if not all(
-            path.is_file() for path in _assembled_files(results.backbone(chosen.folder), wanted.dataset)
-        )
+        if not all(path.is_file() for path in results.backbone(chosen.folder).assembled_files(wanted.dataset))
         or not _holds_all(results.backbone(chosen.folder), found)
     }
     if not found:
@@ -352,7 +353,7 @@ class _VideoChanges:
 
 def _damaged(folder: layout.BackboneFolder, dataset: str) -> Iterator[str]:
     """What is wrong with a matrix, its index and manifest, where all are there."""
-    if all(path.is_file() for path in _assembled_files(folder, dataset)):
+    if all(path.is_file() for path in folder.assembled_files(dataset)):
         try:
             run = FinishedRun.of(folder.root)
             run.check(run.map_matrix(), run.read_index(["video_id"]).num_rows)
@@ -363,7 +364,7 @@ def _damaged(folder: layout.BackboneFolder, dataset: str) -> Iterator[str]:
 def _is_assembled(folder: layout.BackboneFolder, wanted: settings.Settings, chosen: ChosenBackbone) -> bool:
     """Whether a matrix, whole with its index and manifest, lies there that says of itself what one made now would."""
     head = read_manifest_head(folder.manifest)
-    files = _assembled_files(folder, wanted.dataset)
+    files = folder.assembled_files(wanted.dataset)
     if not all(path.is_file() for path in files):
         return False
     if head is None:  # not whole, and there: nothing that Snakemake sees
@@ -372,6 +373,10 @@ def _is_assembled(folder: layout.BackboneFolder, wanted: settings.Settings, chos
     if "source" in head:  # not by hand
         now |= origin(wanted, chosen.spec)
     return all(head.get(name) == value for name, value in now.items())
+
+
+def _is_large(index: Path) -> bool:
+    return index.is_file() and index.stat().st_size > SNAKEMAKE_COMPARES_CONTENT
 
 
 def _merges_again(wanted: settings.Settings, results: layout.ResultsFolder) -> list[str]:
@@ -437,9 +442,9 @@ def sentences(changes: Changes, at: Path = Path()) -> Iterator[str]:
     # Before the first run it would be the whole list.
     if len(changes.sample) < changes.videos:
         yield from (f"{at / path} is not there" for path in changes.missing)
-    if not changes.assembles:
         if changes.merges:
             yield f"The index will be merged again: {'; '.join(changes.merges)}."
+    if not changes.assembles:
         yield "The report will be drawn; no video is decoded or embedded."
         return
     yield from _listed(changes.sample, changes.videos, "will be decoded")

@@ -84,8 +84,8 @@ def test_unknown_keys_are_named_with_the_nearest_known_one() -> None:
         ({"frame_index": "a.csv"}, "video_index"),
         ({"videos": None}, "no input"),
         ({"backbones": []}, "backbones"),
-        ({"weights": {"a": {"sha256": "0" * 64}}}, "weights"),
-        ({"weights": {"a": {"file": "x", "sha256": "0"}}}, r"weights\.a\.sha256: '0'"),
+        ({"backbones": "a", "weights": {"a": {"sha256": "0" * 64}}}, r"no file in weights\.a"),
+        ({"backbones": "a", "weights": {"a": {"file": "x", "sha256": "0"}}}, r"weights\.a\.sha256: '0'"),
         ({"weights": {"a": {"file": "x", "sha": "0"}}}, r"weights\.a\.sha: there is no such entry"),
         ({"weights": {1: "x"}}, "weights: the name 1 is not text"),
         ({"weights": {"a": 3, "b": {"file": ""}}}, r"(?s)weights\.a: 3 .*weights\.b\.file: it is empty"),
@@ -165,6 +165,13 @@ def test_home_folders_are_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch
     assert {getattr(found, name) for name in paths} == {"/home/me/x"}
     assert found.weights == {"b": "/home/me/b.pth", "c": {"file": "/home/me/c.pth", "sha256": "0" * 64}}
     assert resolve({"dataset": "a", "weights": "~/b.pth"}).weights == "/home/me/b.pth"
+
+
+def test_weights_of_a_backbone_that_is_not_in_use_may_be_a_placeholder() -> None:
+    """As in an example that a person copies."""
+    resolve(
+        {"videos": "v", "backbones": "resnet18", "weights": {"resnet50": {"file": "x.pth", "sha256": "..."}}}
+    )
 
 
 def test_switches_null_and_numbers_as_the_command_line_gives_them() -> None:

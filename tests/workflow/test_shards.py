@@ -147,6 +147,13 @@ def test_shard_rows_and_the_order_of_the_index_change_no_video(project: Project)
     write_index(project, MANY)
     assert run(project, []).jobs == sorted([*MERGED, *ASSEMBLED])
     assert np.array_equal(matrix(project), before)
+    project.config["shard_rows"] = 2
+    told = project.framefeat("plan", "--configfile", "run.yaml").stdout
+    assert "The index will be merged again: shard_rows changed.\n" in told
+    assert "The matrix and its manifest will be assembled, and the report drawn.\n" in told
+    assert run(project, []).jobs == sorted([*MERGED, *ASSEMBLED]), "the jobs of these shards were done before"
+    project.config["shard_rows"] = "auto"
+    run(project, [])
 
 
 def test_from_64_videos_to_65(project: Project, of_few: dict[str, bytes]) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
@@ -390,7 +390,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     if twice := {name for name in settings.backbones if settings.backbones.count(name) > 1}:
         yield f"names a backbone twice in backbones: {', '.join(sorted(twice))}."
     if isinstance(settings.weights, Mapping):
-        yield from _bad_weights(settings.weights)
+        yield from _bad_weights(settings.weights, settings.backbones)
     if settings.export_labels_from and (settings.annotations or settings.export_segments_from):
         yield (
             "sets export_labels_from together with annotations or export_segments_from: the first brings labels and "
@@ -398,9 +398,10 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         )
 
 
-def _bad_weights(weights: Mapping[str, Any]) -> Iterator[str]:
+def _bad_weights(weights: Mapping[str, Any], backbones: Collection[str]) -> Iterator[str]:
+    """Of the backbones in use: an entry for another may be a placeholder."""
     for name, entry in weights.items():
-        if not isinstance(entry, Mapping):
+        if not isinstance(entry, Mapping) or name not in backbones:
             continue
         if "file" not in entry:
             yield f"has no file in weights.{name}: write {{file: PATH, sha256: DIGEST}}, or the path alone."

@@ -12,7 +12,7 @@ import pytest
 from framefeat.errors import UserError
 from framefeat.files import read_json, write_json
 from framefeat.names import video_key
-from framefeat.summaries import export_files, export_target
+from framefeat.summaries import controls, export_files, export_target
 from framefeat.vectors import unit_rows
 
 from tests.unit.results.tiny_results import Clip, write_results
@@ -29,13 +29,29 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.parametrize(
+    ("times", "rate"),
+    [
+        (np.arange(20) / 2, 2.0),
+        (np.round(np.arange(300) / 3, 3), pytest.approx(3, abs=1e-3)),
+        (np.r_[np.arange(20), np.arange(80, 100)] / 2, 2.0),  # bad rows left out
+        ([0.0, 0.0, 0.5, 0.5], 6.0),  # rows asking for the same time again
+        ([1.0, 1.0], 0.0),
+        ([1.0], 0.0),
+    ],
+)
+def test_rows_per_second(times: Any, rate: Any) -> None:
+    assert export_files._rate(np.asarray(times)) == rate
+
+
 def test_npy(folder: Path, tmp_path: Path) -> None:
     """As video_features writes them: {stem}_{name}.npy with its rows' milliseconds and their rate."""
     features, out = framefeat.load(folder), tmp_path / "out"
     export_files.run("npy", folder, out)
     assert np.array_equal(np.load(out / "-esJr_bb.npy"), features.features_of("-esJr"))
     assert np.load(out / "Base jumping_timestamps_ms.npy")[:3].tolist() == pytest.approx([0, 480, 1000])
-    assert np.load(out / "-esJr_fps.npy") == 2.0
+    for name in ("-esJr", "Base jumping"):  # whatever the rate of its file
+        assert np.load(out / f"{name}_fps.npy") == 2.0
     record = read_json(out / "export.json")
     assert record["complete"]
     assert record["matrix_sha256"] == features.manifest["matrix_sha256"]
@@ -144,6 +160,9 @@ def test_its_own_export_is_replaced_and_nothing_else(folder: Path, tmp_path: Pat
         export_files.run("npz", folder, out)
     assert set(contents(out)) == before
     export_files.run("npz", folder, out, force=True)
+    controls.run(folder, tmp_path / "controls", kinds=["zero"])
+    with pytest.raises(UserError, match="holds another export \\(control is None\\)"):
+        export_files.run("npz", tmp_path / "controls" / "zero", out)
     (out / "notes.txt").write_text("mine")
     (out / "-esJr.npz").unlink()
     record = read_json(out / "export.json")
@@ -179,7 +198,7 @@ def test_a_link_to_nothing(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a link to nothing"):
         export_files.run("npy", folder, tmp_path / "out")
     with pytest.raises(UserError, match="is a link to nothing"):
-        export_target.check_file(tmp_path / "out", [], True, lambda _: True)
+        export_target.check_file(tmp_path / "out", [], True, {}, lambda _: {})
 
 
 def test_an_export_that_was_broken_off_can_be_made_again(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,10 @@ def test_the_source_of_the_shots_is_not_replaced(folder: Path, annotations: Path
     assert published.read_bytes() == before
 
 
+def _copy(path: Path) -> Path:
+    return Path(shutil.copy(path, path.with_suffix(".copy.h5")))
+
+
 def test_what_framefeat_did_not_write_is_replaced_only_by_force(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "eccv16_dataset_tvsum_google_pool5.h5"
     for make in (
@@ -254,6 +259,17 @@ def test_what_framefeat_did_not_write_is_replaced_only_by_force(folder: Path, tm
         assert out.read_bytes() == before
     export_h5.run(folder, out, force=True)
     export_h5.run(folder, out)  # its own
+    with h5py.File(out, "a") as file:
+        file.attrs["dataset"] = "other"
+    with pytest.raises(
+        UserError, match=r"is another export \(dataset is 'other'\); give another name, or --force"
+    ):
+        export_h5.run(folder, out)
+    export_h5.run(folder, out, force=True)
+    controls.run(folder, tmp_path / "controls", kinds=["zero"])
+    with pytest.raises(UserError, match=r"is another export \(control is None\)"):
+        export_h5.run(tmp_path / "controls" / "zero", out, segments_from=_copy(out))
+    export_h5.run(folder, out)
     with pytest.raises(UserError, match="is a folder"):
         export_h5.run(folder, tmp_path, force=True)
 

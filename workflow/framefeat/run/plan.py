@@ -50,9 +50,9 @@ class Changes:
     empty where it is not. ``redraws``: the report is not of the results that lie there. ``extract``: by backbone
     folder. ``taken_over``: the other name of videos whose results lie under one. ``assemble``: backbone folders of
     whose results a file is missing, or which say something else of themselves than they would now (the rule for bad
-    rows, where the rows come from), or whose large index is merged again. ``refused``: the problems of videos for which
-    assemble refuses, where on_bad_frames is fail. ``missing``: results that are not there and are made again. ``lost``:
-    what they were made from and is not there: Snakemake makes it again with the next matrix, and not before.
+    rows, where the rows come from), or whose shards or large index are others. ``refused``: the problems of videos for
+    which assemble refuses, where on_bad_frames is fail. ``missing``: results that are not there and are made again.
+    ``lost``: what they were made from and is not there: Snakemake makes it again with the next matrix, and not before.
     ``weights``: published weights that are not there and with which videos are embedded: they are fetched first.
     ``damaged``: sentences about results that are there and are not whole, which Snakemake does not see.
     """
@@ -152,19 +152,20 @@ def find(config: Mapping[str, Any], results_root: Path = Path("results")) -> Cha
     settings.check_inputs(wanted)
     backbones = chosen_backbones(wanted)
     results = layout.results_of(wanted.dataset, results_root)
-    slices, unread, former, rows_changed = _merge_aside(wanted, results)
+    slices, unread, former, rows_changed, dealt_anew = _merge_aside(wanted, results)
     before = Merged(results).slices
     if slices == before and not rows_changed:
         former = read_former(results)  # nothing is merged: the jobs know what they were told then
     found = _compare(results, wanted_of(wanted, backbones), slices, former)
     removed = sorted(_ids_before(before, results) - {entry["video_id"] for entry in slices.values()})
     merges = _merges_again(wanted, results)
-    # Snakemake does not compare the content of a large file: a new one is another.
-    by_time = bool(merges) and _is_large(results.index)
+    # Other shards are other inputs of a matrix. Of a large file Snakemake does not compare the content: a new one is
+    # another.
+    other_inputs = dealt_anew or (bool(merges) and _is_large(results.index))
     assemble = [
         chosen.folder
         for chosen in backbones
-        if by_time or not _is_assembled(results.backbone(chosen.folder), wanted, chosen)
+        if other_inputs or not _is_assembled(results.backbone(chosen.folder), wanted, chosen)
     ]
     remade = {
         chosen.folder
@@ -286,9 +287,9 @@ def backbones_due(wanted: settings.Settings, results: layout.ResultsFolder) -> s
 
 def _merge_aside(
     wanted: settings.Settings, results: layout.ResultsFolder
-) -> tuple[dict[str, Slice], dict[str, list[str]], Former, bool]:
+) -> tuple[dict[str, Slice], dict[str, list[str]], Former, bool, bool]:
     """What a merge writes now: the slices, by key; why files cannot be read, by id; and which videos had other names.
-    And whether its index differs from the one that lies there."""
+    And whether its index differs from the one that lies there, and whether its shards have other videos."""
     with tempfile.TemporaryDirectory(prefix="framefeat-plan-") as folder:
         aside = layout.ResultsFolder(Path(folder))
         if results.fingerprints.is_file():
@@ -301,7 +302,9 @@ def _merge_aside(
             for record in read_records(aside, shard).values()
             if record["error"]
         }
-        return Merged(aside).slices, unread, read_former(aside), _rows_differ(aside.index, results)
+        merged, before = Merged(aside), Merged(results)
+        dealt_anew = bool(before.shard_of) and merged.shard_of != before.shard_of
+        return merged.slices, unread, read_former(aside), _rows_differ(aside.index, results), dealt_anew
 
 
 @dataclass(frozen=True)

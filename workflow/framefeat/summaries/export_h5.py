@@ -98,7 +98,8 @@ def run(
         options = _Options(l2, vmax, drop_bad, source, shots, labels)
         _check_places(features, options)
         others = [other.path for other in (shots, labels) if other is not None]
-        check_file(out, [*features.files, *(source.files if source else ()), *others], force, _is_ours)
+        inputs = [*features.files, *(source.files if source else ()), *others]
+        check_file(out, inputs, force, _record(features), _record_in)
         plans, problems = _plan(features, options)
         if problems:
             raise complain(f"{features.folder}: these videos cannot be exported:", problems)
@@ -143,14 +144,27 @@ def _check_places(features: Features, options: _Options) -> None:
         )
 
 
-def _is_ours(path: Path) -> bool:
+def _record(features: Features) -> dict[str, Any]:
+    """What the file says of where it comes from."""
+    manifest: Mapping[str, Any] = features.manifest
+    names = ("dataset", "backbone", "weights", "alignment", "matrix_sha256")
+    record = {"format": FORMAT, "writer": WRITER} | {
+        name: manifest[name] for name in names if manifest.get(name) is not None
+    }
+    if "control" in manifest:
+        record["control"] = json.dumps(manifest["control"], sort_keys=True)
+    return record
+
+
+def _record_in(path: Path) -> dict[str, Any]:
+    """The same of an earlier export; empty where framefeat did not write the file."""
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
-            return is_framefeats(file.attrs.get("writer"))
+            return dict(file.attrs) if is_framefeats(file.attrs.get("writer")) else {}
     except OSError:
-        return False
+        return {}
 
 
 def _groups(features: Features, options: _Options) -> Mapping[str, str]:
@@ -288,11 +302,7 @@ def _annotated(options: _Options, video_id: str, group: str, frames: int) -> int
 
 def _describe(file: Any, features: Features, options: _Options) -> None:
     manifest = features.manifest
-    file.attrs["format"] = FORMAT
-    file.attrs["writer"] = WRITER
-    for name in ("dataset", "backbone", "weights", "alignment", "matrix_sha256"):
-        if manifest.get(name) is not None:
-            file.attrs[name] = manifest[name]
+    file.attrs.update(_record(features))
     file.attrs["feature_dim"] = features.dim
     file.attrs["alignment_verified"] = bool(manifest["alignment_verified"])
     file.attrs["l2_normalised"] = options.l2
@@ -312,8 +322,6 @@ def _describe(file: Any, features: Features, options: _Options) -> None:
     for other in (options.shots_from, options.labels_from):
         if other is not None and not other.named:
             file.attrs["matched"] = f"by place, not by name: {other.path.name} has no video_name"
-    if "control" in manifest:
-        file.attrs["control"] = json.dumps(manifest["control"], sort_keys=True)
 
 
 def _labels(plan: _Plan, options: _Options) -> Labels | None:

@@ -24,8 +24,15 @@ def is_framefeats(writer: object) -> bool:
     return isinstance(writer, str) and writer.startswith("framefeat ")
 
 
-def check_file(out: Path, inputs: Iterable[Path], force: bool, ours: Callable[[Path], bool]) -> None:
-    """Raise ``UserError`` where ``out`` must not be written. ``ours`` says whether framefeat wrote an existing file."""
+def check_file(
+    out: Path,
+    inputs: Iterable[Path],
+    force: bool,
+    record: Mapping[str, Any],
+    read_record: Callable[[Path], Mapping[str, Any]],
+) -> None:
+    """Raise ``UserError`` where ``out`` must not be written. ``record``: what the new file says of itself;
+    ``read_record`` reads it of an existing file, and is empty where framefeat did not write that."""
     _refuse_inputs([out], inputs)
     _check_parent(out)
     _refuse_dangling(out)
@@ -33,9 +40,16 @@ def check_file(out: Path, inputs: Iterable[Path], force: bool, ours: Callable[[P
         raise UserError(f"{str(out)!r} is a folder; give the name of a file to write.")
     if out.exists() and not out.is_file():
         raise UserError(f"{str(out)!r} is a pipe or a device; give the name of a file to write.")
-    if out.exists() and not force and not ours(out):
+    if not out.exists() or force:
+        return
+    there = read_record(out)
+    if not there:
         raise UserError(
             f"{str(out)!r} exists and framefeat did not write it; give another name, or --force to replace it."
+        )
+    if others := _differences(there, record):
+        raise UserError(
+            f"{str(out)!r} is another export ({', '.join(others)}); give another name, or --force to replace it."
         )
 
 
@@ -141,16 +155,20 @@ def _refuse_others(out: Path, record: Mapping[str, Any]) -> None:
         raise UserError(
             f"{str(out)!r} is not empty and holds no export of framefeat; give another folder, or --force to write into it."
         )
-    others = [
-        f"{name} is {there.get(name)!r}"
-        for name in ("dataset", "backbone", "format")
-        if name in record and there.get(name) != record[name]
-    ]
-    if others:
+    if others := _differences(there, record):
         raise UserError(
             f"{str(out)!r} holds another export ({', '.join(others)}), whose files would be removed; give another folder, or "
             "--force to replace it."
         )
+
+
+def _differences(there: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    """What makes of an earlier export one of something else."""
+    return [
+        f"{name} is {there.get(name)!r}"
+        for name in ("dataset", "backbone", "control", "format")
+        if there.get(name) != record.get(name)
+    ]
 
 
 def _record(out: Path) -> dict[str, Any]:

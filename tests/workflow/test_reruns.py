@@ -128,6 +128,41 @@ def test_what_follows_a_merge_of_a_large_index_is_foretold(project: Project) -> 
     project.write_index(rows, project.video_table())
 
 
+@pytest.mark.parametrize(
+    ("stage", "jobs"),
+    [("evidence/squash224", recomputed("a")), (f"{BACKBONE}/features", ["extract_features:a"])],
+    ids=["sample", "extract"],
+)
+def test_after_a_job_that_failed_the_next_run_goes_on(project: Project, stage: str, jobs: list[str]) -> None:
+    """Snakemake has written down what the failed job was made of, and the matrix of the earlier run is there."""
+    write_clip(project.videos / "a.mp4", seed=len(stage))
+    output = project.results / stage / "a.safetensors"
+    output.unlink()
+    output.mkdir()  # so nothing can be written there
+    assert project.run(check=False).status != 0
+    output.rmdir()
+    assert sorted(project.run().jobs) == sorted([*jobs, *ASSEMBLED])
+    assert project.run().jobs == []
+
+
+def test_a_refused_matrix_is_refused_again_whatever_was_made_of_an_earlier_one(project: Project) -> None:
+    """The HDF5 file is there, and newer than what it was made of."""
+    project.run("export_h5")
+    clip = project.videos / "b.mp4"
+    whole = clip.read_bytes()
+    clip.write_bytes(b"\0" * 100 + whole[100:])
+    for _ in range(3):
+        done = project.run("export_h5", check=False)
+        assert done.status != 0
+        assert "1 of 3 videos has bad rows" in done.output
+    project.config["on_bad_frames"] = "mask"
+    assert f"assemble:{BACKBONE}" in project.run("export_h5", check=False).jobs
+    del project.config["on_bad_frames"]
+    clip.write_bytes(whole)
+    assert "write_h5" in str(project.run("export_h5").jobs)
+    assert "Nothing to be done" in project.run("export_h5").output
+
+
 def test_files_that_are_cut_are_foretold(project: Project) -> None:
     """Snakemake sees none of them."""
     folder = project.results / BACKBONE

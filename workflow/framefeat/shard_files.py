@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from framefeat.errors import UserError
-from framefeat.files import read_json
+from framefeat.files import read_json, write_json
 from framefeat.layout import STORED, ResultsFolder
 from framefeat.records import Former, Shard, Slice, VideoRecord, slice_of
 
@@ -82,6 +82,17 @@ def drop_empty_promises(results: ResultsFolder) -> None:
         _drop(folder, results.evidence(folder.name, "any").parent)
     for folder in sorted(results.root.glob("*/extracted/")):
         _drop(folder, results.backbone(folder.parent.name).features("any").parent)
+
+
+def renew_promises_of_no_matrix(results: ResultsFolder) -> None:
+    """Change what says that a shard is done where the matrix is gone that is made of it (a job that failed, or a person).
+    A file of another rule that was made of that matrix is not up to date, and only another input tells Snakemake so."""
+    for folder in sorted(results.root.glob("*/extracted/")):
+        promise = min(folder.glob("*.json"), default=None)
+        files = results.backbone(folder.parent.name).assembled_files(results.root.name)
+        if promise is not None and not all(path.is_file() for path in files):
+            found = read_json(promise)
+            write_json(promise, {**found, "renewed": found.get("renewed", 0) + 1})
 
 
 def lacks_shards(results: ResultsFolder) -> bool:

@@ -74,9 +74,11 @@ def parts_of_backbone(wildcards):
     checkpoint_of("merge_index", RESULTS.index).get()
     names = MOVED_RESULTS.shard_names()
     geometry, result = BACKBONES[wildcards.backbone].geometry, RESULTS.backbone(wildcards.backbone)
-    return [RESULTS.sampled(geometry, shard) for shard in names] + [
+    parts = [RESULTS.sampled(geometry, shard) for shard in names] + [
         result.extracted(shard) for shard in names
     ]
+    forget_failed_jobs(parts)
+    return parts
 
 
 def origin_json(backbone):

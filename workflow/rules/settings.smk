@@ -107,6 +107,7 @@ EXTRACT_FEATURES = name_here("extract_features")
 WANTED = wanted_of(SETTINGS, BACKBONES.values()).to_json()
 if workflow.is_main_process:
     shard_files.drop_empty_promises(MOVED_RESULTS)
+    shard_files.renew_promises_of_no_matrix(MOVED_RESULTS)
 
 # Embedders that the jobs of this process share end with it.
 os.environ[environment.OWNER] = devices.process_identity(os.getpid())

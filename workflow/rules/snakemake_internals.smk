@@ -9,7 +9,7 @@ from pathlib import Path
 
 from snakemake.checkpoints import Checkpoint
 from snakemake.exceptions import WorkflowError
-from snakemake.io import contains_wildcard, flag
+from snakemake.io import IOFile, contains_wildcard, flag
 from snakemake.path_modifier import PATH_MODIFIER_FLAG
 from snakemake.settings.types import DeploymentMethod
 
@@ -49,6 +49,17 @@ def checkpoint_of(name, path):
     if not makers:
         raise WorkflowError(f"Nothing makes {moved(path)!r}: take {name} from this module as well.")
     return Checkpoint(makers[0], workflow.checkpoints)
+
+
+def forget_failed_jobs(outputs):
+    """Snakemake writes down of a failed job, too, what its inputs and parameters were. If its outputs are needed by files
+    that are there, it then takes these for up to date, and the next run has nothing to do. Of outputs that are not there
+    there is nothing to remember: without a record the time of the inputs tells."""
+    if not workflow.is_main_process:
+        return
+    for path in map(moved, outputs):
+        if not os.path.exists(path):
+            workflow.persistence.cleanup_metadata(IOFile(path))
 
 
 def name_here(rule):

@@ -85,8 +85,8 @@ def drop_empty_promises(results: ResultsFolder) -> None:
 
 
 def renew_promises_of_no_matrix(results: ResultsFolder) -> None:
-    """Change what says that a shard is done where the matrix is gone that is made of it (a job that failed, or a person).
-    A file of another rule that was made of that matrix is not up to date, and only another input tells Snakemake so."""
+    """Change what says that a shard is done where the matrix that is made of it is gone (a job failed, or a person
+    removed it). What another rule made of that matrix is not up to date, and only another input tells Snakemake so."""
     for folder in sorted(results.root.glob("*/extracted/")):
         promise = min(folder.glob("*.json"), default=None)
         files = results.backbone(folder.parent.name).assembled_files(results.root.name)

@@ -1,10 +1,11 @@
 import dataclasses
+import os
 
 import numpy as np
 import pytest
 from framefeat.errors import MachineError, UserError
 from framefeat.proof.numbered import draw_number, read_number
-from framefeat.video import choice
+from framefeat.video import choice, decord
 from framefeat.video.container import read_container
 from framefeat.video.decord import DecordReader
 from framefeat.video.passes import SKIPPABLE_CODECS
@@ -118,6 +119,41 @@ def test_lack_of_memory_is_not_decord_s_mistake(monkeypatch, decoder):
     reader, _ = choice.choose_reader(read_container(clips.made("cfr_25.mp4").path), decoder)
     with pytest.raises(MachineError, match="not enough memory"):
         list(reader.frames([50]))
+
+
+class GivesUp:
+    """decord on a busy machine, the first ``times``: it complains, and gives the frame at which it stopped."""
+
+    def __init__(self, real, times):
+        self.real, self.left = real, times
+
+    def __getitem__(self, number):
+        if not self.left:
+            return self.real[number]
+        self.left -= 1
+        text = f"[12:00:00] video_reader.cc:700: Failed to skip frames effectively at frame {number}. Decoder did not "
+        os.write(2, f"{text}respond after 10000 attempts. Video might be corrupted.\n".encode())
+        return self.real[0]
+
+
+def test_a_decord_that_gave_up_waiting_is_asked_again(monkeypatch):
+    """Which reader serves must not depend on what else runs on the machine."""
+    monkeypatch.setattr(decord, "_PAUSE_SEC", 0)
+    container = read_container(clips.made("cfr_25.mp4").path)
+    wanted = [10, 50, 99]
+    undisturbed = {frame.native: frame.rgb for frame in DecordReader(container).frames(wanted)}
+    reader = DecordReader(container)
+    new = reader._new_video
+    videos = iter([GivesUp(new(), 3), GivesUp(new(), 1)])
+    reader._video = GivesUp(reader._video, 1)
+    monkeypatch.setattr(reader, "_new_video", lambda: next(videos, None) or new())
+    for frame in reader.frames(wanted):
+        assert np.array_equal(frame.rgb, undisturbed[frame.native])
+    reader = DecordReader(container)
+    monkeypatch.setattr(reader, "_new_video", lambda: GivesUp(new(), 1))
+    reader._video = GivesUp(reader._video, 1)
+    with pytest.raises(ReaderMistake, match="did not respond"):
+        list(reader.frames(wanted))
 
 
 def test_decord_whose_decoder_complains_is_refused(tmp_path):

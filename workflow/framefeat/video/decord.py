@@ -1,8 +1,10 @@
 """decord, watched: it conceals damage and repeats frames without an error, and counts packets that are never shown."""
 
 import os
+import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -24,6 +26,12 @@ from framefeat.video.reader import (
 
 #: Frames that equal their predecessor are common in still scenes: so many are looked at again, and the last one always.
 _STILLS_LOOKED_AT = 2
+#: decord asks its decoding thread ten thousand times for the next of the frames that it passes over, or for the last
+#: ones of the file, without a pause, and gives up; where the processors are busy that is a matter of milliseconds, and
+#: says nothing of the file.
+_GAVE_UP = re.compile(r"did not respond after \d+ attempts|takes too long to retrieve last few frames")
+_TRIES = 10
+_PAUSE_SEC = 0.05
 
 
 class DecordReader:
@@ -58,9 +66,7 @@ class DecordReader:
     def _open(self) -> np.ndarray:
         """The times of decord's frames: float64 seconds [n]."""
         try:
-            decord = import_decord()
-            decord.logging.set_level(decord.logging.ERROR)
-            self._video = decord.VideoReader(self.container.path, num_threads=1)
+            self._video = self._new_video()
             starts = np.asarray(self._video.get_frame_timestamp(np.arange(len(self._video))))[:, 0]
         except Exception as error:
             if trouble := machine_trouble(error):
@@ -68,6 +74,11 @@ class DecordReader:
             raise ReaderMistake(f"decord cannot open it ({_told(error)})") from None
         self._watch.check()
         return starts.astype(np.float64)
+
+    def _new_video(self) -> Any:
+        decord = import_decord()
+        decord.logging.set_level(decord.logging.ERROR)
+        return decord.VideoReader(self.container.path, num_threads=1)
 
     def _compare_index(self, starts: np.ndarray) -> None:
         """decord's frame times (float64 seconds [n]) against the container's, both from the first frame."""
@@ -110,6 +121,18 @@ class DecordReader:
             self.close()
 
     def _take(self, number: int) -> np.ndarray:
+        for tried in range(1, _TRIES):
+            try:
+                return self._try_to_take(number)
+            except ReaderMistake as mistake:
+                if not _GAVE_UP.search(str(mistake)):
+                    raise
+            self.tick()
+            time.sleep(tried * _PAUSE_SEC)
+            self._video = self._new_video()
+        return self._try_to_take(number)
+
+    def _try_to_take(self, number: int) -> np.ndarray:
         try:
             rgb = self._video[number].asnumpy()
         except Exception as error:

@@ -23,7 +23,7 @@ from snakemake.cli import parse_args
 from snakemake.io import contains_wildcard, flag
 from snakemake.modules import WorkflowModifier
 from snakemake.path_modifier import PATH_MODIFIER_FLAG, PathModifier
-from snakemake.persistence import Persistence
+from snakemake.persistence import PersistenceBase
 from snakemake.rules import Rule
 from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake.settings.types import DAGSettings, DeploymentMethod, SchedulingSettings, StorageSettings
@@ -74,7 +74,7 @@ def test_quiet_still_keeps_the_scheduler_from_telling_what_is_finished() -> None
 
 def test_what_else_is_reached_for_is_there() -> None:
     assert {"forceall", "forcerun"} <= {field.name for field in fields(DAGSettings)}
-    assert callable(Persistence.cleanup_metadata)
+    assert callable(PersistenceBase.cleanup_metadata)
     assert "overwrite_workdir" in {field.name for field in fields(Workflow)}
     assert contains_wildcard("a{b}")
     assert not contains_wildcard("ab")

@@ -60,9 +60,8 @@ def _videos_of(index: Path) -> set[str]:
 def _whose(files: list[Stale]) -> str:
     """``of 2 videos no longer in the index and of 1 earlier shard``."""
     videos = {file.name for file in files if file.kind == "video"}
-    shards = {
-        file.name for file in files if file.kind == "shard"
-    } - videos  # one video's is called as the video
+    # A shard of one video is called as the video is.
+    shards = {file.name for file in files if file.kind == "shard"} - videos
     told = [f"of {many(len(videos), 'video')} no longer in the index"] * bool(videos)
     told += [f"of {many(len(shards), 'earlier shard')}"] * bool(shards)
     return " and ".join(told)
